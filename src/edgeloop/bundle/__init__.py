@@ -1,0 +1,1 @@
+"""The model package as bytes: write, open, verify, keep."""

@@ -1,0 +1,1 @@
+"""Decide: registry, fleet, rollouts, inbox, analysis, feedback, jobs."""

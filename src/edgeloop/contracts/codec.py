@@ -1,0 +1,81 @@
+"""Contract types to bytes and back, with one answer for each kind of mismatch.
+
+Rules kept here (docs/wire.md states them for people):
+- a document from a newer schema is refused with InvalidInput that names both versions;
+- unknown fields are ignored, except in types that change what a model computes: those forbid them;
+- malformed bytes are Corrupt, well-formed bytes of a wrong shape are InvalidInput.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from edgeloop.contracts.errors import Corrupt, InvalidInput
+
+T = TypeVar("T")
+
+SCHEMA = 1
+"""The newest schema version that this edgeloop writes and reads."""
+
+_json_encoder = msgspec.json.Encoder(order="deterministic")
+_msgpack_encoder = msgspec.msgpack.Encoder()
+
+
+def to_json(value: Any) -> bytes:
+    """Deterministic JSON: the same value gives the same bytes."""
+    return _json_encoder.encode(value)
+
+
+def to_pretty_json(value: Any) -> bytes:
+    """The same JSON, indented for people and ending with a newline."""
+    return msgspec.json.format(to_json(value), indent=2) + b"\n"
+
+
+def to_msgpack(value: Any) -> bytes:
+    """MessagePack, the wire form between tiers."""
+    return _msgpack_encoder.encode(value)
+
+
+def from_json(data: bytes, kind: type[T], *, what: str) -> T:
+    """Decode JSON into `kind`; `what` names the document in errors, e.g. "manifest.json".
+
+    Raises Corrupt if it is not JSON, InvalidInput if it is of another shape or a newer schema.
+    """
+    try:
+        return _checked(msgspec.json.decode(data, type=kind), what)
+    except msgspec.ValidationError as error:
+        _refuse_newer(msgspec.json.decode(data), what)
+        raise InvalidInput(f"{what} does not have the expected form: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(f"{what} is not JSON: {error}") from error
+
+
+def from_msgpack(data: bytes, kind: type[T], *, what: str) -> T:
+    """Decode MessagePack into `kind`; errors as in `from_json`."""
+    try:
+        return _checked(msgspec.msgpack.decode(data, type=kind), what)
+    except msgspec.ValidationError as error:
+        _refuse_newer(msgspec.msgpack.decode(data), what)
+        raise InvalidInput(f"{what} does not have the expected form: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(f"{what} is not MessagePack: {error}") from error
+
+
+def _checked(value: T, what: str) -> T:
+    schema = getattr(value, "schema", SCHEMA)
+    if schema > SCHEMA:
+        raise InvalidInput(_newer(what, schema))
+    return value
+
+
+def _refuse_newer(document: Any, what: str) -> None:
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise InvalidInput(_newer(what, schema))
+
+
+def _newer(what: str, schema: int) -> str:
+    return (
+        f"{what} has schema version {schema}; this edgeloop reads up to {SCHEMA}. "
+        "Update edgeloop here, or write the document with an older edgeloop."
+    )

@@ -1,0 +1,247 @@
+"""The manifest: everything a runtime must know to run a bundle the way it was proven.
+
+No step depends on a library's default: every parameter that changes a number stands here. Types that change what
+is computed forbid unknown fields, so an older runtime refuses a bundle that it would run wrongly; descriptive
+types ignore them. Neighbours: `bundle.archive` writes and reads it, `runtime` obeys it, `toolchain` fills it in.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from edgeloop.contracts.codec import SCHEMA
+from edgeloop.contracts.names import BundleRef, Name, Sha256, Version
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+
+
+class Task(StrEnum):
+    """What a bundle's model is for."""
+
+    CLASSIFICATION = "classification"
+
+
+class Modality(StrEnum):
+    """What kind of thing goes in."""
+
+    IMAGE = "image"
+    TENSOR = "tensor"
+
+
+class EngineName(StrEnum):
+    """What executes a variant."""
+
+    LITERT = "litert"
+    ONNXRUNTIME = "onnxruntime"
+
+
+class Precision(StrEnum):
+    """How a variant's numbers are stored and computed."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
+class Activation(StrEnum):
+    """What the runtime still applies to the score tensor to get probabilities."""
+
+    NONE = "none"
+    SOFTMAX = "softmax"
+
+
+class Interpolation(StrEnum):
+    """How a resize fills pixels (OpenCV's INTER_* of the same name)."""
+
+    AREA = "area"
+    LINEAR = "linear"
+    NEAREST = "nearest"
+
+
+class _Computes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of types that change what is computed: an unknown field is refused."""
+
+
+class Grey(_Computes, frozen=True, tag="grey", tag_field="step"):
+    """Colour to one channel: the weighted sum of R, G and B; a grey image passes unchanged."""
+
+    weights_rgb: tuple[float, float, float] = (0.299, 0.587, 0.114)
+
+
+class Resize(_Computes, frozen=True, tag="resize", tag_field="step"):
+    """To exactly this size; the aspect ratio is not kept."""
+
+    height_px: Positive
+    width_px: Positive
+    interpolation: Interpolation
+
+
+class CenterCrop(_Computes, frozen=True, tag="center_crop", tag_field="step"):
+    """The middle height_px x width_px pixels; an image that is smaller is refused."""
+
+    height_px: Positive
+    width_px: Positive
+
+
+class Scale(_Computes, frozen=True, tag="scale", tag_field="step"):
+    """x * factor + offset, in float32."""
+
+    factor: float
+    offset: float = 0.0
+
+
+class Normalize(_Computes, frozen=True, tag="normalize", tag_field="step"):
+    """(x - mean) / std for each channel, in float32."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+Step = Grey | Resize | CenterCrop | Scale | Normalize
+
+
+class InputSpec(_Computes, frozen=True):
+    """The model's one input, as the source model names and shapes it.
+
+    shape: with the batch axis, which is 1. layout: one letter an axis. value_range: what the tensor holds
+    after preprocessing.
+    """
+
+    name: str
+    modality: Modality
+    shape: tuple[Positive, ...]
+    layout: str
+    value_range: tuple[float, float]
+    dtype: str = "float32"
+
+
+class OutputSpec(_Computes, frozen=True):
+    """How outputs become a prediction.
+
+    scores: name of the (1, labels) tensor. features: name of the (1, D) tensor that novelty is measured in, or
+    None when the model offers none. threshold: below this top score the label is None ("none of these").
+    """
+
+    scores: str
+    activation: Activation
+    features: str | None = None
+    threshold: Share = 0.0
+    top_k: Positive = 3
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What was measured of a variant, and on what.
+
+    accuracy: share of right labels on the held-out set. agreement: share of samples on which it gives the float
+    model's label. max_abs_error, mean_abs_error: of probabilities against the float model.
+    """
+
+    accuracy: Share
+    agreement: Share
+    max_abs_error: float
+    mean_abs_error: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+    peak_memory_bytes: int
+    samples: int
+    measured_on: str
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """One file for one engine at one precision.
+
+    tensors: from the manifest's tensor names to the names in this file, for inputs and outputs alike.
+    """
+
+    file: Sha256
+    engine: EngineName
+    precision: Precision
+    size_bytes: Positive
+    tensors: dict[str, str]
+    measured: Measured | None = None
+
+
+class Tolerance(_Computes, frozen=True):
+    """How far a variant's probabilities may lie from the float model's on the golden samples."""
+
+    max_abs_error: float
+    mean_abs_error: float
+    min_agreement: Share
+
+
+class Golden(_Computes, frozen=True):
+    """Real inputs with the float model's probabilities, replayed before a bundle is trusted.
+
+    inputs: .npy, uint8 or float32, (count, ...) as they come before preprocessing. outputs: .npy, float32,
+    (count, labels), after the activation.
+    """
+
+    inputs: Sha256
+    outputs: Sha256
+    count: Annotated[int, msgspec.Meta(ge=16)]
+    tolerance: dict[Precision, Tolerance]
+
+
+class DriftReference(_Computes, frozen=True):
+    """What clean inputs look like to this model, so that a device can tell when its own do not.
+
+    class_means: .npy float32 (labels, D), mean features a class. feature_std: .npy float32 (D,).
+    distance_*, energy_*: per label, mean and standard deviation on clean held-out data of the feature distance
+    to the predicted class and of the energy -logsumexp(logits).
+    Source of the energy score: Liu et al. 2020 (arXiv 2010.03759), eq. 4.
+    """
+
+    class_means: Sha256
+    feature_std: Sha256
+    distance_mean: tuple[float, ...]
+    distance_std: tuple[float, ...]
+    energy_mean: tuple[float, ...]
+    energy_std: tuple[float, ...]
+
+
+class Budget(_Computes, frozen=True):
+    """What a device must keep to, or refuse the bundle. None means no bound."""
+
+    max_latency_p50_ms: float | None = None
+    max_memory_bytes: int | None = None
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Where a bundle comes from: enough to make it again."""
+
+    recipe: dict[str, str | int | float | bool]
+    data_sha256: dict[str, Sha256]
+    libraries: dict[str, str]
+    parent: str | None = None
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One content-addressed file of the bundle."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle's description; `files` lists every file of the archive but the manifest itself."""
+
+    name: Name
+    version: Version
+    task: Task
+    labels: tuple[str, ...]
+    input: InputSpec
+    preprocess: tuple[Step, ...]
+    output: OutputSpec
+    variants: tuple[Variant, ...]
+    golden: Golden
+    files: tuple[FileEntry, ...]
+    lineage: Lineage
+    reference: DriftReference | None = None
+    budget: Budget = Budget()
+    schema: int = SCHEMA
+
+    @property
+    def ref(self) -> BundleRef:
+        """NAME@VERSION of this bundle."""
+        return BundleRef(self.name, self.version)

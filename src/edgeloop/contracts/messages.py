@@ -1,0 +1,272 @@
+"""The uplink's five verbs as messages; docs/wire.md draws them.
+
+Every message bears a schema version. Byte fields are raw in MessagePack and base64 in JSON. Neighbours:
+`transport.uplink` sends them, `hub.routes` receives them, `contracts.codec` turns them into bytes.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from edgeloop.contracts.codec import SCHEMA
+from edgeloop.contracts.manifest import EngineName, Share
+from edgeloop.contracts.names import BundleRef, Name, Version
+from edgeloop.contracts.prediction import Prediction
+from edgeloop.contracts.states import Kind, Reason, UpdateState
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Sequence = Annotated[int, msgspec.Meta(ge=1)]
+
+MAX_WAIT_S = 60.0
+"""The longest that a sync may be held open."""
+
+MAX_BATCH_EVENTS = 2000
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Bounds on one request; a hub refuses more."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device is."""
+
+    architecture: str
+    system: str
+    cpu_count: int
+    memory_bytes: int
+    engines: dict[EngineName, str]
+    edgeloop: str
+
+
+# ---- enrol
+
+
+class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask for an identity. The request must be signed by the key it brings.
+
+    via: the node that carries the request, None when the device stands straight on the hub.
+    """
+
+    device_id: Name
+    kind: Kind
+    join_secret: str
+    public_key: bytes
+    profile: Profile
+    via: Name | None = None
+    schema: int = SCHEMA
+
+
+class EnrolReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The identity, and the roots of trust: the joiner checks them against its token's fingerprint."""
+
+    device_id: Name
+    images_root: bytes
+    director_root: bytes
+    schema: int = SCHEMA
+
+
+# ---- sync
+
+
+class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """When a device on watch goes back to its old version by itself.
+
+    min_readings: shadowed readings before a verdict. max_disagreement: share of them on which old and new label
+    differ, None to leave it unjudged (a device whose input drifted is expected to disagree). max_error_rate:
+    share of readings that failed. max_latency_ratio: new median latency over old. deadline_s: with fewer
+    readings than min_readings by then, the version is confirmed on liveness alone if nothing failed.
+    """
+
+    min_readings: Count = 20
+    max_disagreement: Share | None = 0.1
+    max_error_rate: Share = 0.02
+    max_latency_ratio: float = 3.0
+    deadline_s: float = 600.0
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """Who runs what: one device's part of the director's signed metadata.
+
+    generation grows by one with each assignment to this device. manifest_sha256 ties it to one content.
+    """
+
+    generation: Count
+    rollout_id: str
+    bundle: str
+    manifest_sha256: str
+    watch: WatchBounds = WatchBounds()
+    schema: int = SCHEMA
+
+    @property
+    def ref(self) -> BundleRef:
+        """The bundle version that is assigned."""
+        return BundleRef.parse(self.bundle)
+
+
+class WatchStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device saw of a new version beside the old one so far."""
+
+    readings: Count = 0
+    disagreements: Count = 0
+    errors: Count = 0
+    latency_p50_ms: float = 0.0
+    shadow_latency_p50_ms: float = 0.0
+
+
+class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device's latest update goes."""
+
+    generation: Count
+    rollout_id: str
+    bundle: str
+    state: UpdateState
+    reason: str = ""
+    watch: WatchStats | None = None
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since the device's agent was first started on this state folder."""
+
+    readings: Count = 0
+    infer_errors: Count = 0
+    dropped: Count = 0
+    outbox_rows: Count = 0
+    outbox_bytes: Count = 0
+    drift_alarm: bool = False
+    drift_reason: str = ""
+    clock_ms: int = 0
+
+
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device says of itself; a node's sync carries one for itself and one for each of its devices."""
+
+    device_id: Name
+    known_generation: Count
+    active: str | None = None
+    engine: str | None = None
+    previous: str | None = None
+    update: UpdateReport | None = None
+    health: Health = Health()
+    profile: Profile | None = None
+
+
+class SyncRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Report, and wait up to wait_s for a newer desired state than the reports know of."""
+
+    reports: tuple[DeviceReport, ...]
+    wait_s: Annotated[float, msgspec.Meta(ge=0.0, le=MAX_WAIT_S)] = 0.0
+    schema: int = SCHEMA
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """A nudge: the director has metadata of this generation for this device. The truth is in that metadata."""
+
+    device_id: Name
+    generation: Count
+
+
+class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Newer desired states, if any. upstream_reachable: False while this hub has lost the hub above it."""
+
+    desired: tuple[Desired, ...] = ()
+    upstream_reachable: bool = True
+    schema: int = SCHEMA
+
+
+# ---- send
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, tag="reading", tag_field="kind"):
+    """One thing that a device saw. source: what the sensor calls it. shadow_label: the old version's answer."""
+
+    source: str
+    prediction: Prediction
+    shadow_label: str | None = None
+    sent_sample: bool = False
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, tag="sample", tag_field="kind"):
+    """An input that was worth sending, with why. reading: the sequence of its reading, in the same epoch."""
+
+    source: str
+    reading: Sequence
+    reason: Reason
+    media: str
+    data: bytes
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True, tag="alert", tag_field="kind"):
+    """Something that a person should hear of: a refused update, a roll-back, a drift alarm."""
+
+    what: str
+    detail: str
+
+
+Body = Reading | Sample | Alert
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of an outbox. (device_id, epoch, sequence) is its identity on every hop.
+
+    epoch: drawn at random when the outbox was made, so that a device that lost its disk does not repeat itself.
+    at_ms: the device's clock, milliseconds since 1970 UTC.
+    """
+
+    device_id: Name
+    epoch: Count
+    sequence: Sequence
+    at_ms: int
+    body: Body
+
+
+class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch of events."""
+
+    events: Annotated[tuple[Event, ...], msgspec.Meta(max_length=MAX_BATCH_EVENTS)]
+    schema: int = SCHEMA
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that the hub will never take, and why."""
+
+    index: Count
+    reason: str
+
+
+class SendReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Sent only after commit. accepted + repeated + len(rejected) is the size of the batch."""
+
+    accepted: Count
+    repeated: Count
+    rejected: tuple[Rejected, ...] = ()
+    schema: int = SCHEMA
+
+
+# ---- infer
+
+
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An input for a model of the tier above. version None: the newest published."""
+
+    name: Name
+    data: bytes
+    version: Version | None = None
+    deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 2000
+    schema: int = SCHEMA
+
+
+class InferReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of the tier above."""
+
+    prediction: Prediction
+    schema: int = SCHEMA
+
+
+# ---- errors
+
+
+class ErrorReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Any hub's answer that is not the wanted one. server_time_s lets a device with a wrong clock sign again."""
+
+    code: str
+    message: str
+    server_time_s: float | None = None
+    schema: int = SCHEMA

@@ -1,0 +1,66 @@
+"""The names that travel: of bundles, versions, devices, and how versions compare."""
+
+import re
+from typing import Annotated
+
+import msgspec
+
+from edgeloop.contracts.errors import InvalidInput
+
+_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_VERSION = r"(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})"
+
+Name = Annotated[str, msgspec.Meta(pattern=f"^{_NAME}$")]
+"""A bundle, device or group name: lower-case letters, digits and dashes, at most 63; safe in a path and a URL."""
+
+Version = Annotated[str, msgspec.Meta(pattern=f"^{_VERSION}$")]
+"""MAJOR.MINOR.PATCH in plain numbers, so that versions have one total order."""
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+"""A SHA-256 digest in lower-case hex."""
+
+
+class BundleRef(msgspec.Struct, frozen=True, order=False):
+    """A bundle's name and version, written NAME@VERSION.
+
+    >>> BundleRef.parse("digits@1.0.0").version
+    '1.0.0'
+    """
+
+    name: Name
+    version: Version
+
+    def __str__(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> "BundleRef":
+        """Read NAME@VERSION. Raises InvalidInput on anything else."""
+        if not re.fullmatch(f"{_NAME}@{_VERSION}", text):
+            raise InvalidInput(
+                f"{text!r} names no bundle version; expected NAME@MAJOR.MINOR.PATCH, such as digits@1.0.0"
+            )
+        name, version = text.split("@")
+        return cls(name, version)
+
+
+def require_name(text: str, *, what: str) -> str:
+    """The text itself if it is a Name. Raises InvalidInput that says what a name looks like."""
+    if not re.fullmatch(_NAME, text):
+        raise InvalidInput(
+            f"{what} {text!r} is not a name; use 1 to 63 lower-case letters, digits and dashes, such as digits-2"
+        )
+    return text
+
+
+def version_key(version: str) -> tuple[int, int, int]:
+    """A sort key: newer versions compare greater.
+
+    >>> version_key("1.10.0") > version_key("1.9.3")
+    True
+    """
+    if not re.fullmatch(_VERSION, version):
+        raise InvalidInput(f"{version!r} is not a version; expected MAJOR.MINOR.PATCH, such as 1.0.0")
+    major, minor, patch = version.split(".")
+    return int(major), int(minor), int(patch)

@@ -1,0 +1,1 @@
+"""Run: sense, infer, select, keep, update."""

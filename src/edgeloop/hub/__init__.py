@@ -1,0 +1,1 @@
+"""The server side of the uplink: one set of routes over one port."""

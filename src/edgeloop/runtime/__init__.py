@@ -1,0 +1,1 @@
+"""Run a bundle anywhere: preprocess, engine, postprocess; replay its golden samples."""

@@ -1,0 +1,1 @@
+"""Make: train, quantize, convert, check, package."""
