@@ -1,0 +1,57 @@
+"""Join tokens: a secret that admits a device, and a fingerprint by which the device knows the right cloud.
+
+The token is handed over by a person, out of band; so the roots of trust that enrolment brings are not taken on
+faith: their fingerprint must be the token's.
+"""
+
+import hashlib
+import hmac
+import re
+
+import msgspec
+
+from edgeloop.contracts.errors import InvalidInput, Refused
+
+_FORM = re.compile(r"el1\.(?P<secret>[A-Za-z0-9_-]{43})\.(?P<fingerprint>[0-9a-f]{32})")
+
+
+class Join(msgspec.Struct, frozen=True):
+    """A parsed token. secret: 256 bits, base64url."""
+
+    secret: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        """The token as a person copies it."""
+        return f"el1.{self.secret}.{self.fingerprint}"
+
+    def check_roots(self, images_root: bytes, director_root: bytes) -> None:
+        """Raise Refused unless these are the roots that the token was made for."""
+        got = roots_fingerprint(images_root, director_root)
+        if not hmac.compare_digest(got, self.fingerprint):
+            raise Refused(
+                f"the server's roots of trust have the fingerprint {got}, the join token says {self.fingerprint}: "
+                "this is not the cloud that made the token. Check the address, or get a new token."
+            )
+
+
+def parse_join_token(text: str) -> Join:
+    """Read a token. Raises InvalidInput if it is none."""
+    found = _FORM.fullmatch(text.strip())
+    if found is None:
+        raise InvalidInput(
+            f"this is no join token (it has {len(text.strip())} characters); expected el1.SECRET.FINGERPRINT as "
+            "'edgeloop fleet token' prints it"
+        )
+    return Join(found["secret"], found["fingerprint"])
+
+
+def roots_fingerprint(images_root: bytes, director_root: bytes) -> str:
+    """128 bits in hex that stand for both roots of trust."""
+    digests = hashlib.sha256(images_root).digest() + hashlib.sha256(director_root).digest()
+    return hashlib.sha256(digests).hexdigest()[:32]
+
+
+def secret_hash(secret: str) -> str:
+    """What a cloud keeps of a secret: SHA-256 is enough, the secret is random and long."""
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,103 @@
+"""Who sent a request: the other end of `transport.identity`.
+
+Rules kept here: a signature covers method, path, query and body; it is good for five minutes; its nonce is good
+once; and signatures from before this process started are turned down, since it cannot know which nonces they
+used. Profile and source: contracts.proof.
+"""
+
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from edgeloop.contracts.errors import InvalidInput, Refused
+from edgeloop.contracts.proof import MAX_AGE_S, Claim, content_digest, parse_claim, signature_base
+
+
+class StaleSignature(Refused):
+    """A signature of another time; the answer tells the device what time it is here."""
+
+    def __init__(self, message: str, server_time_s: float) -> None:
+        super().__init__(message)
+        self.server_time_s = server_time_s
+
+
+class SignedRequest(msgspec.Struct, frozen=True):
+    """What of a request is signed. path and query percent-encoded, as received."""
+
+    method: str
+    path: str
+    query: str
+    body: bytes
+    digest: str | None
+    claim: Claim
+
+
+def read_signed(method: str, path: str, query: str, body: bytes, headers: Callable[[str], str | None]) -> SignedRequest:
+    """Collect the signed parts. Raises Refused if the proof's headers are missing."""
+    claim = parse_claim(headers("signature-input"), headers("signature"))
+    return SignedRequest(method, path, query, body, headers("content-digest"), claim)
+
+
+class ProofChecker:
+    """Checks signatures and remembers nonces. One a process; used from one event loop."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._started_s = int(clock())
+        self._nonces: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def check(self, request: SignedRequest, public_key: bytes | None) -> str:
+        """The device that sent this. Raises Refused if anything does not hold."""
+        claim = request.claim
+        if public_key is None:
+            raise Refused(
+                f"device {claim.device_id!r} is not enrolled here, or was revoked; enrol it with a join token "
+                "('edgeloop fleet token')"
+            )
+        self._check_signature(request, public_key)
+        self._check_time(claim)
+        self._use_nonce(claim)
+        return claim.device_id
+
+    def _check_signature(self, request: SignedRequest, public_key: bytes) -> None:
+        digest = content_digest(request.body)
+        if request.digest is None or not hmac.compare_digest(digest, request.digest):
+            raise Refused("the body does not match its Content-Digest; it was changed on the way")
+        base = signature_base(
+            method=request.method, path=request.path, query=request.query, digest=digest, params=request.claim.params
+        )
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(request.claim.signature, base)
+        except InvalidSignature as error:
+            raise Refused(
+                f"the signature is not by the key that {request.claim.device_id!r} enrolled with; "
+                "if its key was lost, enrol it under a new id"
+            ) from error
+        except ValueError as error:
+            raise InvalidInput(f"the public key is {len(public_key)} bytes; Ed25519 keys have 32") from error
+
+    def _check_time(self, claim: Claim) -> None:
+        now_s = self._clock()
+        if abs(now_s - claim.created_s) > MAX_AGE_S:
+            raise StaleSignature(
+                f"the signature is from {claim.created_s} s, here it is {now_s:.0f} s (since 1970 UTC); "
+                f"at most {MAX_AGE_S} s apart are taken. Set the device's clock.",
+                now_s,
+            )
+        if claim.created_s < self._started_s:
+            raise StaleSignature("the signature is from before this server started; sign again", now_s)
+
+    def _use_nonce(self, claim: Claim) -> None:
+        now_s = self._clock()
+        while self._nonces and next(iter(self._nonces.values())) < now_s:
+            self._nonces.popitem(last=False)
+        key = (claim.device_id, claim.nonce)
+        if key in self._nonces:
+            raise Refused("this request was answered before: its nonce is used. Sign each request anew.")
+        # Kept past the signature's own life, which may have begun up to MAX_AGE_S in the future.
+        self._nonces[key] = now_s + 2 * MAX_AGE_S + 1

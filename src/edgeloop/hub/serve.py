@@ -1,0 +1,92 @@
+"""Run an app on a port until told to stop."""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from edgeloop.contracts.errors import InvalidInput, Unavailable
+
+_GRACE_S = 2
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where to listen. port 0: any free one. TLS is needed everywhere but on loopback."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
+def bind(listen: Listen) -> socket.socket:
+    """A listening socket. Raises Unavailable if the port is taken, InvalidInput if the address is no good."""
+    if not is_loopback(listen.host) and listen.tls_cert is None:
+        raise InvalidInput(
+            f"{listen.host} can be reached from other machines: give --tls-cert and --tls-key, or listen on 127.0.0.1"
+        )
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    handle = socket.socket(family, socket.SOCK_STREAM)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        handle.bind((listen.host, listen.port))
+        handle.listen(1024)
+    except (OSError, OverflowError) as error:
+        handle.close()
+        raise Unavailable(
+            f"cannot listen on {listen.host} port {listen.port}: {error}. Stop the program that has it, or choose "
+            "another with --port (0 takes any free one)."
+        ) from error
+    return handle
+
+
+async def serve(app: Any, handle: socket.socket, listen: Listen, *, on_ready: Callable[[str], None]) -> None:
+    """Serve an ASGI app on a bound socket until SIGTERM or SIGINT; on_ready gets the URL once it answers."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=75,
+        ssl_certfile=listen.tls_cert,
+        ssl_keyfile=listen.tls_key,
+    )
+    server = _Announcing(config, lambda: on_ready(url_of(handle, tls=listen.tls_cert is not None)))
+    await server.serve(sockets=[handle])
+    if not server.started:
+        raise Unavailable("the server could not start; the lines above say why")
+
+
+def url_of(handle: socket.socket, *, tls: bool = False) -> str:
+    """The address of a bound socket."""
+    host, port = handle.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """True for names and addresses that never leave this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Announcing(uvicorn.Server):
+    """uvicorn, with a word when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()

@@ -1,0 +1,49 @@
+"""How far an input lies from the clean data that a bundle was made with.
+
+Two channels, since either alone misses drifts that the other sees: the distance in feature space to the
+predicted class, and the energy, each standardised by predicted class.
+Sources: distance, Lee et al. 2018 (arXiv 1807.03888), eq. 2, with a diagonal covariance; energy, Liu et al. 2020
+(arXiv 2010.03759), eq. 4.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloop.bundle.archive import Bundle
+from edgeloop.bundle.arrays import from_npy
+from edgeloop.contracts.errors import Corrupt
+
+
+def feature_distance(
+    features: NDArray[Any], predicted: NDArray[Any], class_means: NDArray[Any], feature_std: NDArray[Any]
+) -> NDArray[np.float32]:
+    """Root mean square of (features - mean of the predicted class) / std. features (N, D); returns (N,)."""
+    scaled = (np.asarray(features, np.float32) - class_means[predicted]) / feature_std
+    return np.asarray(np.sqrt((scaled**2).mean(axis=-1)), dtype=np.float32)
+
+
+class NoveltyScale:
+    """A bundle's drift reference, ready to standardise one input's distance and energy."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        reference = bundle.manifest.reference
+        if reference is None:
+            raise Corrupt(f"{bundle.manifest.ref} ships no drift reference")
+        self._means = from_npy(bundle.read(reference.class_means), what="class means")
+        self._std = from_npy(bundle.read(reference.feature_std), what="feature std")
+        labels = len(bundle.manifest.labels)
+        per_label = (reference.distance_mean, reference.distance_std, reference.energy_mean, reference.energy_std)
+        if self._means.shape != (labels, *self._std.shape) or any(len(row) != labels for row in per_label):
+            raise Corrupt(f"{bundle.manifest.ref}: its drift reference does not fit its {labels} labels")
+        self._reference = reference
+
+    def novelty(self, features: NDArray[Any], predicted: int) -> float:
+        """Distance of one (1, D) feature row, in standard deviations of clean data of the predicted label."""
+        distance = feature_distance(features, np.array([predicted]), self._means, self._std)[0]
+        return float((distance - self._reference.distance_mean[predicted]) / self._reference.distance_std[predicted])
+
+    def energy_z(self, energy: float, predicted: int) -> float:
+        """Energy in standard deviations of clean data of the predicted label."""
+        return (energy - self._reference.energy_mean[predicted]) / self._reference.energy_std[predicted]
