@@ -38,33 +38,51 @@ _HTTP_CODES = {400: "invalid_input", 401: "refused", 403: "refused", 404: "not_f
                413: "invalid_input", 429: "unavailable", 503: "unavailable"}  # fmt: skip
 
 
-def hub_router(hub: Hub, checker: ProofChecker) -> Router:
-    """The routes under /v1 for one hub."""
+class _Border:
+    """Where requests are read and their senders proven."""
 
-    async def signed(request: AnyRequest) -> tuple[SignedRequest, bytes]:
+    def __init__(self, hub: Hub, checker: ProofChecker) -> None:
+        self._hub = hub
+        self._checker = checker
+
+    async def signed(self, request: AnyRequest) -> tuple[SignedRequest, bytes]:
+        """The signed parts, not yet checked, and the expanded body."""
         body = await request.body()
         query = request.scope.get("query_string", b"").decode()
         path = request.scope.get("raw_path", request.scope["path"].encode()).decode()
         parts = read_signed(request.method, path, query, body, request.headers.get)
         return parts, _expand(body, request.headers.get("content-encoding"))
 
-    async def proven(request: AnyRequest) -> tuple[str, bytes]:
-        parts, body = await signed(request)
-        return checker.check(parts, await hub.public_key(parts.claim.device_id)), body
+    async def proven(self, request: AnyRequest) -> tuple[str, bytes]:
+        """The device that sent this, and the expanded body. Raises Refused."""
+        parts, body = await self.signed(request)
+        return await self.sender(parts), body
+
+    async def sender(self, parts: SignedRequest) -> str:
+        """The enrolled device that signed this. Raises Refused."""
+        return self._checker.check(parts, await self._hub.public_key(parts.claim.device_id))
+
+    async def check_enrol(self, parts: SignedRequest, message: EnrolRequest) -> None:
+        """An enrolment is signed by the key that it brings, or by the enrolled node that carries it."""
+        if message.via is None:
+            if parts.claim.device_id != message.device_id:
+                raise InvalidInput(f"signed as {parts.claim.device_id!r}, but enrolling {message.device_id!r}")
+            self._checker.check(parts, message.public_key)
+        elif await self.sender(parts) != message.via:
+            raise InvalidInput(f"carried by {parts.claim.device_id!r}, but says via {message.via!r}")
+
+
+def hub_router(hub: Hub, checker: ProofChecker) -> Router:
+    """The routes under /v1 for one hub."""
+    border = _Border(hub, checker)
+    proven = border.proven
 
     @post("/enrol", status_code=200)
     async def enrol(request: AnyRequest) -> Response[bytes]:
         """Ask for an identity."""
-        parts, body = await signed(request)
+        parts, body = await border.signed(request)
         message = _message(body, EnrolRequest)
-        if message.via is None:
-            if parts.claim.device_id != message.device_id:
-                raise InvalidInput(f"signed as {parts.claim.device_id!r}, but enrolling {message.device_id!r}")
-            checker.check(parts, message.public_key)
-        else:
-            carrier = checker.check(parts, await hub.public_key(parts.claim.device_id))
-            if carrier != message.via:
-                raise InvalidInput(f"carried by {carrier!r}, but says via {message.via!r}")
+        await border.check_enrol(parts, message)
         return _reply(await hub.enrol(message))
 
     @post("/sync", status_code=200)

@@ -1,0 +1,1 @@
+"""Alembic's steps from the first schema on; `env` runs them on a connection that the caller gives."""

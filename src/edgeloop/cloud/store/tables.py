@@ -1,0 +1,152 @@
+"""The cloud's tables, in SQL that SQLite and PostgreSQL share. Migrations must end where this says (tested)."""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+api_tokens = sa.Table(
+    "api_tokens",
+    metadata,
+    sa.Column("secret_hash", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("created_at_s", sa.Float, nullable=False),
+)
+
+join_tokens = sa.Table(
+    "join_tokens",
+    metadata,
+    sa.Column("secret_hash", sa.String(64), primary_key=True),
+    sa.Column("uses_left", sa.Integer, nullable=False),
+    sa.Column("expires_at_s", sa.Float, nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),
+)
+
+devices = sa.Table(
+    "devices",
+    metadata,
+    sa.Column("device_id", sa.String(63), primary_key=True),
+    sa.Column("public_key", sa.LargeBinary(32), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("via", sa.String(63), nullable=True),
+    sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("enrolled_at_s", sa.Float, nullable=False),
+    sa.Column("last_seen_s", sa.Float, nullable=True),
+    sa.Column("report", sa.Text, nullable=True),
+    sa.Column("revoked_at_s", sa.Float, nullable=True),
+)
+
+assignments = sa.Table(
+    "assignments",
+    metadata,
+    sa.Column("device_id", sa.String(63), sa.ForeignKey("devices.device_id"), primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("assigned_at_s", sa.Float, nullable=False),
+    sa.Column("body", sa.Text, nullable=True),
+)
+
+bundles = sa.Table(
+    "bundles",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("version", sa.String(32), primary_key=True),
+    sa.Column("manifest_sha256", sa.String(64), nullable=False),
+    sa.Column("manifest", sa.Text, nullable=False),
+    sa.Column("published_at_s", sa.Float, nullable=False),
+)
+
+signed_targets = sa.Table(
+    "signed_targets",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("metadata", sa.LargeBinary, nullable=False),
+    sa.Column("published_at_s", sa.Float, nullable=False),
+)
+
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("rollout_id", sa.String(32), primary_key=True),
+    sa.Column("bundle", sa.String(100), nullable=False),
+    sa.Column("group_name", sa.String(200), nullable=False),
+    sa.Column("waves", sa.Text, nullable=False),
+    sa.Column("gate", sa.Text, nullable=False),
+    sa.Column("wave", sa.Integer, nullable=False),
+    sa.Column("wave_started_at_s", sa.Float, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("started_at_s", sa.Float, nullable=False),
+    sa.Column("ended_at_s", sa.Float, nullable=True),
+)
+
+rollout_devices = sa.Table(
+    "rollout_devices",
+    metadata,
+    sa.Column("rollout_id", sa.String(32), sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+    sa.Column("device_id", sa.String(63), sa.ForeignKey("devices.device_id"), primary_key=True),
+    sa.Column("wave", sa.Integer, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=True),
+    sa.Column("state", sa.String(16), nullable=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("before", sa.Text, nullable=True),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("device_id", sa.String(63), primary_key=True),
+    sa.Column("epoch", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("bundle", sa.String(100), nullable=True),
+    sa.Column("label", sa.String(200), nullable=True),
+    sa.Column("margin", sa.Float, nullable=True),
+    sa.Column("novelty", sa.Float, nullable=True),
+    sa.Column("energy_z", sa.Float, nullable=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Index("ix_events_device_id_bundle_at_ms", "device_id", "bundle", "at_ms"),
+)
+
+samples = sa.Table(
+    "samples",
+    metadata,
+    sa.Column("device_id", sa.String(63), primary_key=True),
+    sa.Column("epoch", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("reading", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("reason", sa.String(16), nullable=False),
+    sa.Column("media", sa.String(64), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("label", sa.String(200), nullable=True, index=True),
+    sa.Column("labelled_by", sa.String(200), nullable=True),
+    sa.Column("labelled_at_s", sa.Float, nullable=True),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("job_id", sa.String(32), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("bundle", sa.String(100), nullable=False, index=True),
+    sa.Column("parent", sa.String(100), nullable=True),
+    sa.Column("recipe", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("worker", sa.String(200), nullable=True),
+    sa.Column("lease_until_s", sa.Float, nullable=True),
+    sa.Column("progress", sa.Float, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("artifacts", sa.Text, nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+    sa.Column("created_at_s", sa.Float, nullable=False),
+)
