@@ -9,7 +9,7 @@ import msgspec
 
 from edgeloop.contracts.codec import SCHEMA
 from edgeloop.contracts.manifest import Manifest, Share
-from edgeloop.contracts.messages import Count, DeviceReport, WatchBounds
+from edgeloop.contracts.messages import Count, DeviceReport, Reading, WatchBounds
 from edgeloop.contracts.names import Name, Sha256, Version
 from edgeloop.contracts.states import JobState, Kind, Reason, RolloutState, UpdateState
 
@@ -41,13 +41,6 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_s: float | None
     desired: str | None
     report: DeviceReport | None
-
-
-class FilePart(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of a bundle that the cloud still lacks."""
-
-    sha256: Sha256
-    size_bytes: int
 
 
 class PublishRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +128,17 @@ class SampleView(msgspec.Struct, frozen=True, kw_only=True):
     margin: float
     label: str | None
     labelled_by: str | None
+
+
+class ReadingView(msgspec.Struct, frozen=True, kw_only=True):
+    """A reading as the cloud holds it. row: counts from 1 in the order of (epoch, sequence), for paging."""
+
+    row: int
+    epoch: int
+    sequence: int
+    at_ms: int
+    received_ms: int
+    reading: Reading
 
 
 class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,3 +64,13 @@ def version_key(version: str) -> tuple[int, int, int]:
         raise InvalidInput(f"{version!r} is not a version; expected MAJOR.MINOR.PATCH, such as 1.0.0")
     major, minor, patch = version.split(".")
     return int(major), int(minor), int(patch)
+
+
+def manifest_target(ref: BundleRef) -> str:
+    """The target path of a bundle's manifest."""
+    return f"bundles/{ref.name}/{ref.version}/manifest.json"
+
+
+def file_target(sha256: str) -> str:
+    """The target path of a bundle's file."""
+    return f"files/{sha256}"

@@ -20,23 +20,13 @@ from tuf.ngclient.fetcher import FetcherInterface
 from edgeloop.bundle.durable import fsync_folder
 from edgeloop.contracts.errors import NotFound, Refused, Unavailable
 from edgeloop.contracts.messages import Assignment
-from edgeloop.contracts.names import BundleRef, version_key
+from edgeloop.contracts.names import BundleRef, manifest_target, version_key
 
 Fetch = Callable[[str, int], bytes]
 """Path and most bytes to bytes; blocking. Raises edgeloop's errors."""
 
 _BASE = "hub:/"
 _MAX_METADATA_BYTES = 8_000_000
-
-
-def manifest_target(ref: BundleRef) -> str:
-    """The target path of a bundle's manifest."""
-    return f"bundles/{ref.name}/{ref.version}/manifest.json"
-
-
-def file_target(sha256: str) -> str:
-    """The target path of a bundle's file."""
-    return f"files/{sha256}"
 
 
 class Trust:

@@ -1,0 +1,186 @@
+"""Events and samples as they came up, each once, and the labels that people gave."""
+
+import time
+
+import msgspec
+import sqlalchemy as sa
+
+from edgeloop.bundle.archive import digest
+from edgeloop.cloud.store.database import insert_ignoring
+from edgeloop.cloud.store.tables import events, samples
+from edgeloop.contracts.api import EventCount, LabelRequest, ReadingView, SampleView
+from edgeloop.contracts.codec import from_msgpack, to_msgpack
+from edgeloop.contracts.errors import InvalidInput, NotFound
+from edgeloop.contracts.messages import Alert, Event, Reading, Sample
+from edgeloop.contracts.states import Reason
+
+
+def sample_key(sha256: str) -> str:
+    """Where a sample's bytes are among the blobs."""
+    return f"samples/{sha256[:2]}/{sha256}"
+
+
+def add_events(connection: sa.Connection, batch: tuple[Event, ...]) -> int:
+    """Insert what is new of a batch, idempotent on (device, epoch, sequence); returns how many were new."""
+    received_ms = int(time.time() * 1000)
+    new = insert_ignoring(connection, events, [_event_row(event, received_ms) for event in batch])
+    insert_ignoring(connection, samples, [_sample_row(e, e.body) for e in batch if isinstance(e.body, Sample)])
+    return new
+
+
+def _event_row(event: Event, received_ms: int) -> dict[str, object]:
+    body = event.body
+    row: dict[str, object] = {
+        "device_id": event.device_id,
+        "epoch": event.epoch,
+        "sequence": event.sequence,
+        "at_ms": event.at_ms,
+        "received_ms": received_ms,
+        "bundle": None,
+        "label": None,
+        "margin": None,
+        "novelty": None,
+        "energy_z": None,
+    }
+    if isinstance(body, Reading):
+        made = body.prediction
+        columns = {"bundle": made.bundle, "label": made.label, "margin": made.margin, "novelty": made.novelty}
+        return row | columns | {"energy_z": made.energy_z, "kind": "reading", "payload": to_msgpack(body)}
+    if isinstance(body, Sample):
+        # The bytes are a blob by now; the row keeps the rest.
+        return row | {"kind": "sample", "payload": to_msgpack(msgspec.structs.replace(body, data=b""))}
+    assert isinstance(body, Alert)
+    return row | {"kind": "alert", "payload": to_msgpack(body)}
+
+
+def _sample_row(event: Event, body: Sample) -> dict[str, object]:
+    return {
+        "device_id": event.device_id,
+        "epoch": event.epoch,
+        "sequence": event.sequence,
+        "reading": body.reading,
+        "at_ms": event.at_ms,
+        "source": body.source,
+        "reason": body.reason,
+        "media": body.media,
+        "sha256": digest(body.data),
+        "size_bytes": len(body.data),
+    }
+
+
+def count_events(connection: sa.Connection) -> list[EventCount]:
+    """By device and epoch."""
+    joined = sa.and_(
+        samples.c.device_id == events.c.device_id,
+        samples.c.epoch == events.c.epoch,
+        samples.c.sequence == events.c.sequence,
+    )
+    query = (
+        sa.select(
+            events.c.device_id,
+            events.c.epoch,
+            sa.func.sum(sa.case((events.c.kind == "reading", 1), else_=0)).label("readings"),
+            sa.func.sum(sa.case((events.c.kind == "sample", 1), else_=0)).label("samples"),
+            sa.func.sum(sa.case((events.c.kind == "alert", 1), else_=0)).label("alerts"),
+            sa.func.count(sa.distinct(events.c.sequence)).label("distinct"),
+            sa.func.max(events.c.sequence).label("max_sequence"),
+            sa.func.coalesce(sa.func.sum(samples.c.size_bytes), 0).label("sample_bytes"),
+        )
+        .join_from(events, samples, joined, isouter=True)
+        .group_by(events.c.device_id, events.c.epoch)
+        .order_by(events.c.device_id)
+    )
+    return [EventCount(**{**row._mapping, "sample_bytes": int(row.sample_bytes)}) for row in connection.execute(query)]
+
+
+def list_readings(connection: sa.Connection, device_id: str, *, after: int, limit: int) -> list[ReadingView]:
+    """A device's readings in the order that it made them."""
+    query = (
+        sa.select(events)
+        .where(events.c.device_id == device_id, events.c.kind == "reading")
+        .order_by(events.c.epoch, events.c.sequence)
+        .offset(after)
+        .limit(limit)
+    )
+    return [
+        ReadingView(
+            row=after + 1 + index,
+            epoch=row.epoch,
+            sequence=row.sequence,
+            at_ms=row.at_ms,
+            received_ms=row.received_ms,
+            reading=from_msgpack(row.payload, Reading, what="a stored reading"),
+        )
+        for index, row in enumerate(connection.execute(query))
+    ]
+
+
+def list_samples(
+    connection: sa.Connection, *, device_id: str | None, labelled: bool | None, limit: int
+) -> list[SampleView]:
+    """Samples with their readings' predictions, newest first."""
+    query = _samples_with_readings()
+    if device_id is not None:
+        query = query.where(samples.c.device_id == device_id)
+    if labelled is not None:
+        query = query.where(samples.c.label.is_not(None) if labelled else samples.c.label.is_(None))
+    return [_sample_view(row) for row in connection.execute(query.order_by(samples.c.at_ms.desc()).limit(limit))]
+
+
+def get_sample(connection: sa.Connection, sample_id: str) -> tuple[SampleView, str]:
+    """One sample and its blob's key. Raises NotFound."""
+    device_id, epoch, sequence = _parse_id(sample_id)
+    query = _samples_with_readings().where(
+        samples.c.device_id == device_id, samples.c.epoch == epoch, samples.c.sequence == sequence
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound(f"there is no sample {sample_id}")
+    return _sample_view(row), sample_key(row.sha256)
+
+
+def set_label(connection: sa.Connection, sample_id: str, request: LabelRequest, *, now_s: float) -> SampleView:
+    """Keep a person's word on a sample. Raises NotFound."""
+    device_id, epoch, sequence = _parse_id(sample_id)
+    connection.execute(
+        samples.update()
+        .where(samples.c.device_id == device_id, samples.c.epoch == epoch, samples.c.sequence == sequence)
+        .values(label=request.label, labelled_by=request.by, labelled_at_s=now_s)
+    )
+    return get_sample(connection, sample_id)[0]
+
+
+def _samples_with_readings() -> sa.Select[tuple[object, ...]]:
+    reading = events.alias("reading")
+    same = sa.and_(
+        reading.c.device_id == samples.c.device_id,
+        reading.c.epoch == samples.c.epoch,
+        reading.c.sequence == samples.c.reading,
+    )
+    return sa.select(samples, reading.c.bundle, reading.c.label.label("predicted"), reading.c.margin).join_from(
+        samples, reading, same, isouter=True
+    )
+
+
+def _sample_view(row: sa.Row[tuple[object, ...]]) -> SampleView:
+    return SampleView(
+        sample_id=f"{row.device_id}.{row.epoch}.{row.sequence}",
+        device_id=row.device_id,
+        source=row.source,
+        at_ms=row.at_ms,
+        reason=Reason(row.reason),
+        media=row.media,
+        size_bytes=row.size_bytes,
+        bundle=row.bundle or "",
+        predicted=row.predicted,
+        margin=row.margin or 0.0,
+        label=row.label,
+        labelled_by=row.labelled_by,
+    )
+
+
+def _parse_id(sample_id: str) -> tuple[str, int, int]:
+    parts = sample_id.split(".")
+    if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
+        raise InvalidInput(f"{sample_id!r} is no sample id; expected DEVICE.EPOCH.SEQUENCE")
+    return parts[0], int(parts[1]), int(parts[2])

@@ -1,0 +1,85 @@
+"""Published bundles and the signed metadata that says they exist."""
+
+import msgspec
+import sqlalchemy as sa
+
+from edgeloop.bundle.archive import digest
+from edgeloop.cloud.store.tables import bundles, signed_targets
+from edgeloop.contracts.api import BundleView
+from edgeloop.contracts.codec import from_json
+from edgeloop.contracts.errors import NotFound, Refused
+from edgeloop.contracts.manifest import Manifest
+from edgeloop.contracts.names import BundleRef, version_key
+
+
+class SignedTargets(msgspec.Struct, frozen=True):
+    """The newest targets metadata of the images repository."""
+
+    version: int
+    metadata: bytes
+    published_at_s: float
+
+
+def newest_targets(connection: sa.Connection) -> SignedTargets:
+    """What is signed as existing. Raises NotFound in a database that no cloud was founded in."""
+    row = connection.execute(sa.select(signed_targets).order_by(signed_targets.c.version.desc()).limit(1)).first()
+    if row is None:
+        raise NotFound("no signed targets; this database was not made by 'edgeloop cloud init'")
+    return SignedTargets(row.version, row.metadata, row.published_at_s)
+
+
+def add_bundle(
+    connection: sa.Connection, manifest: Manifest, manifest_bytes: bytes, targets: tuple[int, bytes], *, now_s: float
+) -> BundleView:
+    """List a bundle together with the targets metadata that signs it. Raises Refused if the version is taken."""
+    taken = sa.select(bundles.c.manifest_sha256).where(
+        bundles.c.name == manifest.name, bundles.c.version == manifest.version
+    )
+    if connection.execute(taken).first() is not None:
+        raise Refused(f"{manifest.ref} is published already and versions never change; publish under a newer version")
+    version, metadata = targets
+    if newest_targets(connection).version != version - 1:
+        raise Refused("someone published in between; publish again")
+    connection.execute(signed_targets.insert().values(version=version, metadata=metadata, published_at_s=now_s))
+    connection.execute(
+        bundles.insert().values(
+            name=manifest.name,
+            version=manifest.version,
+            manifest_sha256=digest(manifest_bytes),
+            manifest=manifest_bytes.decode(),
+            published_at_s=now_s,
+        )
+    )
+    return get_bundle(connection, manifest.ref)
+
+
+def get_bundle(connection: sa.Connection, ref: BundleRef) -> BundleView:
+    """One bundle. Raises NotFound."""
+    query = sa.select(bundles).where(bundles.c.name == ref.name, bundles.c.version == ref.version)
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound(f"{ref} is not published here; 'edgeloop bundle list' shows what is")
+    return _view(row)
+
+
+def newest_bundle(connection: sa.Connection, name: str) -> BundleView:
+    """The newest version of a name. Raises NotFound."""
+    found = [view for view in list_bundles(connection) if view.name == name]
+    if not found:
+        raise NotFound(f"no bundle named {name!r} is published here")
+    return max(found, key=lambda view: version_key(view.version))
+
+
+def list_bundles(connection: sa.Connection) -> list[BundleView]:
+    """All bundles, in order of publication."""
+    return [_view(row) for row in connection.execute(sa.select(bundles).order_by(bundles.c.published_at_s))]
+
+
+def _view(row: sa.Row[tuple[object, ...]]) -> BundleView:
+    return BundleView(
+        name=row.name,
+        version=row.version,
+        manifest_sha256=row.manifest_sha256,
+        published_at_s=row.published_at_s,
+        manifest=from_json(row.manifest.encode(), Manifest, what="a stored manifest"),
+    )

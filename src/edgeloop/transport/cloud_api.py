@@ -1,0 +1,220 @@
+"""The REST API's client: for the command line, workers and anyone's own tools.
+
+Blocking, since its users do one thing after another. Neighbours: `contracts.api` has the types, `cloud.api` the
+server.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from edgeloop.contracts.api import (
+    BundleView,
+    DeviceView,
+    DriftRow,
+    EventCount,
+    JobClaim,
+    JobRequest,
+    JobUpdate,
+    JobView,
+    JoinToken,
+    JoinTokenRequest,
+    LabelRequest,
+    PublishRequest,
+    ReadingView,
+    RolloutRequest,
+    RolloutView,
+    SampleView,
+    Status,
+)
+from edgeloop.contracts.codec import from_json, to_json
+from edgeloop.contracts.errors import InvalidInput, NotFound
+from edgeloop.transport.replies import raise_for_reply, unreachable
+
+T = TypeVar("T")
+
+_TIMEOUT_S = 30.0
+
+
+class Operator(msgspec.Struct, frozen=True, kw_only=True):
+    """How a person reaches a cloud: its address, a token, and where the targets key lies, if it is at hand."""
+
+    url: str
+    token: str
+    targets_key: str | None = None
+    ca: str | None = None
+
+
+def read_operator(path: str | os.PathLike[str]) -> Operator:
+    """Read an operator file. Raises NotFound or InvalidInput."""
+    source = Path(path)
+    if not source.is_file():
+        raise NotFound(
+            f"no operator file at {source}; 'edgeloop cloud init' writes one. Name it with --operator or "
+            "the variable EDGELOOP_OPERATOR."
+        )
+    return from_json(source.read_bytes(), Operator, what=str(source))
+
+
+class CloudApi:
+    """A signed-in client. Close it, or use it in `with`."""
+
+    def __init__(self, operator: Operator, *, client: httpx.Client | None = None) -> None:
+        self._url = operator.url
+        self._client = client or _client(operator)
+
+    def __enter__(self) -> "CloudApi":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections."""
+        self._client.close()
+
+    def status(self) -> Status:
+        """The cloud in a line."""
+        return self._get("status", Status)
+
+    def make_join_token(self, request: JoinTokenRequest) -> JoinToken:
+        """A token that admits devices."""
+        return self._send("POST", "join-tokens", request, JoinToken)
+
+    def devices(self) -> list[DeviceView]:
+        """All devices and nodes, by id."""
+        return self._get("devices", list[DeviceView])
+
+    def bundles(self) -> list[BundleView]:
+        """All published bundles, oldest first."""
+        return self._get("bundles", list[BundleView])
+
+    def signed_targets(self) -> bytes:
+        """The newest targets metadata."""
+        return self._bytes("GET", "targets")
+
+    def missing_files(self, sha256s: list[str]) -> list[str]:
+        """Those of these files that the cloud still lacks."""
+        return self._send("POST", "files/missing", sha256s, list[str])
+
+    def put_file(self, sha256: str, data: bytes) -> None:
+        """Hand over a bundle's file."""
+        self._bytes("PUT", f"files/{sha256}", data)
+
+    def publish(self, request: PublishRequest) -> BundleView:
+        """List a bundle whose files are there already."""
+        return self._send("POST", "bundles", request, BundleView)
+
+    def start_rollout(self, request: RolloutRequest) -> RolloutView:
+        """Bring a bundle to a group."""
+        return self._send("POST", "rollouts", request, RolloutView)
+
+    def rollouts(self) -> list[RolloutView]:
+        """All rollouts, oldest first."""
+        return self._get("rollouts", list[RolloutView])
+
+    def rollout(self, rollout_id: str) -> RolloutView:
+        """One rollout."""
+        return self._get(f"rollouts/{rollout_id}", RolloutView)
+
+    def abort_rollout(self, rollout_id: str, reason: str) -> RolloutView:
+        """Stop a rollout; devices that have not confirmed go back to what they had."""
+        return self._send("POST", f"rollouts/{rollout_id}/abort", {"reason": reason}, RolloutView)
+
+    def samples(
+        self, *, device_id: str | None = None, labelled: bool | None = None, limit: int = 1000
+    ) -> list[SampleView]:
+        """Samples, newest first."""
+        params: dict[str, Any] = {"limit": limit}
+        if device_id is not None:
+            params["device_id"] = device_id
+        if labelled is not None:
+            params["labelled"] = labelled
+        return self._get("samples", list[SampleView], params)
+
+    def sample_data(self, sample_id: str) -> bytes:
+        """A sample's own bytes."""
+        return self._bytes("GET", f"samples/{sample_id}/data")
+
+    def label(self, sample_id: str, request: LabelRequest) -> SampleView:
+        """Say what a sample shows; saying it again corrects it."""
+        return self._send("PUT", f"samples/{sample_id}/label", request, SampleView)
+
+    def drift(self, bundle: str, *, last: int = 200) -> list[DriftRow]:
+        """Which devices' input has drifted, by their last readings under a bundle."""
+        return self._get("analysis/drift", list[DriftRow], {"bundle": bundle, "last": last})
+
+    def event_counts(self) -> list[EventCount]:
+        """What the cloud holds, by device and epoch."""
+        return self._get("events/counts", list[EventCount])
+
+    def readings(self, device_id: str, *, after: int = 0, limit: int = 1000) -> list[ReadingView]:
+        """A device's readings in order of arrival, after a row number."""
+        return self._get(f"devices/{device_id}/readings", list[ReadingView], {"after": after, "limit": limit})
+
+    def submit_job(self, request: JobRequest) -> JobView:
+        """Ask for work by a worker."""
+        return self._send("POST", "jobs", request, JobView)
+
+    def jobs(self, *, bundle: str | None = None) -> list[JobView]:
+        """All jobs, oldest first, or those for one bundle."""
+        return self._get("jobs", list[JobView], {"bundle": bundle} if bundle else {})
+
+    def job(self, job_id: str) -> JobView:
+        """One job."""
+        return self._get(f"jobs/{job_id}", JobView)
+
+    def claim_job(self, worker: str) -> JobView | None:
+        """Take the oldest open job, if there is one."""
+        return self._send("POST", "jobs/claim", JobClaim(worker=worker), JobView | None)  # type: ignore[arg-type]
+
+    def update_job(self, job_id: str, update: JobUpdate) -> JobView:
+        """Report on a job; renews the lease. Raises Refused when it was given to another worker meanwhile."""
+        return self._send("PUT", f"jobs/{job_id}", update, JobView)
+
+    def put_artifact(self, job_id: str, name: str, data: bytes) -> None:
+        """Hand over what a job made."""
+        self._bytes("PUT", f"jobs/{job_id}/artifacts/{name}", data)
+
+    def artifact(self, job_id: str, name: str) -> bytes:
+        """What a job made."""
+        return self._bytes("GET", f"jobs/{job_id}/artifacts/{name}")
+
+    def _get(self, path: str, kind: type[T], params: dict[str, Any] | None = None) -> T:
+        return from_json(self._bytes("GET", path, params=params), kind, what=f"the cloud's answer to {path}")
+
+    def _send(self, method: str, path: str, body: object, kind: type[T]) -> T:
+        answer = self._bytes(method, path, to_json(body), media="application/json")
+        return from_json(answer, kind, what=f"the cloud's answer to {path}")
+
+    def _bytes(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        *,
+        params: dict[str, Any] | None = None,
+        media: str = "application/octet-stream",
+    ) -> bytes:
+        headers = {"content-type": media}
+        try:
+            response = self._client.request(method, f"/api/v1/{path}", content=content, params=params, headers=headers)
+        except httpx.HTTPError as error:
+            raise unreachable(error, self._url) from error
+        raise_for_reply(response)
+        return response.content
+
+
+def _client(operator: Operator) -> httpx.Client:
+    try:
+        return httpx.Client(
+            base_url=operator.url,
+            headers={"authorization": f"Bearer {operator.token}"},
+            timeout=_TIMEOUT_S,
+            verify=operator.ca or True,
+        )
+    except (httpx.InvalidURL, OSError) as error:
+        raise InvalidInput(f"cannot use the address {operator.url!r}: {error}") from error
