@@ -184,10 +184,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, tag="reading", tag_fiel
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, tag="sample", tag_field="kind"):
-    """An input that was worth sending, with why. reading: the sequence of its reading, in the same epoch."""
+    """An input that was worth sending, with why. Its reading is the event just before it: sequence - 1."""
 
     source: str
-    reading: Sequence
     reason: Reason
     media: str
     data: bytes

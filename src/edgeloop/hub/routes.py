@@ -111,7 +111,10 @@ def hub_router(hub: Hub, checker: ProofChecker) -> Router:
         return _file(served, request.headers.get("range"))
 
     return Router(
-        path="/v1", route_handlers=[enrol, sync, send, infer, fetch], tags=["uplink"], include_in_schema=False
+        path="/v1",
+        route_handlers=[enrol, sync, send, infer, fetch],
+        include_in_schema=False,
+        request_max_body_size=MAX_BODY_BYTES,
     )
 
 

@@ -92,11 +92,6 @@ class Outbox:
             self._next += len(events)
             return [event.sequence for event in events]
 
-    @property
-    def next_sequence(self) -> int:
-        """The sequence that the next appended event will bear."""
-        return self._next
-
     def accept(self, events: Iterable[Event]) -> tuple[int, int]:
         """Add events of others in one transaction, durable on return; returns (new, repeated)."""
         with self._lock:

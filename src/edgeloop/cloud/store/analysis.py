@@ -67,7 +67,7 @@ def _labels(connection: sa.Connection, bundle: str) -> dict[str, tuple[int, int]
     same = sa.and_(
         reading.c.device_id == samples.c.device_id,
         reading.c.epoch == samples.c.epoch,
-        reading.c.sequence == samples.c.reading,
+        reading.c.sequence == samples.c.sequence - 1,
     )
     right = sa.func.sum(sa.case((samples.c.label == reading.c.label, 1), else_=0))
     query = (

@@ -58,7 +58,6 @@ def _sample_row(event: Event, body: Sample) -> dict[str, object]:
         "device_id": event.device_id,
         "epoch": event.epoch,
         "sequence": event.sequence,
-        "reading": body.reading,
         "at_ms": event.at_ms,
         "source": body.source,
         "reason": body.reason,
@@ -155,7 +154,7 @@ def _samples_with_readings() -> sa.Select[tuple[object, ...]]:
     same = sa.and_(
         reading.c.device_id == samples.c.device_id,
         reading.c.epoch == samples.c.epoch,
-        reading.c.sequence == samples.c.reading,
+        reading.c.sequence == samples.c.sequence - 1,
     )
     return sa.select(samples, reading.c.bundle, reading.c.label.label("predicted"), reading.c.margin).join_from(
         samples, reading, same, isouter=True

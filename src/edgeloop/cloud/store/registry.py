@@ -62,6 +62,20 @@ def get_bundle(connection: sa.Connection, ref: BundleRef) -> BundleView:
     return _view(row)
 
 
+def manifest_bytes(connection: sa.Connection, ref: BundleRef) -> bytes:
+    """The manifest exactly as it was signed. Raises NotFound."""
+    query = sa.select(bundles.c.manifest).where(bundles.c.name == ref.name, bundles.c.version == ref.version)
+    text = connection.execute(query).scalar()
+    if text is None:
+        raise NotFound(f"{ref} is not published here; 'edgeloop bundle list' shows what is")
+    return str(text).encode()
+
+
+def file_key(sha256: str) -> str:
+    """Where a bundle's file is among the blobs."""
+    return f"files/{sha256[:2]}/{sha256}"
+
+
 def newest_bundle(connection: sa.Connection, name: str) -> BundleView:
     """The newest version of a name. Raises NotFound."""
     found = [view for view in list_bundles(connection) if view.name == name]

@@ -121,7 +121,6 @@ samples = sa.Table(
     sa.Column("device_id", sa.String(63), primary_key=True),
     sa.Column("epoch", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("reading", sa.BigInteger, nullable=False),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("reason", sa.String(16), nullable=False),

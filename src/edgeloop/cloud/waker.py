@@ -1,0 +1,43 @@
+"""Who waits for news of which device: how a held-open sync is answered within moments."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class Waker:
+    """Events by device id; used from one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    @contextmanager
+    def listening(self, device_ids: Iterable[str]) -> Iterator[asyncio.Event]:
+        """An event that is set at the next news of any of these devices."""
+        event = asyncio.Event()
+        ids = tuple(device_ids)
+        for device_id in ids:
+            self._waiting[device_id].add(event)
+        try:
+            yield event
+        finally:
+            for device_id in ids:
+                self._waiting[device_id].discard(event)
+                if not self._waiting[device_id]:
+                    del self._waiting[device_id]
+
+    def wake(self, device_ids: Iterable[str]) -> None:
+        """There is news of these devices."""
+        for device_id in device_ids:
+            for event in self._waiting.get(device_id, ()):
+                event.set()
+
+
+async def wait_for_news(event: asyncio.Event, wait_s: float) -> bool:
+    """True when the event was set within wait_s."""
+    try:
+        await asyncio.wait_for(event.wait(), wait_s)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,104 @@
+"""The inference loop: sense, infer, select, put into the outbox. It needs no network and never waits for one.
+
+Runs on a thread of its own. Rule kept here: nothing that goes wrong with one reading, the disk or the link stops
+it; each such thing is counted and told.
+"""
+
+import random
+import threading
+import time
+
+import structlog
+
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.contracts.messages import Alert, Body, Reading, Sample
+from edgeloop.contracts.prediction import Prediction
+from edgeloop.device.select import Selector
+from edgeloop.device.slots import Slot, Slots
+from edgeloop.device.sources import Frame, Source
+from edgeloop.transport.outbox import Outbox
+
+_log = structlog.get_logger(__name__)
+_IDLE_S = 0.5
+
+
+class InferenceLoop:
+    """Answers frame after frame with whatever slot is active."""
+
+    def __init__(
+        self, source: Source, slots: Slots, selector: Selector, outbox: Outbox, *, shadow_share: float, seed: int
+    ) -> None:
+        self._source = source
+        self._slots = slots
+        self._selector = selector
+        self._outbox = outbox
+        self._shadow_share = shadow_share
+        self._rng = random.Random(seed)  # noqa: S311 - sampling, not secrecy
+        self.readings = 0
+        self.errors = 0
+        self.dropped = 0
+        self.last_frame = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Go on until `stop` is set."""
+        while not stop.is_set() and not self._slots.wait(_IDLE_S):
+            continue
+        for frame in self._source.frames(stop):
+            slot = self._slots.current
+            while slot is None and not stop.is_set():
+                self._slots.wait(_IDLE_S)
+                slot = self._slots.current
+            if slot is not None:
+                self.take(frame, slot)
+
+    def take(self, frame: Frame, slot: Slot) -> None:
+        """Answer one frame."""
+        try:
+            prediction = slot.predictor.predict(frame.data)
+        except EdgeloopError as error:
+            self.errors += 1
+            if slot.watch is not None:
+                slot.watch.failed()
+            _log.warning("reading_failed", source=frame.name, code=error.code, detail=str(error))
+            return
+        shadow = self._shadow(frame, slot, prediction)
+        disagrees = shadow is not None and shadow.label != prediction.label
+        reason = self._selector.choose(prediction, size_bytes=len(frame.data), disagrees=disagrees)
+        reading = Reading(
+            source=frame.name,
+            prediction=prediction,
+            shadow_label=shadow.label if shadow is not None else None,
+            sent_sample=reason is not None,
+        )
+        bodies: list[Body] = [reading]
+        if reason is not None:
+            bodies.append(Sample(source=frame.name, reason=reason, media=frame.media, data=frame.data))
+        if slot.drift.add(prediction):
+            bodies.append(Alert(what="drift", detail=slot.drift.reason))
+        self._keep(bodies)
+        self.readings += 1
+        self.last_frame = frame.name
+
+    def _shadow(self, frame: Frame, slot: Slot, prediction: Prediction) -> Prediction | None:
+        """The old version's answer to the same frame, while there is a watch."""
+        if slot.watch is None:
+            return None
+        shadow = None
+        if slot.shadow is not None and self._rng.random() < self._shadow_share:
+            try:
+                shadow = slot.shadow.predict(frame.data)
+            except EdgeloopError as error:
+                _log.warning("shadow_failed", source=frame.name, code=error.code, detail=str(error))
+        slot.watch.saw(
+            latency_ms=prediction.latency_ms,
+            shadow_latency_ms=shadow.latency_ms if shadow is not None else None,
+            disagrees=shadow is not None and shadow.label != prediction.label,
+        )
+        return shadow
+
+    def _keep(self, bodies: list[Body]) -> None:
+        try:
+            self._outbox.append(bodies, at_ms=int(time.time() * 1000))
+        except Unavailable as error:
+            self.dropped += len(bodies)
+            _log.error("outbox_full", dropped=self.dropped, detail=str(error))

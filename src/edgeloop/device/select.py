@@ -1,0 +1,51 @@
+"""Which samples are worth sending up, each with its reason, within a share of bytes.
+
+No single rule is safe (design.md, measured: on inverted digits a confident model picked 0 drifted samples in 100
+by uncertainty), so the default mixes three: novel in feature space, small margin, and a random audit. Each has
+its own budget, which grows with every input by its share of that input's bytes; when everything looks novel the
+budget spreads the picks evenly, which is random sampling, the best there.
+"""
+
+import random
+
+from edgeloop.contracts.prediction import Prediction
+from edgeloop.contracts.states import Reason
+from edgeloop.device.config import SelectConfig
+
+
+class Selector:
+    """Decides for one reading after another; holds the budgets."""
+
+    def __init__(self, config: SelectConfig, *, rng: random.Random) -> None:
+        self._config = config
+        self._rng = rng
+        self._shares = {
+            Reason.NOVEL: config.novel_share,
+            Reason.UNSURE: config.unsure_share,
+            Reason.AUDIT: config.audit_share,
+        }
+        self._budget_bytes = dict.fromkeys(self._shares, 0.0)
+
+    def choose(self, prediction: Prediction, *, size_bytes: int, disagrees: bool = False) -> Reason | None:
+        """Why this input should go up, or None. Disagreement with the shadow spends from the unsure budget."""
+        for reason, share in self._shares.items():
+            ceiling = max(size_bytes, self._config.burst_readings * share * size_bytes)
+            self._budget_bytes[reason] = min(self._budget_bytes[reason] + share * size_bytes, ceiling)
+        for reason, pays_from in self._wanted(prediction, disagrees):
+            if self._budget_bytes[pays_from] >= size_bytes:
+                self._budget_bytes[pays_from] -= size_bytes
+                return reason
+        return None
+
+    def _wanted(self, prediction: Prediction, disagrees: bool) -> list[tuple[Reason, Reason]]:
+        """Reasons that apply, with the budget that each pays from."""
+        wanted = []
+        if disagrees:
+            wanted.append((Reason.DISAGREES, Reason.UNSURE))
+        if prediction.novelty is not None and prediction.novelty > self._config.novel_above_std:
+            wanted.append((Reason.NOVEL, Reason.NOVEL))
+        if prediction.margin < self._config.unsure_below_margin or prediction.label is None:
+            wanted.append((Reason.UNSURE, Reason.UNSURE))
+        if self._rng.random() < self._config.audit_share:
+            wanted.append((Reason.AUDIT, Reason.AUDIT))
+        return wanted

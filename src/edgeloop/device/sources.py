@@ -1,0 +1,70 @@
+"""Where readings come from. A source yields frames; the loop asks for the next when it is ready."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from edgeloop.contracts.errors import NotFound
+from edgeloop.runtime.images import IMAGE_SUFFIXES
+
+_POLL_S = 0.2
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One input: what the source calls it, and its encoded bytes."""
+
+    name: str
+    data: bytes
+    media: str
+
+
+class Source(Protocol):
+    """A stream of frames."""
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Yield frames until `stop` is set or the source ends."""
+        ...
+
+
+class FolderSource:
+    """Image files of a folder in name order, each once; new files are picked up as they arrive.
+
+    rate_hz: at most so many a second; 0 for as fast as they are asked for. `done` names the frames that were
+    read in an earlier run, which are passed over.
+    """
+
+    def __init__(self, folder: Path, *, rate_hz: float = 0.0, after: str = "") -> None:
+        if not folder.is_dir():
+            raise NotFound(f"there is no folder {folder} to read images from; make it, or name another with --source")
+        self._folder = folder
+        self._interval_s = 1.0 / rate_hz if rate_hz > 0 else 0.0
+        self._after = after
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """See Source.frames."""
+        next_s = time.monotonic()
+        while not stop.is_set():
+            names = self._waiting()
+            if not names:
+                stop.wait(_POLL_S)
+                continue
+            for name in names:
+                next_s = max(next_s + self._interval_s, time.monotonic() - self._interval_s)
+                if stop.wait(max(0.0, next_s - time.monotonic())):
+                    return
+                path = self._folder / name
+                self._after = name
+                yield Frame(name, path.read_bytes(), _media(path.suffix))
+
+    def _waiting(self) -> list[str]:
+        found = [path.name for path in self._folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        return sorted(name for name in found if name > self._after)
+
+
+def _media(suffix: str) -> str:
+    kind = suffix.lower().removeprefix(".").replace("jpg", "jpeg")
+    return f"image/{kind}"
