@@ -15,10 +15,10 @@ from edgeloop.cloud.hub import CloudHub, Stores
 from edgeloop.cloud.repository import Director, Images, read_roots
 from edgeloop.cloud.store.blobs import folder_blobs
 from edgeloop.cloud.store.database import Database
-from edgeloop.cloud.waker import Waker
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, serve
+from edgeloop.hub.waker import Waker
 from edgeloop.transport.identity import read_key
 
 _MAX_UPLOAD_BYTES = 512 * 1024 * 1024

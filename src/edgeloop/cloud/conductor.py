@@ -12,13 +12,13 @@ from edgeloop.cloud.rollout import Abort, Complete, Member, NextWave, decide, or
 from edgeloop.cloud.store import fleet, registry, rollouts
 from edgeloop.cloud.store.analysis import drift
 from edgeloop.cloud.store.database import Database
-from edgeloop.cloud.waker import Waker, wait_for_news
 from edgeloop.contracts.api import BundleView, DeviceView, Gate, RolloutRequest, RolloutView
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
 from edgeloop.contracts.messages import Assignment, WatchBounds
 from edgeloop.contracts.names import BundleRef
 from edgeloop.contracts.states import Kind, RolloutState
+from edgeloop.hub.waker import Waker, wait_for_news
 
 _log = structlog.get_logger(__name__)
 _DRIFT_WINDOW = 200

@@ -17,7 +17,6 @@ from edgeloop.cloud.repository import Director, Images, parse_metadata_name
 from edgeloop.cloud.store import fleet, inbox, registry, rollouts
 from edgeloop.cloud.store.blobs import Blobs
 from edgeloop.cloud.store.database import Database
-from edgeloop.cloud.waker import Waker, wait_for_news
 from edgeloop.contracts.errors import NotFound, Refused
 from edgeloop.contracts.messages import (
     Desired,
@@ -36,6 +35,7 @@ from edgeloop.contracts.messages import (
 )
 from edgeloop.contracts.names import BundleRef
 from edgeloop.hub.port import Served
+from edgeloop.hub.waker import Waker, wait_for_news
 
 _MANIFEST = re.compile(r"targets/bundles/(?P<name>[a-z0-9-]{1,63})/(?P<version>[0-9.]{5,32})/manifest\.json")
 _FILE = re.compile(r"targets/files/(?P<sha256>[0-9a-f]{64})")

@@ -97,9 +97,10 @@ class Versions:
             rises = version_key(active.ref.version) > version_key(floor.version)
         self._keep.set({"update": update, "floor": active.ref if rises else floor})
 
-    def go_back(self, update: Update) -> None:
-        """Run the previous version again, and never this content."""
-        self._keep.set({"active": self.previous, "previous": None, "update": update} | self._turned_down_with(update))
+    def go_back(self, update: Update, *, for_good: bool) -> None:
+        """Run the previous version again; for_good: and never try this content again."""
+        changes = {"active": self.previous, "previous": None, "update": update}
+        self._keep.set(changes | (self._turned_down_with(update) if for_good else {}))
 
     def refuse(self, update: Update) -> None:
         """Nothing changes but that this content will not be tried again."""

@@ -86,9 +86,8 @@ class Updater:
             previous = self._versions.previous
             if previous is None or update is None:
                 return
-            self._versions.go_back(
-                msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=f"does not load: {error}")
-            )
+            failed = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=f"does not load: {error}")
+            self._versions.go_back(failed, for_good=True)
             self._run(previous, on_watch=False)
 
     async def resume(self) -> None:
@@ -114,10 +113,10 @@ class Updater:
         await self._advance(assignment)
 
     def withdraw(self, reason: str) -> None:
-        """Go back from a version on watch, by itself and without network."""
+        """Go back from a version that is still on watch, since something else is wanted now."""
         update = self._versions.update
-        assert update is not None
-        self._go_back(update, reason)
+        if update is not None and update.state is UpdateState.ACTIVE:
+            self._go_back(update, reason, for_good=False)
 
     async def _advance(self, assignment: Assignment) -> None:
         try:
@@ -241,7 +240,7 @@ class Updater:
             stats = slot.watch.stats()
             found = verdict(stats, update.assignment.watch, age_s=time.time() - update.since_s)
             if isinstance(found, Unhealthy):
-                self._go_back(update, found.reason)
+                self._go_back(update, found.reason, for_good=True)
                 return
             if found is not None:
                 done = msgspec.structs.replace(update, state=UpdateState.CONFIRMED, reason=found.reason)
@@ -252,9 +251,9 @@ class Updater:
                 return
             await asyncio.sleep(_WATCH_EVERY_S)
 
-    def _go_back(self, update: Update, reason: str) -> None:
+    def _go_back(self, update: Update, reason: str, *, for_good: bool) -> None:
         done = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)
-        self._versions.go_back(done)
+        self._versions.go_back(done, for_good=for_good)
         active = self._versions.active
         if active is None:
             self._slots.put(None)

@@ -128,6 +128,16 @@ class Outbox:
             payloads = self._connection.execute("SELECT payload FROM events ORDER BY id").fetchall()
         return (from_msgpack(payload, Event, what="an outbox row") for (payload,) in payloads)
 
+    def last_source(self) -> str:
+        """What the newest reading of this device's own was read from; empty when there is none."""
+        query = "SELECT payload FROM events WHERE device_id = ? AND kind = 'reading' ORDER BY id DESC LIMIT 1"
+        with self._reading():
+            row = self._connection.execute(query, (self.device_id,)).fetchone()
+        if row is None:
+            return ""
+        body = from_msgpack(row[0], Event, what="an outbox row").body
+        return body.source if isinstance(body, Reading) else ""
+
     def stats(self) -> OutboxStats:
         """Counts over the whole outbox."""
         with self._reading():

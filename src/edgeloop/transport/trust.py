@@ -36,6 +36,7 @@ class Trust:
         self._folder = folder
         self._roots = {"images": images_root, "director": director_root}
         self._fetcher = _HubFetcher(fetch)
+        self._images: Updater | None = None
 
     def assignment(self, device_id: str) -> Assignment | None:
         """What the director wants this device to run, or None while it wants nothing.
@@ -43,6 +44,7 @@ class Trust:
         Raises Refused if the signatures do not hold, the metadata is expired or older than what was seen, or the
         two repositories disagree; Unavailable if the hub cannot be reached.
         """
+        self._images = None
         with _translated("director"):
             updater = self._updater("director", f"director/{device_id}")
             target = updater.get_targetinfo("assignment")
@@ -65,10 +67,17 @@ class Trust:
         return assignment
 
     def image(self, target: str) -> TargetFile:
-        """What the targets key signed of this path: its length and hash. Raises Refused if it never signed it."""
+        """What the targets key signed of this path: its length and hash. Raises Refused if it never signed it.
+
+        The metadata is refreshed once after each `assignment`, not for each file.
+        """
         with _translated("images"):
-            found = self._updater("images", "images").get_targetinfo(target)
-            self._settle("images")
+            if self._images is None:
+                updater = self._updater("images", "images")
+                updater.refresh()
+                self._settle("images")
+                self._images = updater
+            found = self._images.get_targetinfo(target)
         if found is None:
             raise Refused(
                 f"the targets key never signed {target}; it does not exist as far as this device is concerned"

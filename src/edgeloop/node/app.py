@@ -1,0 +1,99 @@
+"""The node, wired: a hub below, an uplink above, in one process."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from litestar import Litestar
+
+from edgeloop.contracts.join import parse_join_token
+from edgeloop.contracts.states import Kind
+from edgeloop.hub.proof import ProofChecker
+from edgeloop.hub.routes import error_handlers, hub_router
+from edgeloop.hub.serve import bind, serve
+from edgeloop.node.cache import Cache
+from edgeloop.node.config import NodeConfig
+from edgeloop.node.hub import NodeHub
+from edgeloop.runtime.profile import this_machine
+from edgeloop.transport.keep import Keep
+from edgeloop.transport.membership import Membership, join_hub, open_client, open_identity, read_membership
+from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.sender import Sender
+from edgeloop.transport.syncing import SyncLoop
+from edgeloop.transport.uplink import Uplink
+
+
+def enrol_node(config: NodeConfig, *, hub_url: str, token: str, node_id: str, ca: str | None) -> Membership:
+    """Enrol this node with the hub above. Raises Refused, Unavailable or InvalidInput."""
+    join = parse_join_token(token)
+    return asyncio.run(
+        join_hub(
+            config.folder,
+            hub_url=hub_url,
+            join=join,
+            device_id=node_id,
+            kind=Kind.NODE,
+            profile=this_machine(),
+            ca=ca,
+        )
+    )
+
+
+def make_app(config: NodeConfig, member: Membership, uplink: Uplink) -> Litestar:
+    """The ASGI app of an enrolled node; its loops towards the hub above run with it."""
+    keep = Keep(config.folder / "node.db")
+    outbox = Outbox(config.folder / "outbox.db", member.device_id, max_bytes=config.outbox_max_bytes)
+    hub = NodeHub(
+        member.device_id, keep=keep, cache=Cache(config.folder / "cache", uplink), outbox=outbox, uplink=uplink
+    )
+    syncing = SyncLoop(
+        uplink,
+        reports=hub.reports,
+        on_desired=hub.on_desired,
+        wait_s=config.sync_wait_s,
+        longest_backoff_s=config.longest_backoff_s,
+    )
+    hub.sync_loop = syncing
+    sender = Sender(outbox, uplink, every_s=config.send_every_s, longest_wait_s=config.longest_backoff_s)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(syncing.run()), asyncio.create_task(sender.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+            outbox.close()
+            keep.close()
+
+    return Litestar(
+        route_handlers=[hub_router(hub, ProofChecker(clock=lambda: time.time() + uplink.clock_offset_s))],
+        exception_handlers=error_handlers(),
+        lifespan=[lifespan],
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def run_node(config: NodeConfig, *, on_ready: Callable[[str], None]) -> None:
+    """Serve until told to stop. Raises NotFound before enrolment, Unavailable if the port is taken."""
+    member = read_membership(config.folder)
+    handle = bind(config.listen)
+    try:
+        asyncio.run(_run(config, member, handle, on_ready=on_ready))
+    finally:
+        handle.close()
+
+
+async def _run(
+    config: NodeConfig, member: Membership, handle: socket.socket, *, on_ready: Callable[[str], None]
+) -> None:
+    async with open_client(member.hub_url, ca=member.ca) as client:
+        uplink = Uplink(client, open_identity(config.folder, member.device_id))
+        await serve(make_app(config, member, uplink), handle, config.listen, on_ready=on_ready)

@@ -1,0 +1,66 @@
+"""Files that a node has carried once: a hundred devices cost one download.
+
+A path that never changes is fetched once. A path that changes (a timestamp) is asked for each time, and the last
+copy stands in while the hub above is away. The cache is an untrusted mirror: devices check everything themselves;
+content-addressed files are checked here too, so that a damaged one is not passed on.
+"""
+
+import asyncio
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from edgeloop.bundle.archive import digest
+from edgeloop.bundle.durable import write_durable
+from edgeloop.contracts.errors import Corrupt, NotFound, Unavailable
+from edgeloop.hub.port import Served
+from edgeloop.transport.uplink import Uplink
+
+_MAX_FILE_BYTES = 4 * 1024 * 1024 * 1024
+_PATH = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*){1,6}")
+_BY_HASH = re.compile(r"targets/files/([0-9a-f]{64})")
+_NEVER_CHANGES = re.compile(r"targets/.+|.*/[0-9]+\.[a-z]+\.json")
+
+
+class Cache:
+    """A folder of fetched files by path."""
+
+    def __init__(self, folder: Path, uplink: Uplink) -> None:
+        self._folder = folder
+        self._uplink = uplink
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def get(self, path: str) -> Served:
+        """The file at `path`, from here or from above. Raises NotFound, Unavailable or Corrupt."""
+        if not _PATH.fullmatch(path):
+            raise NotFound(f"there is no file {path!r} here")
+        kept = self._folder / path
+        immutable = _NEVER_CHANGES.fullmatch(path) is not None
+        async with self._locks[path]:
+            if not (immutable and kept.is_file()):
+                await self._refresh(path, kept)
+        return _served(kept, immutable=immutable)
+
+    async def _refresh(self, path: str, kept: Path) -> None:
+        try:
+            data = await self._uplink.fetch(path, max_bytes=_MAX_FILE_BYTES)
+        except Unavailable:
+            if kept.is_file():
+                return
+            raise
+        by_hash = _BY_HASH.fullmatch(path)
+        if by_hash is not None and digest(data) != by_hash[1]:
+            raise Corrupt(f"{path} came from above with another hash; it was not kept")
+        await asyncio.to_thread(write_durable, kept, data)
+
+
+def _served(kept: Path, *, immutable: bool) -> Served:
+    def read_now(start: int, stop: int) -> bytes:
+        with kept.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    async def read(start: int, stop: int) -> bytes:
+        return await asyncio.to_thread(read_now, start, stop)
+
+    return Served(kept.stat().st_size, immutable, read)

@@ -1,0 +1,149 @@
+"""The node as a hub: a cloud to its devices, a device to its cloud.
+
+Rules kept here: events are acknowledged once they are in the node's own outbox, durable, whether the hub above is
+there or away; devices that enrolled through this node are known to it, so they can prove themselves while the
+cloud is away; a device hears of a new desired state as soon as the node does.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from edgeloop.contracts.errors import Refused, Unavailable
+from edgeloop.contracts.messages import (
+    Desired,
+    DeviceReport,
+    EnrolReply,
+    EnrolRequest,
+    Event,
+    InferReply,
+    InferRequest,
+    Rejected,
+    SendReply,
+    SendRequest,
+    SyncReply,
+    SyncRequest,
+)
+from edgeloop.hub.port import Served
+from edgeloop.hub.waker import Waker, wait_for_news
+from edgeloop.node.cache import Cache
+from edgeloop.transport.keep import Keep
+from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.syncing import SyncLoop
+from edgeloop.transport.uplink import Uplink
+
+
+class Child(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that enrolled through this node. speaker: who sends for it, itself or a node below."""
+
+    public_key: bytes
+    speaker: str
+
+
+class NodeHub:
+    """Implements hub.port.Hub."""
+
+    def __init__(self, node_id: str, *, keep: Keep, cache: Cache, outbox: Outbox, uplink: Uplink) -> None:
+        self._node_id = node_id
+        self._keep = keep
+        self._cache = cache
+        self._outbox = outbox
+        self._uplink = uplink
+        self._waker = Waker()
+        self._children = keep.get("children", dict[str, Child]) or {}
+        self._reports: dict[str, DeviceReport] = {}
+        self._desired: dict[str, int] = keep.get("desired", dict[str, int]) or {}
+        self.sync_loop: SyncLoop | None = None
+
+    async def public_key(self, device_id: str) -> bytes | None:
+        """See Hub.public_key."""
+        child = self._children.get(device_id)
+        return child.public_key if child else None
+
+    async def enrol(self, request: EnrolRequest) -> EnrolReply:
+        """See Hub.enrol: the cloud decides, the node carries and remembers."""
+        reply = await self._uplink.enrol(msgspec.structs.replace(request, via=self._node_id))
+        child = Child(public_key=request.public_key, speaker=request.via or request.device_id)
+        self._children = self._children | {request.device_id: child}
+        await asyncio.to_thread(self._keep.set, {"children": self._children})
+        return reply
+
+    async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:
+        """See Hub.sync."""
+        known = {report.device_id: report.known_generation for report in request.reports}
+        self._check_carries(device_id, known)
+        for report in request.reports:
+            self._take(report)
+        with self._waker.listening(known) as event:
+            newer = self._newer(known)
+            if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
+                newer = self._newer(known)
+        return SyncReply(desired=newer, upstream_reachable=self._is_reachable())
+
+    async def fetch(self, device_id: str, path: str) -> Served:
+        """See Hub.fetch."""
+        if path.startswith("director/"):
+            self._check_carries(device_id, [path.split("/")[1]])
+        return await self._cache.get(path)
+
+    async def send(self, device_id: str, request: SendRequest) -> SendReply:
+        """See Hub.send."""
+        taken: list[Event] = []
+        rejected: list[Rejected] = []
+        for index, event in enumerate(request.events):
+            if self._speaks_for(device_id, event.device_id):
+                taken.append(event)
+            else:
+                reason = f"{device_id!r} does not carry for {event.device_id!r}"
+                rejected.append(Rejected(index=index, reason=reason))
+        accepted, repeated = await asyncio.to_thread(self._outbox.accept, taken)
+        return SendReply(accepted=accepted, repeated=repeated, rejected=tuple(rejected))
+
+    async def infer(self, device_id: str, request: InferRequest) -> InferReply:
+        """See Hub.infer: carried up, within the deadline."""
+        try:
+            async with asyncio.timeout(request.deadline_ms / 1000):
+                return await self._uplink.infer(request)
+        except TimeoutError as error:
+            raise Unavailable(f"no answer from above within {request.deadline_ms} ms; keep the device's own") from error
+
+    def reports(self) -> tuple[DeviceReport, ...]:
+        """What the hub above is told: of this node, and of each device that reported."""
+        own = DeviceReport(device_id=self._node_id, known_generation=self._desired.get(self._node_id, 0))
+        return (own, *(self._with_generation(report) for report in self._reports.values()))
+
+    def on_desired(self, desired: Desired) -> None:
+        """The hub above has a newer desired state for a device of ours."""
+        if desired.generation > self._desired.get(desired.device_id, 0):
+            self._desired[desired.device_id] = desired.generation
+            self._keep.set({"desired": self._desired})
+            self._waker.wake([desired.device_id])
+
+    def _take(self, report: DeviceReport) -> None:
+        before = self._reports.get(report.device_id)
+        self._reports[report.device_id] = report
+        is_news = before is None or (before.update, before.active) != (report.update, report.active)
+        if is_news and self.sync_loop is not None:
+            self.sync_loop.changed()
+
+    def _with_generation(self, report: DeviceReport) -> DeviceReport:
+        """A report that also says which desired state this node has passed on."""
+        known = max(report.known_generation, self._desired.get(report.device_id, 0))
+        return msgspec.structs.replace(report, known_generation=known)
+
+    def _newer(self, known: dict[str, int]) -> tuple[Desired, ...]:
+        newer = {one: self._desired.get(one, 0) for one in known if self._desired.get(one, 0) > known[one]}
+        return tuple(Desired(device_id=one, generation=generation) for one, generation in newer.items())
+
+    def _is_reachable(self) -> bool:
+        return self.sync_loop is not None and self.sync_loop.is_reachable
+
+    def _check_carries(self, device_id: str, others: Iterable[str]) -> None:
+        for other in others:
+            if not self._speaks_for(device_id, other):
+                raise Refused(f"{device_id!r} may not speak for {other!r}: it did not enrol through it")
+
+    def _speaks_for(self, speaker: str, device_id: str) -> bool:
+        child = self._children.get(device_id)
+        return child is not None and speaker in (device_id, child.speaker)

@@ -1,0 +1,76 @@
+"""Keeping in step with the hub above: one sync held open for news, and a quick one whenever there is news here."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.messages import Desired, DeviceReport, SyncRequest
+from edgeloop.transport.sender import Backoff
+from edgeloop.transport.uplink import Uplink
+
+_log = structlog.get_logger(__name__)
+_SHORTEST_S = 0.05
+
+
+class SyncLoop:
+    """Reports and listens for as long as its task lives."""
+
+    def __init__(
+        self,
+        uplink: Uplink,
+        *,
+        reports: Callable[[], tuple[DeviceReport, ...]],
+        on_desired: Callable[[Desired], None],
+        wait_s: float,
+        longest_backoff_s: float,
+    ) -> None:
+        self._uplink = uplink
+        self._reports = reports
+        self._on_desired = on_desired
+        self._wait_s = wait_s
+        self._longest_backoff_s = longest_backoff_s
+        self._changed = asyncio.Event()
+        self.is_reachable = False
+
+    def changed(self) -> None:
+        """There is something new to report."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self._listen))
+            group.create_task(self._repeat(self._tell))
+
+    async def _listen(self) -> None:
+        await self._sync(self._wait_s)
+        await asyncio.sleep(_SHORTEST_S)
+
+    async def _tell(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+        try:
+            await self._sync(0.0)
+        except EdgeloopError:
+            self._changed.set()
+            raise
+
+    async def _sync(self, wait_s: float) -> None:
+        reply = await self._uplink.sync(SyncRequest(reports=self._reports(), wait_s=wait_s))
+        self.is_reachable = True
+        for desired in reply.desired:
+            self._on_desired(desired)
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(longest_s=self._longest_backoff_s)
+        while True:
+            try:
+                await step()
+                backoff.worked()
+            except EdgeloopError as error:
+                self.is_reachable = False
+                wait_s = backoff.failed()
+                _log.warning("sync_failed", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
+                await asyncio.sleep(wait_s)
