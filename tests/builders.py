@@ -20,6 +20,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
 from edgeloop.bundle.archive import SUFFIX, Bundle, digest, entries, write_bundle
 from edgeloop.bundle.arrays import to_npy
 from edgeloop.contracts.codec import to_json
@@ -41,8 +44,6 @@ from edgeloop.contracts.manifest import (
     Tolerance,
     Variant,
 )
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 LABELS = ("top_left", "top_right", "bottom_left", "bottom_right")
 SIDE_PX = 8

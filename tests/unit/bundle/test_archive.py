@@ -6,6 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from builders import MemoryFiles, Parts, as_bundle, make_bundle, make_parts, pack
 from edgeloop.bundle.archive import (
     MANIFEST,
@@ -20,8 +23,6 @@ from edgeloop.bundle.archive import (
 from edgeloop.contracts.codec import SCHEMA, to_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound
 from edgeloop.contracts.manifest import FileEntry, Lineage
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 Member = tuple[zipfile.ZipInfo | str, bytes]
 
@@ -74,8 +75,10 @@ def test_order_of_files_does_not_change_the_bytes(tmp_path: Path, parts: Parts, 
 def test_order_of_keys_in_the_manifest_does_not_change_the_bytes(tmp_path: Path, parts: Parts, sound: bytes) -> None:
     old = parts.manifest.lineage
     turned = Lineage(
-        dict(reversed(old.recipe.items())), dict(reversed(old.data_sha256.items())), dict(reversed(old.libraries.items()))
-    )  # fmt: skip
+        recipe=dict(reversed(old.recipe.items())),
+        data_sha256=dict(reversed(old.data_sha256.items())),
+        libraries=dict(reversed(old.libraries.items())),
+    )
     assert pack(parts.changed(lineage=turned), tmp_path).read_bytes() == sound
 
 
@@ -368,9 +371,14 @@ def _patch_local_name(data: bytes, bit: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("patch", "bit"),
-    [(_patch_central_flags, 0x1), (_patch_central_flags, 0x20), (_patch_central_flags, 0x40), (_patch_local_name, 0x800)],
+    [
+        (_patch_central_flags, 0x1),
+        (_patch_central_flags, 0x20),
+        (_patch_central_flags, 0x40),
+        (_patch_local_name, 0x800),
+    ],
     ids=["encrypted", "patched data", "strong encryption", "name that is no UTF-8"],
-)  # fmt: skip
+)
 def test_archive_that_needs_what_zipfile_cannot_do_is_corrupt(
     tmp_path: Path, sound: bytes, patch: Callable[[bytes, int], bytes], bit: int
 ) -> None:

@@ -3,13 +3,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeloop.bundle.arrays import from_npy, to_npy
-from edgeloop.contracts.errors import Corrupt
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+from edgeloop.bundle.arrays import from_npy, to_npy
+from edgeloop.contracts.errors import Corrupt
 
 arrays = hnp.arrays(
     dtype=st.sampled_from([np.dtype(name) for name in ("uint8", "int8", "float32", "float64", "int64")]),
@@ -61,15 +62,18 @@ def test_pickle_is_never_loaded() -> None:
         from_npy(_npy(header, b"\x80\x04cos\nsystem\n."), what="a")
 
 
-@pytest.mark.parametrize("descr", ["'<U4'", "'<M8[s]'", "'<c8'", "'|V4'", "'<f2'", "'|b1'", "[('a', '<f4')]", "'?!'", "3"])
+@pytest.mark.parametrize(
+    "descr", ["'<U4'", "'<M8[s]'", "'<c8'", "'|V4'", "'<f2'", "'|b1'", "[('a', '<f4')]", "'?!'", "3"]
+)
 def test_dtype_that_no_bundle_has_is_refused(descr: str) -> None:
     with pytest.raises(Corrupt, match="not a usable"):
         from_npy(_npy(f"{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}\n"), what="the golden inputs")
 
 
 @pytest.mark.parametrize(
-    "shape", ["(1000000000,)", "(100000, 100000, 100000)", "(99999999999999999999999999,)", "(0, 10**9)", "(2,)", "()", "(0,)"]
-)  # fmt: skip
+    "shape",
+    ["(1000000000,)", "(100000, 100000, 100000)", "(99999999999999999999999999,)", "(0, 10**9)", "(2,)", "()", "(0,)"],
+)
 def test_header_that_claims_another_shape_than_the_data_has_is_refused(shape: str) -> None:
     data = b"\0" * 4 if shape != "()" else b"\0" * 8
     with pytest.raises(Corrupt, match="not a usable"):

@@ -3,8 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edgeloop.bundle.durable import write_durable
-from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.contracts.errors import InvalidInput
 
 _WRITE_WITHOUT_ROOM = """
 import resource, sys

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from builders import Parts, make_parts, quadrant_weights
 from edgeloop.bundle.archive import digest
 from edgeloop.bundle.shelf import Shelf

@@ -1,5 +1,6 @@
 import msgspec
 import pytest
+
 from builders import make_parts
 from edgeloop.contracts.codec import SCHEMA, from_json, from_msgpack, to_json, to_msgpack, to_pretty_json
 from edgeloop.contracts.errors import Corrupt, InvalidInput

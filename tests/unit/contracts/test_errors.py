@@ -1,6 +1,7 @@
 import re
 
 import pytest
+
 from edgeloop.contracts import errors
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, by_code
 

@@ -1,6 +1,7 @@
 import hashlib
 
 import pytest
+
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.join import Join, parse_join_token, roots_fingerprint, secret_hash
 

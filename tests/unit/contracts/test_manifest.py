@@ -1,5 +1,6 @@
 import msgspec
 import pytest
+
 from builders import make_parts
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import InvalidInput

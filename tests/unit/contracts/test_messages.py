@@ -1,5 +1,6 @@
 import msgspec
 import pytest
+
 from edgeloop.contracts.codec import from_json, from_msgpack, to_json, to_msgpack
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.messages import (
@@ -24,7 +25,7 @@ PREDICTION = Prediction(
 )  # fmt: skip
 BODIES = [
     Reading(source="door", prediction=PREDICTION),
-    Sample(source="door", reading=1, reason=Reason.UNSURE, media="image/png", data=bytes(range(256))),
+    Sample(source="door", reason=Reason.UNSURE, media="image/png", data=bytes(range(256))),
     Alert(what="drift", detail="ä"),
 ]
 

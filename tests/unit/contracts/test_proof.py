@@ -7,12 +7,13 @@ import httpx
 import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier, InvalidSignature, MappingKeyResolver
+from http_message_signatures.algorithms import ED25519
+
 from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.proof import LABEL, Claim, content_digest, parse_claim, proof_headers, signature_params
 from edgeloop.hub.proof import ProofChecker, read_signed
 from edgeloop.transport.identity import Identity
-from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier, InvalidSignature, MappingKeyResolver
-from http_message_signatures.algorithms import ED25519
 
 COMPONENTS = ("@method", "@path", "@query", "content-digest")
 NONCE = "n" * 22
@@ -45,9 +46,7 @@ def _signed_by_us(key: Ed25519PrivateKey, method: str, url: str, body: bytes) ->
 
 
 @pytest.mark.parametrize(("method", "url", "body"), REQUESTS)
-def test_independent_library_accepts_our_signature(
-    key: Ed25519PrivateKey, method: str, url: str, body: bytes
-) -> None:
+def test_independent_library_accepts_our_signature(key: Ed25519PrivateKey, method: str, url: str, body: bytes) -> None:
     request = _signed_by_us(key, method, url, body)
     (result,) = _their_verifier(key).verify(request, body=body, require_components=COMPONENTS)
     assert result.label == LABEL

@@ -1,0 +1,158 @@
+"""Doctor: what is installed and what runs, each finding with its fix."""
+
+import shutil
+import ssl
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import msgspec
+import typer
+
+from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, emit_json, show_table
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
+
+_OLDEST_SENSIBLE_S = 1_767_225_600  # 2026-01-01: this code is not older than that
+_NEWEST_SENSIBLE_S = 4_102_444_800  # 2100-01-01
+_LEAST_FREE_BYTES = 500 * 1024 * 1024
+_MOST_SKEW_S = 60
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at. state: "ok", "warning" or "error"; fix: what to do, empty when ok."""
+
+    what: str
+    state: str
+    found: str
+    fix: str = ""
+
+
+def doctor(
+    folder: Annotated[Path, typer.Option("--dir", help="A device's, node's or cloud's folder to look into.")] = Path(),
+    operator: Operator = OPERATOR_DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Look at Python, packages, engines, clock, disk, keys and reachability; exit code 5 if something is wrong."""
+    findings = [
+        *_python(),
+        *_engines(),
+        *_packages(),
+        _clock(),
+        _disk(folder),
+        *_keys(folder),
+        *_reachability(operator),
+    ]
+    if as_json:
+        emit_json(findings)
+    else:
+        mark = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+        show_table(
+            "doctor", ("what", "state", "found", "fix"), [(f.what, mark[f.state], f.found, f.fix) for f in findings]
+        )
+    if any(finding.state == "error" for finding in findings):
+        raise Unavailable("something is wrong; the findings say what and how to fix it")
+
+
+def _python() -> list[Finding]:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    tls = Finding("tls", "ok", ssl.OPENSSL_VERSION)
+    return [Finding("python", "ok", version), tls]
+
+
+def _engines() -> list[Finding]:
+    from edgeloop.contracts.manifest import EngineName
+    from edgeloop.runtime.engines import installed_engines, probe_engine
+
+    installed = installed_engines()
+    findings = []
+    for name in EngineName:
+        if name not in installed:
+            package = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}[name]
+            findings.append(Finding(f"engine {name}", "warning", "not installed", f"pip install {package}"))
+            continue
+        failure = probe_engine(name)
+        if failure is None:
+            findings.append(Finding(f"engine {name}", "ok", f"{installed[name]}, ran a model"))
+        else:
+            findings.append(Finding(f"engine {name}", "error", failure, "reinstall its package"))
+    if not installed:
+        findings.append(Finding("engines", "error", "none", "pip install ai-edge-litert"))
+    return findings
+
+
+def _packages() -> list[Finding]:
+    from importlib import metadata
+
+    extras = {
+        "server": ("litestar", "uvicorn", "sqlalchemy", "alembic", "obstore"),
+        "toolchain": ("keras", "tensorflow-cpu", "ai-edge-quantizer", "onnx", "tf2onnx", "mlxtend"),
+    }
+    findings = []
+    for extra, packages in extras.items():
+        missing = []
+        for package in packages:
+            try:
+                metadata.version(package)
+            except metadata.PackageNotFoundError:
+                missing.append(package)
+        if missing:
+            fix = f"pip install 'edgeloop[{extra}]', unless this machine is only a device"
+            findings.append(Finding(f"extra {extra}", "warning", f"lacks {', '.join(missing)}", fix))
+        else:
+            findings.append(Finding(f"extra {extra}", "ok", "complete"))
+    return findings
+
+
+def _clock() -> Finding:
+    now_s = time.time()
+    said = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
+    if not _OLDEST_SENSIBLE_S < now_s < _NEWEST_SENSIBLE_S:
+        fix = "set the clock, for example with NTP; until then the hub's time signs requests, and inference goes on"
+        return Finding("clock", "error", said, fix)
+    return Finding("clock", "ok", said)
+
+
+def _disk(folder: Path) -> Finding:
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1024**3:.1f} GB free at {place.absolute()}"
+    if free < _LEAST_FREE_BYTES:
+        return Finding("disk", "error", found, "free some space: updates and the outbox need it")
+    return Finding("disk", "ok", found)
+
+
+def _keys(folder: Path) -> list[Finding]:
+    findings = []
+    for path in sorted([*folder.glob("device.pem"), *folder.glob("online/*.pem"), *folder.glob("keys/*.pem")]):
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            fix = f"chmod 600 {path}"
+            findings.append(Finding(f"key {path.name}", "error", f"others may read it (mode {mode:o})", fix))
+        else:
+            findings.append(Finding(f"key {path.name}", "ok", f"{path}, mode {mode:o}"))
+    if not findings:
+        fix = "name a device's, node's or cloud's folder with --dir to look at its keys"
+        findings.append(Finding("keys", "ok", f"none in {folder.absolute()}", fix))
+    return findings
+
+
+def _reachability(operator: str) -> list[Finding]:
+    from edgeloop.transport.cloud_api import CloudApi, read_operator
+
+    if not Path(operator).is_file():
+        return [Finding("cloud", "ok", "no operator file here, not looked for", "name one with --operator to look")]
+    try:
+        where = read_operator(operator)
+        with CloudApi(where) as api:
+            status = api.status()
+    except EdgeloopError as error:
+        return [Finding("cloud", "error", str(error), "start it with 'edgeloop cloud serve', or correct the address")]
+    except httpx.InvalidURL as error:
+        return [Finding("cloud", "error", str(error), "correct the address in the operator file")]
+    skew_s = abs(time.time() - status.time_s)
+    found = f"{where.url}, {status.devices} devices, clocks {skew_s:.1f} s apart"
+    if skew_s > _MOST_SKEW_S:
+        return [Finding("cloud", "warning", found, "set this machine's clock or the cloud's")]
+    return [Finding("cloud", "ok", found)]

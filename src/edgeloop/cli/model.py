@@ -1,0 +1,257 @@
+"""Models on this machine: train, convert, pack, inspect, predict."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.manifest import EngineName, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeloop.contracts.prediction import Prediction
+    from edgeloop.runtime.predictor import Predictor
+
+Data = Annotated[
+    str, typer.Option("--data", help="Where digits come from: 'bundled', 'keras', or a folder of IDX files.")
+]
+
+
+class Target(StrEnum):
+    """What to convert to."""
+
+    LITERT = "litert"
+    ONNX = "onnx"
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(help="What to learn: digits.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the .keras model goes.")],
+    data: Data = "bundled",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.")] = 0,
+    images_seen: Annotated[int, typer.Option(min=1, help="Training images shown in all.")] = 30_000,
+    as_json: AsJson = False,
+) -> None:
+    """Train the digits network: two convolutions with pooling, a dense layer, softmax over ten digits."""
+    if out.suffix != ".keras":
+        raise InvalidInput(f"--out {out} must end in .keras")
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from edgeloop.bundle.durable import write_durable
+    from edgeloop.toolchain import train as training
+    from edgeloop.toolchain.data import load_dataset
+
+    recipe = training.TrainRecipe(data=dataset, source=data, seed=seed, images_seen=images_seen)
+    loaded = load_dataset(dataset, source=data, seed=seed)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_stderr(), transient=True) as bar:
+        task = bar.add_task("loading Keras", total=1.0)
+        made, report = training.train(
+            recipe, loaded, progress=lambda share, message: bar.update(task, completed=share, description=message)
+        )
+    write_durable(out, _saved(made))
+    if as_json:
+        emit_json(report)
+        return
+    console.print(
+        f"{out}: {percent(report.accuracy)} right on {len(loaded.validation)} validation images, after "
+        f"{report.epochs} epochs over {report.fitted_on:,}; {report.parameters:,} parameters",
+        highlight=False,
+    )
+
+
+def convert(
+    model: Annotated[Path, typer.Argument(help="A .keras model.")],
+    to: Annotated[Target, typer.Option("--to", help="The format.")],
+    out: Annotated[Path, typer.Option("--out", help="The build folder; variants of one model gather in it.")],
+    precision: Annotated[Precision, typer.Option(help="float32 or int8.")] = Precision.FLOAT32,
+    calibrate: Annotated[str, typer.Option(help="The dataset that calibrates and proves: digits.")] = "digits",
+    data: Data = "bundled",
+    seed: Annotated[int, typer.Option(help="The seed that the model was trained with: it splits the data.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a model and prove the result against it, sample by sample, in the runtime that devices use."""
+    from edgeloop.toolchain import convert as converting
+    from edgeloop.toolchain.build import BuildFolder
+    from edgeloop.toolchain.data import load_dataset
+
+    engine = EngineName.LITERT if to is Target.LITERT else EngineName.ONNXRUNTIME
+    with _stderr().status("converting and checking"):
+        source = converting.load_float_model(model)
+        dataset = load_dataset(calibrate, source=data, seed=seed)
+        folder = BuildFolder(out)
+        recipe: converting.Recipe = {"model": model.name, "calibrate": calibrate, "source": data, "seed": seed}
+        build = converting.begin_build(source, dataset, folder, recipe=recipe)
+        build = converting.convert(source, dataset, folder, build, engine=engine, precision=precision)
+    if as_json:
+        emit_json(build.variants)
+        return
+    rows = []
+    for variant in build.variants:
+        measured = variant.measured
+        assert measured is not None
+        rows.append(
+            (
+                f"{variant.engine} {variant.precision}",
+                size(variant.size_bytes),
+                percent(measured.accuracy),
+                percent(measured.agreement),
+                f"{measured.max_abs_error:.4f}",
+                f"{measured.latency_p50_ms:.3f} ms",
+                f"{measured.latency_p99_ms:.3f} ms",
+            )
+        )
+    columns = ("variant", "size", "accuracy", "agrees with float", "max error", "p50", "p99")
+    held_out = f"{percent(build.accuracy_float)} on {len(dataset.holdout)} held-out images"
+    note = f"float model: {held_out}, {size(build.size_float_bytes)}"
+    show_table(f"{out}", columns, rows, note=note)
+
+
+def pack(
+    build: Annotated[Path, typer.Argument(help="A build folder.")],
+    name: Annotated[str, typer.Option(help="The bundle's name.")],
+    version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH.")],
+    out: Annotated[Path, typer.Option("--out", help="Where NAME-VERSION.edgeloop goes.")],
+    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that a variant may lose.")] = None,
+    max_size_kb: Annotated[float | None, typer.Option(help="Kilobytes that a variant may have.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Median latency that a variant may have, here and on every device.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pack a build into a bundle, unless it misses a bound; then nothing is written."""
+    from edgeloop.toolchain import package
+
+    bounds = package.Bounds(
+        max_drop_points=max_drop,
+        max_size_bytes=None if max_size_kb is None else int(max_size_kb * 1024),
+        max_latency_p50_ms=max_latency_ms,
+    )
+    manifest = package.pack(build, name=name, version=version, out=out, bounds=bounds)
+    if as_json:
+        emit_json(manifest)
+        return
+    console.print(
+        f"{out}: {manifest.ref}, {len(manifest.variants)} variants, {size(out.stat().st_size)}", highlight=False
+    )
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a bundle holds, after checking every file of it."""
+    from edgeloop.bundle.archive import open_bundle
+
+    opened = open_bundle(bundle)
+    opened.verify()
+    manifest = opened.manifest
+    if as_json:
+        emit_json(manifest)
+        return
+    console.print(
+        f"[bold]{manifest.ref}[/]  {manifest.task}, {len(manifest.labels)} labels: {' '.join(manifest.labels)}"
+    )
+    steps = " → ".join(type(step).__name__.lower() for step in manifest.preprocess)
+    console.print(f"input {manifest.input.shape} {manifest.input.modality}: {steps}", highlight=False)
+    rows = [
+        (
+            f"{v.engine} {v.precision}",
+            size(v.size_bytes),
+            percent(v.measured.accuracy if v.measured else None),
+            f"{v.measured.latency_p50_ms:.3f} ms" if v.measured else "-",
+            size(v.measured.peak_memory_bytes) if v.measured else "-",
+            v.file[:12],
+        )
+        for v in manifest.variants
+    ]
+    show_table("variants", ("variant", "size", "accuracy", "p50", "peak memory", "file"), rows)
+    golden = manifest.golden
+    console.print(f"{golden.count} golden samples; {len(manifest.files)} files, all sound", highlight=False)
+    if manifest.lineage.parent:
+        console.print(f"made from {manifest.lineage.parent}", highlight=False)
+    for key, value in sorted(manifest.lineage.recipe.items()):
+        console.print(f"  {key}: {value}", style="dim", highlight=False)
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
+    source: Annotated[str, typer.Argument(help="An image, a folder of images, or - for an image on standard input.")],
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime, to insist on one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict for an image, a folder of them, or standard input."""
+    from edgeloop.runtime.predictor import load
+
+    predictor = load(bundle, engine=engine)
+    rows = []
+    failed = 0
+    for name, made in _predictions(predictor, source):
+        if isinstance(made, Corrupt | InvalidInput):
+            failed += 1
+            typer.echo(f"{made.code}: {made}", err=True)
+        elif as_json:
+            emit_json({"source": name, "prediction": made})
+        else:
+            runner_up = made.top[1] if len(made.top) > 1 else made.top[0]
+            second = f"{runner_up.label} {percent(runner_up.score)}"
+            rows.append((name, made.label or "none", percent(made.score), second, f"{made.latency_ms:.3f} ms"))
+    if rows:
+        show_table(
+            f"{predictor.manifest.ref} on {predictor.variant.engine} {predictor.variant.precision}",
+            ("image", "label", "score", "then", "latency"),
+            rows,
+        )
+    if failed:
+        raise Corrupt(f"{failed} of the inputs could not be read; the lines above name them")
+
+
+def _predictions(predictor: "Predictor", source: str) -> "Iterator[tuple[str, Prediction | Corrupt | InvalidInput]]":
+    for name, data in _inputs(source):
+        try:
+            yield name, predictor.predict(data)
+        except (Corrupt, InvalidInput) as error:
+            yield name, type(error)(f"{name}: {error}")
+
+
+def _inputs(source: str) -> "Iterator[tuple[str, bytes]]":
+    from edgeloop.runtime.images import IMAGE_SUFFIXES
+
+    if source == "-":
+        yield "stdin", sys.stdin.buffer.read()
+        return
+    path = Path(source)
+    if path.is_dir():
+        images = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise NotFound(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        for image in images:
+            yield image.name, image.read_bytes()
+        return
+    if not path.is_file():
+        raise NotFound(f"there is no image or folder {path}")
+    yield path.name, path.read_bytes()
+
+
+def _saved(model: object) -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)  # type: ignore[attr-defined]
+        return path.read_bytes()
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+if TYPE_CHECKING:
+    from rich.console import Console

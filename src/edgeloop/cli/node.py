@@ -1,0 +1,55 @@
+"""The node: carries for its devices."""
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeloop.cli.cloud import Host, Port, TlsCert, TlsKey
+from edgeloop.cli.show import AsJson, ready
+
+app = typer.Typer(help="The node tier.", no_args_is_help=True)
+
+Hub = Annotated[str | None, typer.Option(help="The hub above, such as https://cloud.example.org:8400.")]
+Join = Annotated[str | None, typer.Option(help="A join token, needed once ('edgeloop fleet token').")]
+Ca = Annotated[str | None, typer.Option(help="A certificate authority's PEM file, if the hub's is private.")]
+Backoff = Annotated[float, typer.Option(min=0.1, help="The longest wait between tries while the hub is away, seconds.")]
+
+
+@app.callback()
+def group() -> None:
+    """The node tier."""
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Option("--dir", help="The node's folder.")] = Path("node"),
+    hub: Hub = None,
+    join: Join = None,
+    node_id: Annotated[str, typer.Option("--id", help="The node's id.")] = "",
+    host: Host = "127.0.0.1",
+    port: Port = 8401,
+    ca: Ca = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    longest_backoff_s: Backoff = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a node until Ctrl-C; the first time with --hub and --join."""
+    from edgeloop.hub.serve import Listen
+    from edgeloop.node.app import enrol_node, run_node
+    from edgeloop.node.config import NodeConfig
+
+    config = NodeConfig(
+        folder=folder, listen=Listen(host, port, tls_cert, tls_key), longest_backoff_s=longest_backoff_s
+    )
+    if hub is not None and join is not None:
+        enrol_node(config, hub_url=hub, token=join, node_id=node_id or default_id("node"), ca=ca)
+    run_node(config, on_ready=lambda url: ready("node", as_json=as_json, url=url))
+
+
+def default_id(kind: str) -> str:
+    """An id from the machine's name."""
+    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname().lower()).strip("-")[:50]
+    return f"{kind}-{host}" if host else kind

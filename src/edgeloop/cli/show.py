@@ -1,0 +1,59 @@
+"""How commands speak: tables for people, JSON for machines, one way to say that a service is ready."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgeloop.contracts.codec import to_json
+
+console = Console()
+"""Results, on standard output."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
+Operator = Annotated[
+    str, typer.Option("--operator", envvar="EDGELOOP_OPERATOR", help="The operator file that 'cloud init' wrote.")
+]
+OPERATOR_DEFAULT = "cloud/operator.json"
+
+
+def emit_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    sys.stdout.write(to_json(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = "") -> None:
+    """A table; `note` stands below it."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right" if column.endswith("%") else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if note:
+        console.print(note, style="dim")
+
+
+def ready(what: str, *, as_json: bool, **facts: str) -> None:
+    """A service answers now."""
+    if as_json:
+        emit_json({"ready": what, **facts})
+        return
+    told = ", ".join(f"{name} {value}" for name, value in facts.items())
+    console.print(f"{what} is ready: {told}. Ctrl-C ends it.", highlight=False)
+
+
+def percent(share: float | None) -> str:
+    """A share for people."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def size(size_bytes: int) -> str:
+    """A size for people."""
+    if size_bytes < 10_000:
+        return f"{size_bytes:,} B"
+    return f"{size_bytes / 1024:,.0f} KB" if size_bytes < 10 * 1024 * 1024 else f"{size_bytes / 1024**2:,.1f} MB"

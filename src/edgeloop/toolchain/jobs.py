@@ -1,0 +1,128 @@
+"""What a worker does for a job: train or retrain, convert to three variants, check, pack."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgeloop.contracts.api import JobView, SampleView
+from edgeloop.contracts.errors import InvalidInput, NotFound
+from edgeloop.contracts.manifest import EngineName, Manifest, Precision
+from edgeloop.contracts.names import BundleRef
+from edgeloop.runtime.images import decode_image
+from edgeloop.runtime.preprocess import preprocess
+from edgeloop.toolchain.build import BuildFolder
+from edgeloop.toolchain.convert import begin_build, convert, load_float_model
+from edgeloop.toolchain.data import Dataset, Part, load_dataset
+from edgeloop.toolchain.models import KerasModel
+from edgeloop.toolchain.package import pack
+from edgeloop.toolchain.progress import Progress, within
+from edgeloop.toolchain.train import RetrainRecipe, TrainRecipe, TrainReport, retrain, train
+from edgeloop.transport.cloud_api import CloudApi
+
+MODEL = "model.keras"
+BUNDLE = "bundle.edgeloop"
+VARIANTS = (
+    (EngineName.LITERT, Precision.FLOAT32),
+    (EngineName.LITERT, Precision.INT8),
+    (EngineName.ONNXRUNTIME, Precision.FLOAT32),
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A job's outcome: its files, and figures for people."""
+
+    artifacts: dict[str, bytes]
+    report: dict[str, str | int | float | bool]
+
+
+def do_job(job: JobView, api: CloudApi, *, progress: Progress) -> Made:
+    """Do one job. Raises InvalidInput or NotFound if it cannot be done as asked."""
+    with tempfile.TemporaryDirectory(prefix="edgeloop-job-") as name:
+        folder = Path(name)
+        if job.kind == "train":
+            recipe = msgspec.convert(job.recipe, TrainRecipe)
+            dataset = load_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
+            model, report = train(recipe, dataset, progress=within(progress, 0.05, 0.5))
+        else:
+            model, report, dataset = _retrain(job, api, folder, progress)
+        return _finish(job, dataset, model, report, folder, progress)
+
+
+def _retrain(job: JobView, api: CloudApi, folder: Path, progress: Progress) -> tuple[KerasModel, TrainReport, Dataset]:
+    from edgeloop.toolchain.backend import import_keras
+
+    recipe = msgspec.convert(job.recipe, RetrainRecipe)
+    if job.parent is None:
+        raise InvalidInput("a retrain job needs a parent")
+    dataset = load_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
+    progress(0.02, "fetching the parent and the labelled samples")
+    path = folder / "parent.keras"
+    path.write_bytes(api.artifact(_job_of(api, job.parent).job_id, MODEL))
+    parent = import_keras().saving.load_model(path, safe_mode=True)
+    new = labelled_samples(api, _manifest(api, job.parent), dataset.label_names)
+    model, report = retrain(recipe, parent, dataset, new, progress=within(progress, 0.1, 0.5))
+    return model, report, dataset
+
+
+def labelled_samples(api: CloudApi, manifest: Manifest, labels: tuple[str, ...]) -> Part:
+    """Every labelled sample in the cloud, as pixels the way the model takes them. Raises InvalidInput on a label
+    that the model does not know."""
+    images, indices = [], []
+    for view in api.samples(labelled=True, limit=10_000):
+        images.append(_pixels(api.sample_data(view.sample_id), manifest, view))
+        if view.label not in labels:
+            raise InvalidInput(f"sample {view.sample_id} is labelled {view.label!r}; known labels: {', '.join(labels)}")
+        indices.append(labels.index(view.label))
+    height_px, width_px = manifest.input.shape[1:3]
+    pixels = np.array(images, np.uint8).reshape(-1, height_px, width_px)
+    return Part(pixels, np.array(indices, np.int64))
+
+
+def _pixels(data: bytes, manifest: Manifest, view: SampleView) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    tensor = preprocess(decode_image(data, what=view.sample_id), manifest.preprocess, manifest.input)
+    return np.rint(tensor[0, :, :, 0] * 255).astype(np.uint8)
+
+
+def _finish(
+    job: JobView, dataset: Dataset, model: KerasModel, report: TrainReport, folder: Path, progress: Progress
+) -> Made:
+    model_path = folder / MODEL
+    model.save(model_path)
+    source = load_float_model(model_path)
+    build_folder = BuildFolder(folder / "build")
+    progress(0.52, "golden samples and drift reference")
+    recipe = {"kind": job.kind, **job.recipe}
+    build = begin_build(source, dataset, build_folder, recipe=recipe, parent=job.parent)
+    for index, (engine, precision) in enumerate(VARIANTS):
+        progress(0.55 + 0.13 * index, f"converting to {engine} {precision} and checking it")
+        build = convert(source, dataset, build_folder, build, engine=engine, precision=precision)
+    progress(0.95, "packing")
+    ref = BundleRef.parse(job.bundle)
+    path = folder / BUNDLE
+    pack(folder / "build", name=ref.name, version=ref.version, out=path)
+    figures: dict[str, str | int | float | bool] = {
+        "accuracy_float": build.accuracy_float,
+        "validation_accuracy": report.accuracy,
+        "epochs": report.epochs,
+        "parameters": report.parameters,
+        "new_samples": report.new_samples,
+    }
+    return Made({MODEL: model_path.read_bytes(), BUNDLE: path.read_bytes()}, figures)
+
+
+def _job_of(api: CloudApi, bundle: str) -> JobView:
+    for job in api.jobs(bundle=bundle):
+        if MODEL in job.artifacts:
+            return job
+    raise NotFound(f"no job made {bundle}, so its float model is not here; train it through a job first")
+
+
+def _manifest(api: CloudApi, bundle: str) -> Manifest:
+    for view in api.bundles():
+        if f"{view.name}@{view.version}" == bundle:
+            return view.manifest
+    raise NotFound(f"{bundle} is not published")

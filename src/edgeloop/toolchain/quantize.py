@@ -1,0 +1,44 @@
+"""Float LiteRT to full-integer int8, calibrated on real inputs, through ai-edge-quantizer.
+
+Weights symmetric per channel, activations asymmetric per tensor, min-max calibrated: real = scale * (q - zero).
+Source: Jacob et al. 2018 (arXiv 1712.05877).
+"""
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
+
+
+def quantize_int8(model: bytes, calibration: NDArray[np.float32], input_name: str) -> bytes:
+    """An int8 model of a float one, integer in and out.
+
+    calibration: (N, ...) preprocessed real inputs, 16 or more. Raises InvalidInput if they cannot calibrate,
+    Refused if the model cannot be quantized.
+    """
+    if len(calibration) < 16 or not np.isfinite(calibration).all() or calibration.min() == calibration.max():
+        raise InvalidInput(
+            f"{len(calibration)} calibration inputs from {calibration.min(initial=0):g} to "
+            f"{calibration.max(initial=0):g} cannot calibrate; give 16 or more real, finite, unlike ones"
+        )
+    try:
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError as error:
+        raise Unavailable(
+            f"quantization needs ai-edge-quantizer ({error}); install it with: pip install 'edgeloop[toolchain]'"
+        ) from error
+    samples = {"serving_default": [{input_name: calibration[i : i + 1]} for i in range(len(calibration))]}
+    quiet = io.StringIO()
+    try:
+        # It prints progress and sizes; ours are the report's.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            warnings.simplefilter("ignore")
+            work = quantizer.Quantizer(bytearray(model))
+            work.load_quantization_recipe(recipe.static_wi8_ai8())
+            return bytes(work.quantize(work.calibrate(samples)).quantized_model)
+    except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+        raise Refused(f"ai-edge-quantizer cannot make this model int8: {error}") from error

@@ -1,0 +1,180 @@
+from collections.abc import Callable
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edgeloop.contracts.errors import InvalidInput, Refused
+from edgeloop.contracts.proof import MAX_AGE_S, content_digest
+from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_signed
+from edgeloop.transport.identity import Identity
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC = KEY.public_key().public_bytes_raw()
+START_S = 1_000_000.0
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = START_S
+
+    def __call__(self) -> float:
+        """Seconds since 1970."""
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def checker(clock: Clock) -> ProofChecker:
+    return ProofChecker(clock=clock)
+
+
+def _headers(*, at_s: float = START_S, key: Ed25519PrivateKey = KEY) -> Callable[[str], str | None]:
+    request = httpx.Request("POST", "http://hub.test/v1/send?a=1", content=b"body")
+    Identity("camera-1", key).sign(request, created_s=int(at_s))
+    return request.headers.get
+
+
+def _signed(
+    *,
+    method: str = "POST",
+    path: str = "/v1/send",
+    query: str = "a=1",
+    body: bytes = b"body",
+    at_s: float = START_S,
+    key: Ed25519PrivateKey = KEY,
+) -> SignedRequest:
+    """A request as it was received; by default the one that was signed."""
+    return read_signed(method, path, query, body, _headers(at_s=at_s, key=key))
+
+
+def test_request_of_an_enrolled_device_is_taken(checker: ProofChecker) -> None:
+    assert checker.check(_signed(), PUBLIC) == "camera-1"
+
+
+def test_device_that_is_not_enrolled_is_refused(checker: ProofChecker) -> None:
+    with pytest.raises(Refused, match="not enrolled"):
+        checker.check(_signed(), None)
+
+
+def test_replayed_request_is_refused(checker: ProofChecker) -> None:
+    request = _signed()
+    checker.check(request, PUBLIC)
+    with pytest.raises(Refused, match="nonce"):
+        checker.check(request, PUBLIC)
+
+
+def test_replayed_request_is_refused_for_as_long_as_its_signature_is_good(checker: ProofChecker, clock: Clock) -> None:
+    request = _signed(at_s=START_S + MAX_AGE_S)  # signed by a device whose clock is ahead
+    checker.check(request, PUBLIC)
+    clock.now_s += 2 * MAX_AGE_S
+    with pytest.raises(Refused, match="nonce"):
+        checker.check(request, PUBLIC)
+
+
+def test_nonces_are_remembered_apart_from_one_another(checker: ProofChecker) -> None:
+    first, second = _signed(), _signed()
+    checker.check(first, PUBLIC)
+    checker.check(second, PUBLIC)
+    with pytest.raises(Refused, match="nonce"):
+        checker.check(first, PUBLIC)
+
+
+def test_refused_signature_does_not_use_up_the_nonce(checker: ProofChecker) -> None:
+    honest = _signed()
+    forged = SignedRequest("GET", honest.path, honest.query, honest.body, honest.digest, honest.claim)
+    with pytest.raises(Refused):
+        checker.check(forged, PUBLIC)
+    assert checker.check(honest, PUBLIC) == "camera-1"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"method": "GET"},
+        {"path": "/v1/sync"},
+        {"path": "/v1/Send"},
+        {"path": "/v1/send/"},
+        {"query": ""},
+        {"query": "a=2"},
+        {"body": b"Body"},
+        {"body": b""},
+    ],
+    ids=str,
+)
+def test_request_that_was_changed_on_the_way_is_refused(checker: ProofChecker, changed: dict[str, str]) -> None:
+    with pytest.raises(Refused):
+        checker.check(_signed(**changed), PUBLIC)  # type: ignore[arg-type]
+
+
+def test_changed_body_with_a_digest_to_match_is_refused(checker: ProofChecker) -> None:
+    honest = _signed()
+    changed = SignedRequest("POST", honest.path, honest.query, b"evil", content_digest(b"evil"), honest.claim)
+    with pytest.raises(Refused, match="signature"):
+        checker.check(changed, PUBLIC)
+
+
+@pytest.mark.parametrize("digest", [None, "", "sha-256=::", "sha-512=:AAAA:", "é"], ids=repr)
+def test_request_without_the_digest_of_its_body_is_refused(checker: ProofChecker, digest: str | None) -> None:
+    honest = _signed()
+    changed = SignedRequest("POST", honest.path, honest.query, honest.body, digest, honest.claim)
+    with pytest.raises(Refused, match="Content-Digest"):
+        checker.check(changed, PUBLIC)
+
+
+def test_signature_of_another_key_is_refused(checker: ProofChecker) -> None:
+    other = Ed25519PrivateKey.from_private_bytes(b"q" * 32)
+    with pytest.raises(Refused, match="key"):
+        checker.check(_signed(key=other), PUBLIC)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 31, 33])
+def test_public_key_of_another_size_is_invalid_input(checker: ProofChecker, size_bytes: int) -> None:
+    with pytest.raises(InvalidInput, match="32"):
+        checker.check(_signed(), bytes(size_bytes))
+
+
+# ---- time
+
+
+@pytest.mark.parametrize("age_s", [0, MAX_AGE_S, -MAX_AGE_S])
+def test_signature_within_its_time_is_taken(checker: ProofChecker, clock: Clock, age_s: int) -> None:
+    clock.now_s += 10 * MAX_AGE_S
+    assert checker.check(_signed(at_s=clock.now_s - age_s), PUBLIC) == "camera-1"
+
+
+@pytest.mark.parametrize("age_s", [MAX_AGE_S + 1, -MAX_AGE_S - 1, int(START_S)])
+def test_signature_of_another_time_is_stale(checker: ProofChecker, clock: Clock, age_s: int) -> None:
+    clock.now_s += 10 * MAX_AGE_S
+    with pytest.raises(StaleSignature):
+        checker.check(_signed(at_s=clock.now_s - age_s), PUBLIC)
+
+
+def test_stale_signature_tells_what_time_it_is_here(checker: ProofChecker, clock: Clock) -> None:
+    clock.now_s += 10 * MAX_AGE_S + 0.5
+    with pytest.raises(StaleSignature) as caught:
+        checker.check(_signed(at_s=0), PUBLIC)
+    assert caught.value.server_time_s == clock.now_s
+
+
+def test_forged_signature_is_not_told_the_time(checker: ProofChecker) -> None:
+    other = Ed25519PrivateKey.from_private_bytes(b"q" * 32)
+    with pytest.raises(Refused) as caught:
+        checker.check(_signed(at_s=0, key=other), PUBLIC)
+    assert not isinstance(caught.value, StaleSignature)
+
+
+def test_signature_from_before_the_start_is_refused_as_its_nonce_may_be_used(checker: ProofChecker) -> None:
+    with pytest.raises(StaleSignature, match="before this server started"):
+        checker.check(_signed(at_s=START_S - 1), PUBLIC)
+
+
+def test_request_without_a_proof_is_refused() -> None:
+    with pytest.raises(Refused, match="not signed"):
+        read_signed("POST", "/v1/send", "", b"", {}.get)

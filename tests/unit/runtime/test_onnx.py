@@ -1,0 +1,54 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput
+from edgeloop.runtime.onnx import OnnxEngine
+
+
+def _model(nodes: list[Any], shape: list[Any], *, kind: int = TensorProto.FLOAT, constants: Any = ()) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        list(constants),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_free_leading_axis_is_taken_as_batch_one() -> None:
+    engine = OnnxEngine(_model([helper.make_node("Neg", ["x"], ["y"])], ["batch", 2]))
+    assert engine.inputs[0].shape == (1, 2)
+
+
+def test_model_with_a_free_leading_axis_runs() -> None:
+    engine = OnnxEngine(_model([helper.make_node("Neg", ["x"], ["y"])], ["batch", 2]))
+    assert engine.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[-1.0, -1.0]]
+
+
+def test_free_axis_in_the_middle_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="free axes"):
+        OnnxEngine(_model([helper.make_node("Neg", ["x"], ["y"])], [1, "n"]))
+
+
+def test_tensor_type_that_edgeloop_does_not_run_is_refused() -> None:
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    with pytest.raises(InvalidInput, match="bool"):
+        OnnxEngine(_model([node], [1, 2], kind=TensorProto.BOOL))
+
+
+def test_unknown_operator_is_refused() -> None:
+    with pytest.raises(InvalidInput):
+        OnnxEngine(_model([helper.make_node("Frobnicate", ["x"], ["y"])], [1, 2]))
+
+
+def test_model_that_fails_while_it_runs_raises_one_of_our_errors() -> None:
+    table = numpy_helper.from_array(np.zeros(3, np.float32), "table")
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    engine = OnnxEngine(_model([node], [1], kind=TensorProto.INT64, constants=[table]))
+    with pytest.raises(EdgeloopError):
+        engine.run({"x": np.array([7], np.int64)})
