@@ -35,9 +35,8 @@ def open_stores(config: CloudConfig) -> Stores:
     )
 
 
-def make_app(config: CloudConfig, stores: Stores) -> Litestar:
+def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
     """The ASGI app over opened stores; it closes them when it ends."""
-    waker = Waker()
     conductor = Conductor(stores.database, waker)
     hub = CloudHub(stores, conductor, waker)
 
@@ -66,7 +65,8 @@ def run_cloud(config: CloudConfig, *, on_ready: Callable[[str], None]) -> None:
     """Serve until told to stop. Raises Unavailable if the port is taken."""
     handle = bind(config.listen)
     try:
-        app = make_app(config, open_stores(config))
-        asyncio.run(serve(app, handle, config.listen, on_ready=on_ready))
+        waker = Waker()
+        app = make_app(config, open_stores(config), waker)
+        asyncio.run(serve(app, handle, config.listen, on_ready=on_ready, on_ending=waker.release))
     finally:
         handle.close()

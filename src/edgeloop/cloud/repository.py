@@ -18,6 +18,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
+from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, NotFound, Refused
 from edgeloop.contracts.messages import Assignment
 
@@ -137,7 +138,8 @@ def _assignment_target(assignment: Assignment | None) -> dict[str, TargetFile]:
     if assignment is None:
         return {}
     target = TargetFile.from_data(ASSIGNMENT, assignment.manifest_sha256.encode(), ["sha256"])
-    target.unrecognized_fields["custom"] = msgspec.to_builtins(assignment)
+    # As text: TUF's canonical JSON knows no floats.
+    target.unrecognized_fields["custom"] = {ASSIGNMENT: to_json(assignment).decode()}
     return {ASSIGNMENT: target}
 
 

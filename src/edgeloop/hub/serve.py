@@ -45,8 +45,18 @@ def bind(listen: Listen) -> socket.socket:
     return handle
 
 
-async def serve(app: Any, handle: socket.socket, listen: Listen, *, on_ready: Callable[[str], None]) -> None:
-    """Serve an ASGI app on a bound socket until SIGTERM or SIGINT; on_ready gets the URL once it answers."""
+async def serve(
+    app: Any,
+    handle: socket.socket,
+    listen: Listen,
+    *,
+    on_ready: Callable[[str], None],
+    on_ending: Callable[[], None],
+) -> None:
+    """Serve an ASGI app on a bound socket until SIGTERM or SIGINT.
+
+    on_ready gets the URL once it answers; on_ending is called before open requests are waited for.
+    """
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -57,7 +67,7 @@ async def serve(app: Any, handle: socket.socket, listen: Listen, *, on_ready: Ca
         ssl_certfile=listen.tls_cert,
         ssl_keyfile=listen.tls_key,
     )
-    server = _Announcing(config, lambda: on_ready(url_of(handle, tls=listen.tls_cert is not None)))
+    server = _Announcing(config, lambda: on_ready(url_of(handle, tls=listen.tls_cert is not None)), on_ending)
     await server.serve(sockets=[handle])
     if not server.started:
         raise Unavailable("the server could not start; the lines above say why")
@@ -80,13 +90,18 @@ def is_loopback(host: str) -> bool:
 
 
 class _Announcing(uvicorn.Server):
-    """uvicorn, with a word when it is ready."""
+    """uvicorn, with a word when it is ready and one when it ends."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_ending: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_ending = on_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_ending()
+        await super().shutdown(sockets)

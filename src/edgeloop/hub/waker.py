@@ -11,11 +11,14 @@ class Waker:
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._released = False
 
     @contextmanager
     def listening(self, device_ids: Iterable[str]) -> Iterator[asyncio.Event]:
         """An event that is set at the next news of any of these devices."""
         event = asyncio.Event()
+        if self._released:
+            event.set()
         ids = tuple(device_ids)
         for device_id in ids:
             self._waiting[device_id].add(event)
@@ -32,6 +35,11 @@ class Waker:
         for device_id in device_ids:
             for event in self._waiting.get(device_id, ()):
                 event.set()
+
+    def release(self) -> None:
+        """The process ends: let everyone go, now and from here on."""
+        self._released = True
+        self.wake(list(self._waiting))
 
 
 async def wait_for_news(event: asyncio.Event, wait_s: float) -> bool:

@@ -13,6 +13,7 @@ from edgeloop.contracts.states import Kind
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, serve
+from edgeloop.hub.waker import Waker
 from edgeloop.node.cache import Cache
 from edgeloop.node.config import NodeConfig
 from edgeloop.node.hub import NodeHub
@@ -41,13 +42,12 @@ def enrol_node(config: NodeConfig, *, hub_url: str, token: str, node_id: str, ca
     )
 
 
-def make_app(config: NodeConfig, member: Membership, uplink: Uplink) -> Litestar:
+def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Waker) -> Litestar:
     """The ASGI app of an enrolled node; its loops towards the hub above run with it."""
     keep = Keep(config.folder / "node.db")
     outbox = Outbox(config.folder / "outbox.db", member.device_id, max_bytes=config.outbox_max_bytes)
-    hub = NodeHub(
-        member.device_id, keep=keep, cache=Cache(config.folder / "cache", uplink), outbox=outbox, uplink=uplink
-    )
+    cache = Cache(config.folder / "cache", uplink)
+    hub = NodeHub(member.device_id, keep=keep, cache=cache, outbox=outbox, uplink=uplink, waker=waker)
     syncing = SyncLoop(
         uplink,
         reports=hub.reports,
@@ -96,4 +96,6 @@ async def _run(
 ) -> None:
     async with open_client(member.hub_url, ca=member.ca) as client:
         uplink = Uplink(client, open_identity(config.folder, member.device_id))
-        await serve(make_app(config, member, uplink), handle, config.listen, on_ready=on_ready)
+        waker = Waker()
+        app = make_app(config, member, uplink, waker)
+        await serve(app, handle, config.listen, on_ready=on_ready, on_ending=waker.release)

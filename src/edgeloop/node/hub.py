@@ -44,13 +44,13 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 class NodeHub:
     """Implements hub.port.Hub."""
 
-    def __init__(self, node_id: str, *, keep: Keep, cache: Cache, outbox: Outbox, uplink: Uplink) -> None:
+    def __init__(self, node_id: str, *, keep: Keep, cache: Cache, outbox: Outbox, uplink: Uplink, waker: Waker) -> None:
         self._node_id = node_id
         self._keep = keep
         self._cache = cache
         self._outbox = outbox
         self._uplink = uplink
-        self._waker = Waker()
+        self._waker = waker
         self._children = keep.get("children", dict[str, Child]) or {}
         self._reports: dict[str, DeviceReport] = {}
         self._desired: dict[str, int] = keep.get("desired", dict[str, int]) or {}

@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from edgeloop.bundle.durable import fsync_folder
+from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.errors import NotFound, Refused, Unavailable
 from edgeloop.contracts.messages import Assignment
 from edgeloop.contracts.names import BundleRef, manifest_target, version_key
@@ -52,12 +52,8 @@ class Trust:
         if target is None:
             return None
         custom = target.unrecognized_fields.get("custom", {})
-        try:
-            assignment = msgspec.convert(custom, Assignment)
-        except msgspec.ValidationError as error:
-            raise Refused(
-                f"the director's signed assignment is not of a known form: {error}; update edgeloop"
-            ) from error
+        text = str(custom.get("assignment", ""))
+        assignment = from_json(text.encode(), Assignment, what="the director's signed assignment")
         image = self.image(manifest_target(assignment.ref))
         if image.hashes.get("sha256") != assignment.manifest_sha256:
             raise Refused(
@@ -140,4 +136,4 @@ class _translated:  # noqa: N801 - reads as a clause in `with`
         if isinstance(error, RepositoryError):
             raise Refused(f"the {self._repository} metadata does not hold: {error}. Nothing was changed.") from error
         if isinstance(error, DownloadError):
-            raise Unavailable(f"cannot fetch the {self._repository} metadata: {error}") from error
+            raise Unavailable(f"cannot fetch the {self._repository} metadata: {error.__cause__ or error}") from error
