@@ -84,6 +84,8 @@ def parse_manifest(data: bytes, *, what: str = MANIFEST) -> Manifest:
     missing = sorted(_referenced(manifest) - set(listed))
     if missing:
         raise Corrupt(f"{what} refers to a file that it does not list: {missing[0]}; build the bundle again")
+    if manifest.input.shape[:1] != (1,):
+        raise InvalidInput(f"{what} has an input of {manifest.input.shape}; its first axis must be a batch of 1")
     if not manifest.variants:
         raise InvalidInput(f"{what} has no variants; a bundle needs at least one")
     if len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
@@ -184,7 +186,7 @@ class _ArchiveFiles:
         try:
             with zipfile.ZipFile(self._path) as archive:
                 return archive.read(self._members[name])
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError) as error:
             raise Corrupt(f"{self._path.name}: {name} cannot be read: {error}. Fetch or build it again.") from error
 
 

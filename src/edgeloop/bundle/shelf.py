@@ -55,6 +55,8 @@ class Shelf:
     def finish_part(self, sha256: str) -> None:
         """Verify a finished download and put it in place, fsynced. Raises Corrupt (and forgets it) if it is wrong."""
         part = self._part(sha256)
+        if not part.is_file():
+            raise NotFound(f"no download of {sha256[:12]} was begun in {self._folder}")
         data = part.read_bytes()
         if digest(data) != sha256:
             self.discard_part(sha256)

@@ -6,6 +6,7 @@ Rules kept here (docs/wire.md states them for people):
 - malformed bytes are Corrupt, well-formed bytes of a wrong shape are InvalidInput.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -44,9 +45,8 @@ def from_json(data: bytes, kind: type[T], *, what: str) -> T:
     try:
         return _checked(msgspec.json.decode(data, type=kind), what)
     except msgspec.ValidationError as error:
-        _refuse_newer(msgspec.json.decode(data), what)
-        raise InvalidInput(f"{what} does not have the expected form: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _mismatch(data, msgspec.json.decode, error, what=what, form="JSON") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"{what} is not JSON: {error}") from error
 
 
@@ -55,9 +55,8 @@ def from_msgpack(data: bytes, kind: type[T], *, what: str) -> T:
     try:
         return _checked(msgspec.msgpack.decode(data, type=kind), what)
     except msgspec.ValidationError as error:
-        _refuse_newer(msgspec.msgpack.decode(data), what)
-        raise InvalidInput(f"{what} does not have the expected form: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _mismatch(data, msgspec.msgpack.decode, error, what=what, form="MessagePack") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"{what} is not MessagePack: {error}") from error
 
 
@@ -68,10 +67,18 @@ def _checked(value: T, what: str) -> T:
     return value
 
 
-def _refuse_newer(document: Any, what: str) -> None:
+def _mismatch(
+    data: bytes, decode: Callable[[bytes], Any], error: Exception, *, what: str, form: str
+) -> InvalidInput | Corrupt:
+    """Why typed decoding failed: a newer schema, another shape, or (found only now) bytes that are malformed."""
+    try:
+        document = decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+        return Corrupt(f"{what} is not {form}: {broken}")
     schema = document.get("schema") if isinstance(document, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
-        raise InvalidInput(_newer(what, schema))
+        return InvalidInput(_newer(what, schema))
+    return InvalidInput(f"{what} does not have the expected form: {error}")
 
 
 def _newer(what: str, schema: int) -> str:

@@ -204,7 +204,6 @@ class Budget(_Computes, frozen=True):
     """What a device must keep to, or refuse the bundle. None means no bound."""
 
     max_latency_p50_ms: float | None = None
-    max_memory_bytes: int | None = None
 
 
 class Lineage(msgspec.Struct, frozen=True):

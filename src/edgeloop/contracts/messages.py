@@ -14,8 +14,9 @@ from edgeloop.contracts.names import BundleRef, Name, Version
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Kind, Reason, UpdateState
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Sequence = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Millis = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 MAX_WAIT_S = 60.0
 """The longest that a sync may be held open."""
@@ -212,7 +213,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     device_id: Name
     epoch: Count
     sequence: Sequence
-    at_ms: int
+    at_ms: Millis
     body: Body
 
 

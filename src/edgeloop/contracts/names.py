@@ -10,13 +10,13 @@ from edgeloop.contracts.errors import InvalidInput
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _VERSION = r"(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})"
 
-Name = Annotated[str, msgspec.Meta(pattern=f"^{_NAME}$")]
+Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}\Z")]
 """A bundle, device or group name: lower-case letters, digits and dashes, at most 63; safe in a path and a URL."""
 
-Version = Annotated[str, msgspec.Meta(pattern=f"^{_VERSION}$")]
+Version = Annotated[str, msgspec.Meta(pattern=rf"^{_VERSION}\Z")]
 """MAJOR.MINOR.PATCH in plain numbers, so that versions have one total order."""
 
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """A SHA-256 digest in lower-case hex."""
 
 

@@ -18,12 +18,14 @@ LABEL = "edgeloop"
 MAX_AGE_S = 300
 """A signature is good for this long, and a nonce is remembered for as long."""
 
-_PARAMS = re.compile(
-    r'^edgeloop=(?P<params>\("@method" "@path" "@query" "content-digest"\)'
-    r';created=(?P<created>[0-9]{1,11});nonce="(?P<nonce>[A-Za-z0-9_-]{16,64})"'
-    r';keyid="(?P<keyid>[a-z0-9-]{1,63})";alg="ed25519")$'
-)
-_SIGNATURE = re.compile(r"^edgeloop=:(?P<signature>[A-Za-z0-9+/]{86}==):$")
+_COMPONENTS = '("@method" "@path" "@query" "content-digest")'
+_FIELDS = {
+    "created": re.compile(r"[0-9]{1,11}"),
+    "nonce": re.compile(r'"[A-Za-z0-9_-]{16,64}"'),
+    "keyid": re.compile(r'"[a-z0-9-]{1,63}"'),
+    "alg": re.compile(r'"ed25519"'),
+}
+_SIGNATURE = re.compile(r"^edgeloop=:(?P<signature>[A-Za-z0-9+/]{86}==):\Z")
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -43,10 +45,7 @@ def content_digest(body: bytes) -> str:
 
 def signature_params(*, device_id: str, created_s: int, nonce: str) -> str:
     """The signature parameters. Source: RFC 9421, section 2.3."""
-    return (
-        f'("@method" "@path" "@query" "content-digest");created={created_s};nonce="{nonce}"'
-        f';keyid="{device_id}";alg="ed25519"'
-    )
+    return f'{_COMPONENTS};created={created_s};nonce="{nonce}";keyid="{device_id}";alg="ed25519"'
 
 
 def signature_base(*, method: str, path: str, query: str, digest: str, params: str) -> bytes:
@@ -75,17 +74,29 @@ def proof_headers(*, digest: str, params: str, signature: bytes) -> dict[str, st
 
 def parse_claim(signature_input: str | None, signature: str | None) -> Claim:
     """Read the headers of a signed request. Raises Refused when they are missing or of another profile."""
-    params = _PARAMS.match(signature_input or "")
+    params = (signature_input or "").removeprefix(f"{LABEL}=")
+    fields = _fields(params)
     sealed = _SIGNATURE.match(signature or "")
-    if params is None or sealed is None:
+    if fields is None or sealed is None or params == signature_input:
         raise Refused(
             "the request is not signed as edgeloop signs; expected the headers Signature-Input and Signature "
             "with label 'edgeloop' (docs/wire.md). Use an enrolled device's key."
         )
     return Claim(
-        device_id=params["keyid"],
-        created_s=int(params["created"]),
-        nonce=params["nonce"],
-        params=params["params"],
+        device_id=fields["keyid"],
+        created_s=int(fields["created"]),
+        nonce=fields["nonce"],
+        params=params,
         signature=base64.b64decode(sealed["signature"]),
     )
+
+
+def _fields(params: str) -> dict[str, str] | None:
+    """The four parameters, in whatever order they come; None if they are not exactly these, well-formed."""
+    components, *pairs = params.split(";")
+    fields = dict(pair.partition("=")[::2] for pair in pairs)
+    if components != _COMPONENTS or len(pairs) != len(_FIELDS) or fields.keys() != _FIELDS.keys():
+        return None
+    if not all(pattern.fullmatch(fields[name]) for name, pattern in _FIELDS.items()):
+        return None
+    return {name: value.strip('"') for name, value in fields.items()}

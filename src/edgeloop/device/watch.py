@@ -70,6 +70,8 @@ def verdict(stats: WatchStats, bounds: WatchBounds, *, age_s: float) -> Healthy 
         broken = _broken(stats, bounds)
         if broken is not None:
             return Unhealthy(f"on watch over {stats.readings} readings: {broken}")
+        if stats.shadow_latency_p50_ms == 0:
+            return Healthy(f"{stats.readings} readings on watch; there was no old version to compare with")
         share = stats.disagreements / stats.readings
         return Healthy(f"{stats.readings} readings on watch, {share:.0%} differ from the old version")
     if bounds.min_readings == 0:

@@ -66,7 +66,7 @@ class ProofChecker:
 
     def _check_signature(self, request: SignedRequest, public_key: bytes) -> None:
         digest = content_digest(request.body)
-        if request.digest is None or not hmac.compare_digest(digest, request.digest):
+        if request.digest is None or not hmac.compare_digest(digest.encode(), request.digest.encode()):
             raise Refused("the body does not match its Content-Digest; it was changed on the way")
         base = signature_base(
             method=request.method, path=request.path, query=request.query, digest=digest, params=request.claim.params

@@ -1,5 +1,7 @@
 """The check that every engine makes of what it is fed, said once."""
 
+import numpy as np
+
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.runtime.engine import Tensors, TensorSpec
 
@@ -11,7 +13,7 @@ def check_feeds(feeds: Tensors, inputs: tuple[TensorSpec, ...]) -> None:
         raise InvalidInput(f"the model takes the inputs {sorted(expected)}, got {sorted(feeds)}")
     for spec in inputs:
         array = feeds[spec.name]
-        if array.shape != spec.shape or array.dtype.name != spec.dtype:
+        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
             raise InvalidInput(
-                f"input {spec.name!r} must be {spec.dtype} {spec.shape}, got {array.dtype.name} {array.shape}"
+                f"input {spec.name!r} must be {spec.dtype} {spec.shape}, got {array.dtype} {array.shape}"
             )

@@ -37,7 +37,15 @@ class NoveltyScale:
         per_label = (reference.distance_mean, reference.distance_std, reference.energy_mean, reference.energy_std)
         if self._means.shape != (labels, *self._std.shape) or any(len(row) != labels for row in per_label):
             raise Corrupt(f"{bundle.manifest.ref}: its drift reference does not fit its {labels} labels")
+        spreads = (*reference.distance_std, *reference.energy_std, *self._std.ravel().tolist())
+        if not all(0.0 < spread < float("inf") for spread in spreads):
+            raise Corrupt(f"{bundle.manifest.ref}: its drift reference has a standard deviation that is not above 0")
         self._reference = reference
+
+    @property
+    def width(self) -> int:
+        """How many features it is for."""
+        return int(self._std.shape[0])
 
     def novelty(self, features: NDArray[Any], predicted: int) -> float:
         """Distance of one (1, D) feature row, in standard deviations of clean data of the predicted label."""

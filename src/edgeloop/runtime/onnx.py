@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 from edgeloop.runtime.engine import Tensors, TensorSpec
 from edgeloop.runtime.feeds import check_feeds
 
@@ -33,7 +33,12 @@ class OnnxEngine:
         if self._session is None:
             raise InvalidInput("this engine was closed; load the model again")
         check_feeds(feeds, self.inputs)
-        arrays = self._session.run(self._output_names, dict(feeds))
+        import onnxruntime
+
+        try:
+            arrays = self._session.run(self._output_names, dict(feeds))
+        except _foreign(onnxruntime) as error:
+            raise Corrupt(f"the model failed while it ran: {error}") from error
         return {name: np.asarray(array) for name, array in zip(self._output_names, arrays, strict=True)}
 
     def close(self) -> None:

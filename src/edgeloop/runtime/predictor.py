@@ -39,6 +39,14 @@ class Predictor:
         self._scores = _by_name(self._engine.outputs, self._tensor(self.manifest.output.scores), "output")
         _check_width(self._scores, self.manifest)
         self._scale = NoveltyScale(bundle) if self.manifest.reference else None
+        self._features = None
+        if self.manifest.output.features is not None:
+            self._features = _by_name(self._engine.outputs, self._tensor(self.manifest.output.features), "output")
+            if self._scale is not None and self._features.shape != (1, self._scale.width):
+                raise Corrupt(
+                    f"{self.manifest.ref}: its drift reference is for {self._scale.width} features, the model gives "
+                    f"{self._features.shape}"
+                )
         self._ref = str(self.manifest.ref)
 
     def predict(self, source: Source) -> Prediction:
@@ -89,12 +97,10 @@ class Predictor:
     def run(self, tensor: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """The engine on a preprocessed tensor: raw scores (1, labels) and features (1, D) or None, in float32."""
         outputs = self._engine.run({self._input.name: quantize_tensor(tensor, self._input)})
-        specs = {spec.name: spec for spec in self._engine.outputs}
         scores = dequantize_tensor(outputs[self._scores.name], self._scores)
-        if self.manifest.output.features is None:
+        if self._features is None:
             return scores, None
-        name = self._tensor(self.manifest.output.features)
-        return scores, dequantize_tensor(outputs[name], specs[name])
+        return scores, dequantize_tensor(outputs[self._features.name], self._features)
 
     def close(self) -> None:
         """Give up the engine's memory."""
@@ -123,6 +129,7 @@ def load(path: str | os.PathLike[str], *, engine: str | None = None, threads: in
 
 def load_best(bundle: Bundle, *, engines: Iterable[EngineName], threads: int = 1) -> Predictor:
     """Load the first candidate that loads. Raises Unavailable with every reason if none does."""
+    engines = tuple(engines)
     reasons = []
     for variant in candidates(bundle.manifest, engines):
         try:
@@ -137,10 +144,22 @@ def load_best(bundle: Bundle, *, engines: Iterable[EngineName], threads: int = 1
 
 
 def candidates(manifest: Manifest, engines: Iterable[EngineName]) -> list[Variant]:
-    """The variants that these engines could run, the most promising first: by measured latency, then size."""
+    """The variants that these engines could run, the most promising first.
+
+    Latency was measured elsewhere, so differences below a factor of two say little; among variants that near to
+    the fastest the smaller one comes first, since it is cheaper to fetch and to hold.
+    """
     allowed = set(engines)
     able = [variant for variant in manifest.variants if variant.engine in allowed]
-    return sorted(able, key=lambda v: (v.measured.latency_p50_ms if v.measured else float("inf"), v.size_bytes))
+    fastest_ms = min((v.measured.latency_p50_ms for v in able if v.measured), default=0.0)
+
+    def rank(variant: Variant) -> tuple[int, float]:
+        if variant.measured is None:
+            return 2, variant.size_bytes
+        latency_ms = variant.measured.latency_p50_ms
+        return (1, latency_ms) if latency_ms > 2 * fastest_ms else (0, variant.size_bytes)
+
+    return sorted(able, key=rank)
 
 
 def float_first(manifest: Manifest, engines: Iterable[EngineName]) -> list[Variant]:

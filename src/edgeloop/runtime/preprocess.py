@@ -36,6 +36,8 @@ def preprocess(value: NDArray[Any], steps: tuple[Step, ...], spec: InputSpec) ->
     value: (H, W) or (H, W, 3) uint8 for images; any float array of the input's shape without batch for tensors.
     Returns float32 of spec.shape. Raises InvalidInput if a step does not fit or a value is not finite.
     """
+    if value.dtype.kind not in "fiub":
+        raise InvalidInput(f"the input holds {value.dtype}; expected numbers")
     array = value
     for step in steps:
         array = _apply(array, step)
@@ -44,7 +46,8 @@ def preprocess(value: NDArray[Any], steps: tuple[Step, ...], spec: InputSpec) ->
     expected = spec.shape[1:]
     if array.shape != expected:
         raise InvalidInput(f"after preprocessing the input is {array.shape}, the model takes {expected}")
-    batch = np.ascontiguousarray(array[np.newaxis], dtype=np.float32)
+    with np.errstate(over="ignore"):
+        batch = np.ascontiguousarray(array[np.newaxis], dtype=np.float32)
     if spec.modality is Modality.TENSOR and not np.isfinite(batch).all():
         raise InvalidInput("the input holds NaN or infinity; clean it before predicting")
     return batch
@@ -75,6 +78,8 @@ def _grey(array: NDArray[Any], step: Grey) -> NDArray[Any]:
 
 
 def _center_crop(array: NDArray[Any], step: CenterCrop) -> NDArray[Any]:
+    if array.ndim < 2:
+        raise InvalidInput(f"step 'center_crop' takes an image, got {array.shape}")
     height, width = array.shape[:2]
     if height < step.height_px or width < step.width_px:
         raise InvalidInput(

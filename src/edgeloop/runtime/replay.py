@@ -36,10 +36,12 @@ def replay(bundle: Bundle, variant: Variant, predictor: Predictor) -> Replay:
     golden = bundle.manifest.golden
     inputs = from_npy(bundle.read(golden.inputs), what="golden inputs")
     expected = from_npy(bundle.read(golden.outputs), what="golden outputs")
-    if len(inputs) != golden.count or expected.shape != (golden.count, len(bundle.manifest.labels)):
+    if inputs.ndim < 2 or len(inputs) != golden.count or expected.shape != (golden.count, len(bundle.manifest.labels)):
         raise Corrupt(
             f"{bundle.manifest.ref}: golden samples are {inputs.shape} and {expected.shape}, not {golden.count} pairs"
         )
+    if not np.isfinite(expected).all():
+        raise Corrupt(f"{bundle.manifest.ref}: its golden outputs hold NaN or infinity")
     scores = np.concatenate([predictor.run(predictor.tensor(sample))[0] for sample in inputs])
     if not np.isfinite(scores).all():
         return Replay(max_abs_error=np.inf, mean_abs_error=np.inf, agreement=0.0, latency_p50_ms=0.0,

@@ -6,6 +6,7 @@ valuable out, which is counted; an append with a known (device, epoch, sequence)
 rows stay as the device's own record until their room is needed.
 """
 
+import math
 import secrets
 import sqlite3
 import threading
@@ -23,7 +24,7 @@ from edgeloop.contracts.messages import Alert, Body, Event, Reading, Sample
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS events (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     device_id TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
@@ -160,25 +161,26 @@ class Outbox:
         rows = [_row(event) for event in events]
         added = added_bytes = 0
         with self._writing():
-            self._make_room(sum(row[5] for row in rows))
             for row in rows:
                 if self._connection.execute(_INSERT, row).rowcount:
                     added += 1
                     added_bytes += row[5]
+            freed_bytes = self._make_room(added_bytes)
             own = [event.sequence for event in events if event.device_id == self.device_id]
             if own:
                 self._set_meta("last_sequence", str(max(own)))
-        self._bytes += added_bytes
+        self._bytes += added_bytes - freed_bytes
         return added
 
-    def _make_room(self, wanted_bytes: int) -> None:
+    def _make_room(self, wanted_bytes: int) -> int:
         """Forget acknowledged rows first, then evict the least valuable, counting what is lost."""
         excess = self._bytes + wanted_bytes - self._max_bytes
         if excess <= 0:
-            return
-        excess -= self._delete("acknowledged_ms IS NOT NULL ORDER BY id", excess, count=False)
-        if excess > 0:
-            self._delete("acknowledged_ms IS NULL ORDER BY value, id", excess, count=True)
+            return 0
+        freed = self._delete("acknowledged_ms IS NOT NULL ORDER BY id", excess, count=False)
+        if excess > freed:
+            freed += self._delete("acknowledged_ms IS NULL ORDER BY value, id", excess - freed, count=True)
+        return freed
 
     def _delete(self, which: str, excess_bytes: int, *, count: bool) -> int:
         freed = 0
@@ -194,7 +196,6 @@ class Outbox:
                     "DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes",
                     (kind, size_bytes),
                 )
-        self._bytes -= freed
         return freed
 
     def _own_epoch(self) -> int:
@@ -260,4 +261,5 @@ def _worth(body: Body) -> tuple[str, float]:
     if isinstance(body, Sample):
         return "sample", 50.0
     assert isinstance(body, Reading)
-    return "reading", 10.0 * (1.0 - body.prediction.margin)
+    margin = body.prediction.margin
+    return "reading", 10.0 * (1.0 - margin) if math.isfinite(margin) else 10.0

@@ -21,7 +21,7 @@ def raise_for_reply(response: httpx.Response) -> None:
         return
     try:
         reply = msgspec.json.decode(response.content, type=ErrorReply)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _by_status(response) from None
     if reply.server_time_s is not None:
         raise StaleClock(reply.message, reply.server_time_s)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.errors import Corrupt, EdgeloopError
 from edgeloop.contracts.messages import SendRequest
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.uplink import Uplink
@@ -74,6 +74,9 @@ class Sender:
         if not queued:
             return 0
         reply = await self._uplink.send(SendRequest(events=tuple(one.event for one in queued)))
+        answered = reply.accepted + reply.repeated + len(reply.rejected)
+        if answered != len(queued) or any(one.index >= len(queued) for one in reply.rejected):
+            raise Corrupt(f"the hub's answer speaks of {answered} events, {len(queued)} were sent; nothing was marked")
         rejected = {queued[one.index].row: one.reason for one in reply.rejected}
         for row, reason in rejected.items():
             _log.error("event_rejected", row=row, reason=reason)

@@ -77,7 +77,7 @@ def show_report(report: Report) -> None:
     """The tables."""
     show_table(
         "versions",
-        ("version", "accuracy float", "int8", "size float", "int8", "p50", "p99", "made from"),
+        ("version", "right float", "int8", "size float", "int8", "p50 / p99 ms", "parent"),
         [
             (
                 v.name,
@@ -85,32 +85,45 @@ def show_report(report: Report) -> None:
                 percent(v.accuracy),
                 size(v.size_float_bytes),
                 size(v.size_bytes),
-                f"{v.latency_p50_ms:.3f} ms",
-                f"{v.latency_p99_ms:.3f} ms",
+                f"{v.latency_p50_ms:.2f} / {v.latency_p99_ms:.2f}",
                 v.parent or "-",
             )
             for v in report.versions
         ],
-        note="accuracy on held-out digits that no training and no device saw; latency in a clean process",
+        note="right: on held-out digits that no training and no device saw; latency of int8 in a clean process",
     )
     show_table(
         "devices",
-        (
-            "device",
-            "engine",
-            "readings",
-            "offline",
-            "lost",
-            "doubled",
-            "right with v1",
-            "with v2",
-            "p50",
-            "p99",
-            "samples up",
-            "if all went up",
-        ),
-        [_device(row) for row in report.devices],
+        ("device", "engine", "readings", "offline", "lost", "doubled", "p50 ms", "p99 ms"),
+        [
+            (
+                _name(row),
+                row.engine,
+                str(row.readings),
+                str(row.offline_readings),
+                str(row.lost),
+                str(row.duplicated),
+                f"{row.latency_p50_ms:.2f}",
+                f"{row.latency_p99_ms:.2f}",
+            )
+            for row in report.devices
+        ],
         note=f"offline: made while the cloud was dead ({report.cloud_away_s:.1f} s); * the camera mounted wrong",
+    )
+    show_table(
+        "what was sent up, and what it was good for",
+        ("device", "samples up", "of all bytes", "right with v1", "with v2"),
+        [
+            (
+                _name(row),
+                f"{row.samples_up}, {size(row.bytes_up)}",
+                f"{row.bytes_up / row.bytes_if_all:.1%} of {size(row.bytes_if_all)}" if row.bytes_if_all else "-",
+                percent(row.accuracy_before),
+                percent(row.accuracy_after),
+            )
+            for row in report.devices
+        ],
+        note="right: on held-out digits, seen through that device's camera, by the variant that it runs",
     )
     show_table(
         "rollouts",
@@ -127,19 +140,5 @@ def show_report(report: Report) -> None:
     )
 
 
-def _device(row: DeviceRow) -> tuple[str, ...]:
-    share = row.bytes_up / row.bytes_if_all if row.bytes_if_all else 0.0
-    return (
-        f"{row.id}{' *' if row.drifted else ''}",
-        row.engine,
-        str(row.readings),
-        str(row.offline_readings),
-        str(row.lost),
-        str(row.duplicated),
-        percent(row.accuracy_before),
-        percent(row.accuracy_after),
-        f"{row.latency_p50_ms:.3f} ms",
-        f"{row.latency_p99_ms:.3f} ms",
-        f"{row.samples_up}, {size(row.bytes_up)} ({share:.0%})",
-        size(row.bytes_if_all),
-    )
+def _name(row: DeviceRow) -> str:
+    return f"{row.id} *" if row.drifted else row.id
