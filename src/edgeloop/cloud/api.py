@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, Response, Router, get, post, put
 from litestar.connection import ASGIConnection
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from edgeloop import __version__
 from edgeloop.cloud import publish as publishing
@@ -45,7 +45,7 @@ from edgeloop.contracts.names import BundleRef
 
 _ARTIFACT = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-Limit = Annotated[int, Parameter(ge=1, le=10_000)]
+Limit = Annotated[int, QueryParameter(ge=1, le=10_000)]
 AnyRequest = Request[Any, Any, Any]
 
 
@@ -55,6 +55,9 @@ class Services(msgspec.Struct, frozen=True):
     config: CloudConfig
     stores: Stores
     conductor: Conductor
+
+
+Cloud = NamedDependency[Services]
 
 
 class AbortRequest(msgspec.Struct, frozen=True):
@@ -89,7 +92,7 @@ class FleetRoutes(Controller):
     tags = ["fleet"]
 
     @get("/status")
-    async def status(self, services: Services) -> Status:
+    async def status(self, services: Cloud) -> Status:
         """The cloud in a line."""
         database = services.stores.database
         counts = await database.read(inbox.count_events)
@@ -103,7 +106,7 @@ class FleetRoutes(Controller):
         )
 
     @post("/join-tokens")
-    async def make_join_token(self, services: Services, data: JoinTokenRequest) -> JoinToken:
+    async def make_join_token(self, services: Cloud, data: JSONBody[JoinTokenRequest]) -> JoinToken:
         """A token that admits devices; it is shown this once."""
         now_s = time.time()
         secret = await services.stores.database.write(lambda c: fleet.make_join_token(c, data, now_s=now_s))
@@ -111,16 +114,16 @@ class FleetRoutes(Controller):
         return JoinToken(token=str(Join(secret, fingerprint)), uses=data.uses, expires_at_s=now_s + data.valid_s)
 
     @get("/devices")
-    async def devices(self, services: Services) -> list[DeviceView]:
+    async def devices(self, services: Cloud) -> list[DeviceView]:
         """All devices and nodes."""
         return await services.stores.database.read(fleet.list_devices)
 
     @get("/devices/{device_id:str}/readings")
     async def readings(
         self,
-        services: Services,
-        device_id: str,
-        after: Annotated[int, Parameter(ge=0)] = 0,
+        services: Cloud,
+        device_id: FromPath[str],
+        after: Annotated[int, QueryParameter(ge=0)] = 0,
         limit: Limit = 1000,
     ) -> list[ReadingView]:
         """A device's readings in the order that it made them."""
@@ -136,27 +139,27 @@ class BundleRoutes(Controller):
     tags = ["bundles"]
 
     @get("/bundles")
-    async def bundles(self, services: Services) -> list[BundleView]:
+    async def bundles(self, services: Cloud) -> list[BundleView]:
         """All published bundles."""
         return await services.stores.database.read(registry.list_bundles)
 
     @post("/bundles")
-    async def publish(self, services: Services, data: PublishRequest) -> BundleView:
+    async def publish(self, services: Cloud, data: JSONBody[PublishRequest]) -> BundleView:
         """List a bundle whose files were handed over, with metadata signed by the targets key."""
         return await publishing.publish(services.stores, data, now_s=time.time())
 
     @get("/targets", media_type="application/octet-stream")
-    async def targets(self, services: Services) -> bytes:
+    async def targets(self, services: Cloud) -> bytes:
         """The newest signed targets metadata."""
         return (await services.stores.database.read(registry.newest_targets)).metadata
 
     @post("/files/missing", status_code=200)
-    async def missing(self, services: Services, data: list[str]) -> list[str]:
+    async def missing(self, services: Cloud, data: JSONBody[list[str]]) -> list[str]:
         """Which of these files the cloud lacks."""
         return await publishing.missing_files(services.stores, [_sha256(one) for one in data])
 
     @put("/files/{sha256:str}", status_code=204)
-    async def put_file(self, services: Services, sha256: str, request: AnyRequest) -> None:
+    async def put_file(self, services: Cloud, sha256: FromPath[str], request: AnyRequest) -> None:
         """Hand over a bundle's file."""
         await publishing.take_file(services.stores, _sha256(sha256), await request.body())
 
@@ -168,22 +171,22 @@ class RolloutRoutes(Controller):
     tags = ["rollouts"]
 
     @get("/")
-    async def rollouts(self, services: Services) -> list[RolloutView]:
+    async def rollouts(self, services: Cloud) -> list[RolloutView]:
         """All rollouts."""
         return await services.stores.database.read(rollouts.list_rollouts)
 
     @post("/")
-    async def start(self, services: Services, data: RolloutRequest) -> RolloutView:
+    async def start(self, services: Cloud, data: JSONBody[RolloutRequest]) -> RolloutView:
         """Begin one."""
         return await services.conductor.start(data)
 
     @get("/{rollout_id:str}")
-    async def rollout(self, services: Services, rollout_id: str) -> RolloutView:
+    async def rollout(self, services: Cloud, rollout_id: FromPath[str]) -> RolloutView:
         """One rollout."""
         return await services.stores.database.read(lambda c: rollouts.get_rollout(c, rollout_id))
 
     @post("/{rollout_id:str}/abort", status_code=200)
-    async def abort(self, services: Services, rollout_id: str, data: AbortRequest) -> RolloutView:
+    async def abort(self, services: Cloud, rollout_id: FromPath[str], data: JSONBody[AbortRequest]) -> RolloutView:
         """Stop one."""
         return await services.conductor.abort(rollout_id, data.reason)
 
@@ -195,13 +198,17 @@ class InboxRoutes(Controller):
     tags = ["inbox"]
 
     @get("/events/counts")
-    async def counts(self, services: Services) -> list[EventCount]:
+    async def counts(self, services: Cloud) -> list[EventCount]:
         """How much is here, by device and epoch."""
         return await services.stores.database.read(inbox.count_events)
 
     @get("/samples")
     async def samples(
-        self, services: Services, device_id: str | None = None, labelled: bool | None = None, limit: Limit = 1000
+        self,
+        services: Cloud,
+        device_id: FromQuery[str | None] = None,
+        labelled: FromQuery[bool | None] = None,
+        limit: Limit = 1000,
     ) -> list[SampleView]:
         """Samples, newest first."""
         return await services.stores.database.read(
@@ -209,19 +216,19 @@ class InboxRoutes(Controller):
         )
 
     @get("/samples/{sample_id:str}/data")
-    async def sample_data(self, services: Services, sample_id: str) -> Response[bytes]:
+    async def sample_data(self, services: Cloud, sample_id: FromPath[str]) -> Response[bytes]:
         """A sample's own bytes."""
         view, key = await services.stores.database.read(lambda c: inbox.get_sample(c, sample_id))
         headers = {"x-content-type-options": "nosniff", "content-disposition": "attachment"}
         return Response(await services.stores.blobs.get(key), media_type=view.media, headers=headers)
 
     @put("/samples/{sample_id:str}/label")
-    async def label(self, services: Services, sample_id: str, data: LabelRequest) -> SampleView:
+    async def label(self, services: Cloud, sample_id: FromPath[str], data: JSONBody[LabelRequest]) -> SampleView:
         """Say what a sample shows."""
         return await services.stores.database.write(lambda c: inbox.set_label(c, sample_id, data, now_s=time.time()))
 
     @get("/analysis/drift")
-    async def drift(self, services: Services, bundle: str, last: Limit = 200) -> list[DriftRow]:
+    async def drift(self, services: Cloud, bundle: FromQuery[str], last: Limit = 200) -> list[DriftRow]:
         """Which devices' input has drifted."""
         ref = str(BundleRef.parse(bundle))
         return await services.stores.database.read(lambda c: analysis.drift(c, ref, last=last))
@@ -234,12 +241,12 @@ class JobRoutes(Controller):
     tags = ["jobs"]
 
     @get("/")
-    async def jobs(self, services: Services, bundle: str | None = None) -> list[JobView]:
+    async def jobs(self, services: Cloud, bundle: FromQuery[str | None] = None) -> list[JobView]:
         """Jobs, oldest first."""
         return await services.stores.database.read(lambda c: jobs.list_jobs(c, bundle=bundle))
 
     @post("/")
-    async def submit(self, services: Services, data: JobRequest) -> JobView:
+    async def submit(self, services: Cloud, data: JSONBody[JobRequest]) -> JobView:
         """Queue a job."""
         BundleRef.parse(data.bundle)
         if data.kind == "retrain" and data.parent is None:
@@ -247,7 +254,7 @@ class JobRoutes(Controller):
         return await services.stores.database.write(lambda c: jobs.add_job(c, data, now_s=time.time()))
 
     @post("/claim", status_code=200)
-    async def claim(self, services: Services, data: JobClaim) -> JobView | None:
+    async def claim(self, services: Cloud, data: JSONBody[JobClaim]) -> JobView | None:
         """Take the oldest open job."""
         lease_s = services.config.job_lease_s
         return await services.stores.database.write(
@@ -255,12 +262,12 @@ class JobRoutes(Controller):
         )
 
     @get("/{job_id:str}")
-    async def job(self, services: Services, job_id: str) -> JobView:
+    async def job(self, services: Cloud, job_id: FromPath[str]) -> JobView:
         """One job."""
         return await services.stores.database.read(lambda c: jobs.get_job(c, job_id))
 
     @put("/{job_id:str}")
-    async def update(self, services: Services, job_id: str, data: JobUpdate) -> JobView:
+    async def update(self, services: Cloud, job_id: FromPath[str], data: JSONBody[JobUpdate]) -> JobView:
         """A worker's word on its job."""
         lease_s = services.config.job_lease_s
         return await services.stores.database.write(
@@ -268,7 +275,9 @@ class JobRoutes(Controller):
         )
 
     @put("/{job_id:str}/artifacts/{name:str}", status_code=204)
-    async def put_artifact(self, services: Services, job_id: str, name: str, request: AnyRequest) -> None:
+    async def put_artifact(
+        self, services: Cloud, job_id: FromPath[str], name: FromPath[str], request: AnyRequest
+    ) -> None:
         """Hand over what a job made."""
         key = jobs.artifact_key(job_id, _artifact(name))
         await services.stores.database.read(lambda c: jobs.get_job(c, job_id))
@@ -276,7 +285,7 @@ class JobRoutes(Controller):
         await services.stores.database.write(lambda c: jobs.add_artifact(c, job_id, name))
 
     @get("/{job_id:str}/artifacts/{name:str}", media_type="application/octet-stream")
-    async def artifact(self, services: Services, job_id: str, name: str) -> bytes:
+    async def artifact(self, services: Cloud, job_id: FromPath[str], name: FromPath[str]) -> bytes:
         """What a job made."""
         job = await services.stores.database.read(lambda c: jobs.get_job(c, job_id))
         if name not in job.artifacts:

@@ -132,7 +132,7 @@ class Conductor:
                 self._assign(connection, view.rollout_id, bundle, member.device_id, bounds)
                 woken.add(member.device_id)
         rollouts.begin_wave(connection, view.rollout_id, wave, now_s=self._clock())
-        return woken
+        return fleet.with_carriers(connection, woken)
 
     def _assign(
         self, connection: sa.Connection, rollout_id: str, bundle: BundleView, device_id: str, bounds: WatchBounds
@@ -159,7 +159,7 @@ class Conductor:
                 fleet.assign(connection, device_id, before, now_s=self._clock())
                 woken.add(device_id)
         rollouts.end_rollout(connection, view.rollout_id, RolloutState.ABORTED, reason, now_s=self._clock())
-        return woken
+        return fleet.with_carriers(connection, woken)
 
 
 def _group(devices: list[DeviceView], group: str) -> list[DeviceView]:

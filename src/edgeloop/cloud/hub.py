@@ -81,24 +81,28 @@ class CloudHub:
 
     async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:
         """See Hub.sync."""
-        known = {report.device_id: report.known_generation for report in request.reports}
+        known = request.generations()
         await self._check_carries(device_id, known)
-        with self._waker.listening(known) as event:
-            newer, news = await self._database.write(lambda connection: self._take(connection, request.reports, known))
+
+        def newer_than_known(connection: sa.Connection) -> dict[str, int]:
+            return fleet.newer_generations(connection, device_id, known)
+
+        # One event a sender: news of a device that a node carries for wakes the node, however new the device is.
+        with self._waker.listening([device_id]) as event:
+            news = await self._database.write(lambda connection: self._take(connection, request.reports))
+            newer = await self._database.read(newer_than_known)
             if news:
                 self._conductor.nudge()
             if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
-                newer = await self._database.read(lambda connection: fleet.newer_generations(connection, known))
+                newer = await self._database.read(newer_than_known)
         desired = tuple(Desired(device_id=one, generation=generation) for one, generation in newer.items())
         return SyncReply(desired=desired)
 
-    def _take(
-        self, connection: sa.Connection, reports: tuple[DeviceReport, ...], known: dict[str, int]
-    ) -> tuple[dict[str, int], bool]:
+    def _take(self, connection: sa.Connection, reports: tuple[DeviceReport, ...]) -> bool:
+        """Keep reports; True if any of them brings news of an update."""
         fleet.save_reports(connection, reports, now_s=self._clock())
         updates = [(report.device_id, report.update) for report in reports if report.update is not None]
-        news = rollouts.note_reports(connection, updates)
-        return fleet.newer_generations(connection, known), news
+        return rollouts.note_reports(connection, updates)
 
     async def fetch(self, device_id: str, path: str) -> Served:
         """See Hub.fetch."""

@@ -150,11 +150,20 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SyncRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Report, and wait up to wait_s for a newer desired state than the reports know of."""
+    """Report, and wait up to wait_s for a newer desired state than the sender knows of.
+
+    known: generations by device, beyond those that the reports state: a node says what it has passed on to devices
+    that have nothing to report just now.
+    """
 
     reports: tuple[DeviceReport, ...]
+    known: dict[Name, Count] = {}
     wait_s: Annotated[float, msgspec.Meta(ge=0.0, le=MAX_WAIT_S)] = 0.0
     schema: int = SCHEMA
+
+    def generations(self) -> dict[str, int]:
+        """The newest desired state that the sender knows of, by device."""
+        return {report.device_id: report.known_generation for report in self.reports} | self.known
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):

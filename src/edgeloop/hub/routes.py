@@ -13,6 +13,7 @@ import structlog
 import zstandard
 from litestar import MediaType, Request, Response, Router, get, post
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
@@ -104,7 +105,7 @@ def hub_router(hub: Hub, checker: ProofChecker) -> Router:
         return _reply(await hub.infer(device_id, _message(body, InferRequest)))
 
     @get("/fetch/{path:path}")
-    async def fetch(request: AnyRequest, path: str) -> Response[bytes] | Stream:
+    async def fetch(request: AnyRequest, path: FromPath[str]) -> Response[bytes] | Stream:
         """A file, or a range of it."""
         device_id, _ = await proven(request)
         served = await hub.fetch(device_id, path.lstrip("/"))

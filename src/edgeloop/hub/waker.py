@@ -1,4 +1,4 @@
-"""Who waits for news of which device: how a held-open sync is answered within moments."""
+"""Who waits for news: how a held-open sync is answered within moments."""
 
 import asyncio
 from collections import defaultdict

@@ -51,6 +51,7 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
     syncing = SyncLoop(
         uplink,
         reports=hub.reports,
+        known=hub.known,
         on_desired=hub.on_desired,
         wait_s=config.sync_wait_s,
         longest_backoff_s=config.longest_backoff_s,

@@ -71,14 +71,14 @@ class NodeHub:
 
     async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:
         """See Hub.sync."""
-        known = {report.device_id: report.known_generation for report in request.reports}
+        known = request.generations()
         self._check_carries(device_id, known)
         for report in request.reports:
             self._take(report)
-        with self._waker.listening(known) as event:
-            newer = self._newer(known)
+        with self._waker.listening([device_id]) as event:
+            newer = self._newer(device_id, known)
             if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
-                newer = self._newer(known)
+                newer = self._newer(device_id, known)
         return SyncReply(desired=newer, upstream_reachable=self._is_reachable())
 
     async def fetch(self, device_id: str, path: str) -> Served:
@@ -111,14 +111,19 @@ class NodeHub:
     def reports(self) -> tuple[DeviceReport, ...]:
         """What the hub above is told: of this node, and of each device that reported."""
         own = DeviceReport(device_id=self._node_id, known_generation=self._desired.get(self._node_id, 0))
-        return (own, *(self._with_generation(report) for report in self._reports.values()))
+        return (own, *self._reports.values())
+
+    def known(self) -> dict[str, int]:
+        """Which desired states this node has heard of, for devices that are there and devices that are not."""
+        return dict(self._desired)
 
     def on_desired(self, desired: Desired) -> None:
         """The hub above has a newer desired state for a device of ours."""
         if desired.generation > self._desired.get(desired.device_id, 0):
             self._desired[desired.device_id] = desired.generation
             self._keep.set({"desired": self._desired})
-            self._waker.wake([desired.device_id])
+            child = self._children.get(desired.device_id)
+            self._waker.wake({desired.device_id, child.speaker if child else desired.device_id})
 
     def _take(self, report: DeviceReport) -> None:
         before = self._reports.get(report.device_id)
@@ -127,14 +132,12 @@ class NodeHub:
         if is_news and self.sync_loop is not None:
             self.sync_loop.changed()
 
-    def _with_generation(self, report: DeviceReport) -> DeviceReport:
-        """A report that also says which desired state this node has passed on."""
-        known = max(report.known_generation, self._desired.get(report.device_id, 0))
-        return msgspec.structs.replace(report, known_generation=known)
-
-    def _newer(self, known: dict[str, int]) -> tuple[Desired, ...]:
-        newer = {one: self._desired.get(one, 0) for one in known if self._desired.get(one, 0) > known[one]}
-        return tuple(Desired(device_id=one, generation=generation) for one, generation in newer.items())
+    def _newer(self, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
+        return tuple(
+            Desired(device_id=one, generation=generation)
+            for one, generation in self._desired.items()
+            if generation > known.get(one, 0) and self._speaks_for(sender, one)
+        )
 
     def _is_reachable(self) -> bool:
         return self.sync_loop is not None and self.sync_loop.is_reachable

@@ -25,9 +25,11 @@ class SyncLoop:
         on_desired: Callable[[Desired], None],
         wait_s: float,
         longest_backoff_s: float,
+        known: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self._uplink = uplink
         self._reports = reports
+        self._known = known
         self._on_desired = on_desired
         self._wait_s = wait_s
         self._longest_backoff_s = longest_backoff_s
@@ -58,7 +60,7 @@ class SyncLoop:
             raise
 
     async def _sync(self, wait_s: float) -> None:
-        reply = await self._uplink.sync(SyncRequest(reports=self._reports(), wait_s=wait_s))
+        reply = await self._uplink.sync(SyncRequest(reports=self._reports(), known=self._known(), wait_s=wait_s))
         self.is_reachable = True
         for desired in reply.desired:
             self._on_desired(desired)

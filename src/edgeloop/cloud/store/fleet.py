@@ -119,11 +119,21 @@ def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *
         )
 
 
-def newer_generations(connection: sa.Connection, known: dict[str, int]) -> dict[str, int]:
-    """The devices whose desired state is newer than they know of, with its generation."""
-    query = sa.select(assignments.c.device_id, assignments.c.generation).where(assignments.c.device_id.in_(known))
+def newer_generations(connection: sa.Connection, sender: str, known: dict[str, int]) -> dict[str, int]:
+    """The sender, and devices that it carries for, whose desired state is newer than it knows of."""
+    query = (
+        sa.select(assignments.c.device_id, assignments.c.generation)
+        .join_from(assignments, devices)
+        .where(sa.or_(devices.c.device_id == sender, devices.c.via == sender))
+    )
     rows = connection.execute(query)
-    return {row.device_id: row.generation for row in rows if row.generation > known[row.device_id]}
+    return {row.device_id: row.generation for row in rows if row.generation > known.get(row.device_id, 0)}
+
+
+def with_carriers(connection: sa.Connection, device_ids: set[str]) -> set[str]:
+    """These devices and the nodes that carry for them: whose syncs have news of them."""
+    query = sa.select(devices.c.via).where(devices.c.device_id.in_(device_ids), devices.c.via.is_not(None))
+    return device_ids | {str(row.via) for row in connection.execute(query)}
 
 
 def assigned(connection: sa.Connection, device_id: str) -> Assigned:

@@ -1,0 +1,51 @@
+# The same few commands for people and for CI. Everything lives in .venv; nothing else is touched.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# TensorFlow has wheels for these; the first one found is taken. Override with `make PYTHON=...`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help setup demo test check format lock clean
+
+help:
+	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
+	@echo "make test     run the test suite"
+	@echo "make check    formatting, lint, types, layers"
+	@echo "make setup    make .venv (the others do it by themselves)"
+	@echo "make format   let ruff format the code"
+	@echo "make lock     renew constraints.txt from .venv"
+	@echo "make clean    remove .venv and build/"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "edgeloop needs Python 3.11, 3.12 or 3.13 on the PATH; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version); this fetches about 600 MB once"
+	@$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/edgeloop demo --report build/demo.json
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP)
+	@(head -n 1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v -i -E '^(pip|setuptools|wheel)==') > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,175 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeloop.contracts.messages import Assignment
+from edgeloop.contracts.states import UpdateState
+from edgeloop.device.state import Installed, Update, Versions
+from edgeloop.transport.keep import Keep
+
+
+def _hash(version: str) -> str:
+    return version.replace(".", "").ljust(64, "0")
+
+
+def _installed(version: str, *, name: str = "tiny") -> Installed:
+    return Installed(f"{name}@{version}", "v" + _hash(version)[1:], _hash(version))
+
+
+def _update(version: str, state: UpdateState, *, generation: int = 1, reason: str = "") -> Update:
+    assignment = Assignment(
+        generation=generation, rollout_id="r1", bundle=f"tiny@{version}", manifest_sha256=_hash(version)
+    )
+    return Update(assignment=assignment, state=state, reason=reason)
+
+
+class Disk:
+    """A device's record that can be closed and opened again, as a restart does."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keep = Keep(path)
+        self.versions = Versions(self._keep)
+
+    def reopen(self) -> Versions:
+        """What a fresh process finds."""
+        self._keep.close()
+        self._keep = Keep(self._path)
+        self.versions = Versions(self._keep)
+        return self.versions
+
+    def close(self) -> None:
+        """Close the file."""
+        self._keep.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    opened = Disk(tmp_path / "device.db")
+    yield opened
+    opened.close()
+
+
+def _confirmed(disk: Disk, *versions: str, name: str = "tiny") -> None:
+    for version in versions:
+        disk.versions.switch(_installed(version, name=name), _update(version, UpdateState.ACTIVE))
+        disk.versions.confirm(_update(version, UpdateState.CONFIRMED))
+
+
+def test_fresh_device_knows_nothing(disk: Disk) -> None:
+    found = disk.reopen()
+    assert (found.active, found.previous, found.floor, found.update, found.known_generation) == (
+        None,
+        None,
+        None,
+        None,
+        0,
+    )
+
+
+def test_note_is_there_after_a_restart(disk: Disk) -> None:
+    update = _update("1.0.0", UpdateState.DOWNLOADING, generation=7)
+    disk.versions.note(update)
+    found = disk.reopen()
+    assert (found.update, found.known_generation) == (update, 7)
+
+
+def test_switch_is_there_after_a_restart(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0")
+    update = _update("1.1.0", UpdateState.ACTIVE)
+    disk.versions.switch(_installed("1.1.0"), update)
+    found = disk.reopen()
+    assert (found.active, found.previous, found.update) == (_installed("1.1.0"), _installed("1.0.0"), update)
+
+
+def test_switch_does_not_raise_the_floor(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0")
+    disk.versions.switch(_installed("1.1.0"), _update("1.1.0", UpdateState.ACTIVE))
+    assert str(disk.reopen().floor) == "tiny@1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("versions", "floor"),
+    [
+        (("1.0.0",), "1.0.0"),
+        (("1.0.0", "1.1.0"), "1.1.0"),
+        (("1.1.0", "1.0.0"), "1.1.0"),
+        (("1.9.0", "1.10.0"), "1.10.0"),
+        (("1.10.0", "1.9.0"), "1.10.0"),
+    ],
+)
+def test_floor_only_rises(disk: Disk, versions: tuple[str, ...], floor: str) -> None:
+    _confirmed(disk, *versions)
+    assert str(disk.reopen().floor) == f"tiny@{floor}"
+
+
+def test_floor_of_another_model_starts_anew(disk: Disk) -> None:
+    _confirmed(disk, "2.0.0")
+    _confirmed(disk, "1.0.0", name="other")
+    assert str(disk.reopen().floor) == "other@1.0.0"
+
+
+def test_going_back_runs_the_version_before(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0")
+    disk.versions.switch(_installed("1.1.0"), _update("1.1.0", UpdateState.ACTIVE))
+    back = _update("1.1.0", UpdateState.ROLLED_BACK, reason="slow")
+    disk.versions.go_back(back, for_good=True)
+    found = disk.reopen()
+    assert (found.active, found.previous, found.update) == (_installed("1.0.0"), None, back)
+
+
+def test_first_version_goes_back_to_nothing(disk: Disk) -> None:
+    disk.versions.switch(_installed("1.0.0"), _update("1.0.0", UpdateState.ACTIVE))
+    disk.versions.go_back(_update("1.0.0", UpdateState.ROLLED_BACK), for_good=True)
+    assert disk.reopen().active is None
+
+
+def test_going_back_leaves_the_floor(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0")
+    disk.versions.switch(_installed("1.1.0"), _update("1.1.0", UpdateState.ACTIVE))
+    disk.versions.go_back(_update("1.1.0", UpdateState.ROLLED_BACK), for_good=False)
+    assert str(disk.reopen().floor) == "tiny@1.0.0"
+
+
+def test_going_back_for_good_turns_the_content_down(disk: Disk) -> None:
+    disk.versions.switch(_installed("1.1.0"), _update("1.1.0", UpdateState.ACTIVE))
+    disk.versions.go_back(_update("1.1.0", UpdateState.ROLLED_BACK, reason="slow"), for_good=True)
+    assert disk.reopen().turned_down(_hash("1.1.0")) == "slow"
+
+
+def test_going_back_for_now_turns_nothing_down(disk: Disk) -> None:
+    disk.versions.switch(_installed("1.1.0"), _update("1.1.0", UpdateState.ACTIVE))
+    disk.versions.go_back(_update("1.1.0", UpdateState.ROLLED_BACK, reason="withdrawn"), for_good=False)
+    assert disk.reopen().turned_down(_hash("1.1.0")) is None
+
+
+def test_refusal_keeps_what_runs(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0")
+    disk.versions.refuse(_update("1.1.0", UpdateState.REFUSED, reason="wrong"))
+    assert disk.reopen().active == _installed("1.0.0")
+
+
+def test_every_refusal_is_remembered(disk: Disk) -> None:
+    for version in ("1.1.0", "1.2.0"):
+        disk.versions.refuse(_update(version, UpdateState.REFUSED, reason=f"why {version}"))
+    found = disk.reopen()
+    assert [found.turned_down(_hash(v)) for v in ("1.1.0", "1.2.0", "1.3.0")] == ["why 1.1.0", "why 1.2.0", None]
+
+
+def test_nothing_wanted_is_an_answered_generation(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0")
+    disk.versions.note_nothing_wanted(9)
+    found = disk.reopen()
+    assert (found.known_generation, found.active) == (9, _installed("1.0.0"))
+
+
+def test_report_says_where_the_update_is(disk: Disk) -> None:
+    report = _update("1.1.0", UpdateState.REFUSED, generation=4, reason="wrong").report()
+    assert (report.generation, report.rollout_id, report.bundle, report.state, report.reason) == (
+        4,
+        "r1",
+        "tiny@1.1.0",
+        UpdateState.REFUSED,
+        "wrong",
+    )
