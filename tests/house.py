@@ -23,7 +23,7 @@ from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.found import found
 from edgeloop.cloud.hub import Stores
 from edgeloop.contracts.api import JoinTokenRequest
-from edgeloop.contracts.join import parse_join_token
+from edgeloop.contracts.join import enrol_statement, parse_join_token
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.contracts.messages import EnrolRequest
 from edgeloop.contracts.states import Kind
@@ -169,6 +169,7 @@ async def enrol(house: House, folder: Path, name: str, kind: Kind, through: Wire
             join_secret=join.secret,
             public_key=identity.public_key,
             profile=this_machine(),
+            possession=identity.sign_statement(enrol_statement(name, join.secret, identity.public_key)),
         )
     )
     join.check_roots(reply.images_root, reply.director_root)

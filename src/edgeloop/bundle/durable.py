@@ -1,7 +1,8 @@
 """Files that are there in full or not at all, also after a power cut.
 
-Rule: write to a temporary neighbour, fsync it, rename, fsync the folder. Measured (design.md): without the two
-fsyncs 8 of 20 power cuts left a corrupt or missing model. Every tier writes its files through here.
+Rule: write to a temporary neighbour, fsync it, rename, fsync the folder. Measured: without the two
+fsyncs 8 of 20 power cuts left a corrupt or missing model. Whole files of every tier
+are written through here.
 """
 
 import errno

@@ -34,7 +34,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Where the .keras model goes.")],
     data: Data = "bundled",
     seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.")] = 0,
-    images_seen: Annotated[int, typer.Option(min=1, help="Training images shown in all.")] = 30_000,
+    images_seen: Annotated[int, typer.Option(min=1, help="Training images shown in all.")] = 40_000,
     as_json: AsJson = False,
 ) -> None:
     """Train the digits network: two convolutions with pooling, a dense layer, softmax over ten digits."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,9 +29,11 @@ def emit_json(value: Any) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = "") -> None:
     """A table; `note` stands below it."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right" if column.endswith("%") else "left")
+        table.add_column(column, no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     console.print(table)

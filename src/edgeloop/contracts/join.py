@@ -52,6 +52,11 @@ def roots_fingerprint(images_root: bytes, director_root: bytes) -> str:
     return hashlib.sha256(digests).hexdigest()[:32]
 
 
+def enrol_statement(device_id: str, join_secret: str, public_key: bytes) -> bytes:
+    """What a device signs to show that the key it enrols is its own, whoever carries the request."""
+    return b"\n".join((b"edgeloop enrol 1", device_id.encode(), secret_hash(join_secret).encode(), public_key))
+
+
 def secret_hash(secret: str) -> str:
     """What a cloud keeps of a secret: SHA-256 is enough, the secret is random and long."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,8 +1,9 @@
 """The manifest: everything a runtime must know to run a bundle the way it was proven.
 
-No step depends on a library's default: every parameter that changes a number stands here. Types that change what
-is computed forbid unknown fields, so an older runtime refuses a bundle that it would run wrongly; descriptive
-types ignore them. Neighbours: `bundle.archive` writes and reads it, `runtime` obeys it, `toolchain` fills it in.
+No step depends on a library's default: every parameter that changes a number stands here. The types of input,
+preprocessing, output, golden samples, drift reference and budget forbid unknown fields, so an older runtime refuses
+a bundle that it would run wrongly; the manifest itself and descriptive types ignore them. Neighbours:
+`bundle.archive` writes and reads it, `runtime` obeys it, `toolchain` fills it in.
 """
 
 from enum import StrEnum

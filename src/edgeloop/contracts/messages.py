@@ -25,6 +25,9 @@ MAX_BATCH_EVENTS = 2000
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Bounds on one request; a hub refuses more."""
 
+MAX_SAMPLE_BYTES = 12 * 1024 * 1024
+"""The largest input that travels as a sample: it must fit into a request with room for the rest."""
+
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """What a device is."""
@@ -41,9 +44,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Ask for an identity. The request must be signed by the key it brings.
+    """Ask for an identity.
 
-    via: the node that carries the request, None when the device stands straight on the hub.
+    possession: the device key's signature over contracts.join.enrol_statement, which holds on every hop; the
+    request around it is signed by the device, or by the node that carries it. via: that node, None when the
+    device stands straight on the hub.
     """
 
     device_id: Name
@@ -51,6 +56,7 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
     join_secret: str
     public_key: bytes
     profile: Profile
+    possession: bytes = b""
     via: Name | None = None
     schema: int = SCHEMA
 
@@ -70,7 +76,7 @@ class EnrolReply(msgspec.Struct, frozen=True, kw_only=True):
 class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
     """When a device on watch goes back to its old version by itself.
 
-    min_readings: shadowed readings before a verdict. max_disagreement: share of them on which old and new label
+    min_readings: readings on watch before a verdict. max_disagreement: share of them on which old and new label
     differ, None to leave it unjudged (a device whose input drifted is expected to disagree). max_error_rate:
     share of readings that failed. max_latency_ratio: new median latency over old. deadline_s: with fewer
     readings than min_readings by then, the version is confirmed on liveness alone if nothing failed.
@@ -124,7 +130,7 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the device's agent was first started on this state folder."""
+    """readings, infer_errors, dropped: since the agent's process started. outbox_*: what waits now."""
 
     readings: Count = 0
     infer_errors: Count = 0
@@ -137,7 +143,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device says of itself; a node's sync carries one for itself and one for each of its devices."""
+    """What one device says of itself; a node's sync carries one for itself and one for each of its devices.
+
+    age_s: how long ago the device said it, when a node says it again.
+    """
 
     device_id: Name
     known_generation: Count
@@ -147,6 +156,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdateReport | None = None
     health: Health = Health()
     profile: Profile | None = None
+    age_s: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
 
 
 class SyncRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -180,7 +180,11 @@ class Agent:
 
     def _update_report(self) -> UpdateReport | None:
         update = self._versions.update
-        return None if update is None else update.report()
+        if update is None:
+            return None
+        slot = self._slots.current
+        on_watch = update.state is UpdateState.ACTIVE and slot is not None and slot.watch is not None
+        return update.report(slot.watch.stats() if on_watch and slot and slot.watch else None)
 
     def _health(self) -> Health:
         stats = self._outbox.stats()

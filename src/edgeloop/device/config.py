@@ -11,7 +11,7 @@ class SelectConfig:
     """What is worth sending, and how much of it.
 
     Shares are of the bytes that all inputs would be. unsure_below_margin, novel_above_std: when a reading counts
-    as unsure, as novel. warm_up_share: how much of a class's share may be spent in a burst, in readings.
+    as unsure, as novel. burst_readings: how many readings' worth of its share a class may save up and spend at once.
     """
 
     unsure_share: float = 0.04

@@ -49,7 +49,14 @@ class InferenceLoop:
                 self._slots.wait(_IDLE_S)
                 slot = self._slots.current
             if slot is not None:
-                self.take(frame, slot)
+                self._guarded_take(frame, slot)
+
+    def _guarded_take(self, frame: Frame, slot: Slot) -> None:
+        try:
+            self.take(frame, slot)
+        except Exception as error:  # noqa: BLE001 - the outer guard: one frame must not end the loop
+            self.errors += 1
+            _log.error("reading_broke", source=frame.name, exc_info=error)
 
     def take(self, frame: Frame, slot: Slot) -> None:
         """Answer one frame."""

@@ -1,6 +1,6 @@
 """Which samples are worth sending up, each with its reason, within a share of bytes.
 
-No single rule is safe (design.md, measured: on inverted digits a confident model picked 0 drifted samples in 100
+No single rule is safe (measured: on inverted digits a confident model picked 0 drifted samples in 100
 by uncertainty), so the default mixes three: novel in feature space, small margin, and a random audit. Each has
 its own budget, which grows with every input by its share of that input's bytes; when everything looks novel the
 budget spreads the picks evenly, which is random sampling, the best there.
@@ -8,6 +8,7 @@ budget spreads the picks evenly, which is random sampling, the best there.
 
 import random
 
+from edgeloop.contracts.messages import MAX_SAMPLE_BYTES
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Reason
 from edgeloop.device.config import SelectConfig
@@ -27,10 +28,15 @@ class Selector:
         self._budget_bytes = dict.fromkeys(self._shares, 0.0)
 
     def choose(self, prediction: Prediction, *, size_bytes: int, disagrees: bool = False) -> Reason | None:
-        """Why this input should go up, or None. Disagreement with the shadow spends from the unsure budget."""
+        """Why this input should go up, or None. Disagreement with the shadow spends from the unsure budget.
+
+        An input larger than a hub takes in one request is never sent.
+        """
         for reason, share in self._shares.items():
             ceiling = max(size_bytes, self._config.burst_readings * share * size_bytes)
             self._budget_bytes[reason] = min(self._budget_bytes[reason] + share * size_bytes, ceiling)
+        if size_bytes > MAX_SAMPLE_BYTES:
+            return None
         for reason, pays_from in self._wanted(prediction, disagrees):
             if self._budget_bytes[pays_from] >= size_bytes:
                 self._budget_bytes[pays_from] -= size_bytes

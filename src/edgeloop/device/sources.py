@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import structlog
 
 from edgeloop.contracts.errors import NotFound
 from edgeloop.runtime.images import IMAGE_SUFFIXES
 
+_log = structlog.get_logger(__name__)
 _POLL_S = 0.2
 
 
@@ -33,8 +35,9 @@ class Source(Protocol):
 class FolderSource:
     """Image files of a folder in name order, each once; new files are picked up as they arrive.
 
-    rate_hz: at most so many a second; 0 for as fast as they are asked for. `done` names the frames that were
-    read in an earlier run, which are passed over.
+    Names must grow with time, as cameras and loggers number them: a file that sorts before the last one read is
+    passed over. rate_hz: at most so many a second; 0 for as fast as they are asked for. after: the last name that
+    was read in an earlier run.
     """
 
     def __init__(self, folder: Path, *, rate_hz: float = 0.0, after: str = "") -> None:
@@ -58,7 +61,12 @@ class FolderSource:
                     return
                 path = self._folder / name
                 self._after = name
-                yield Frame(name, path.read_bytes(), _media(path.suffix))
+                try:
+                    data = path.read_bytes()
+                except OSError as error:
+                    _log.warning("frame_gone", source=name, detail=str(error))
+                    continue
+                yield Frame(name, data, _media(path.suffix))
 
     def _waiting(self) -> list[str]:
         found = [path.name for path in self._folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]

@@ -1,8 +1,10 @@
 """What a device remembers of its versions, in its Keep."""
 
+from typing import Any
+
 import msgspec
 
-from edgeloop.contracts.messages import Assignment, UpdateReport
+from edgeloop.contracts.messages import Assignment, UpdateReport, WatchStats
 from edgeloop.contracts.names import BundleRef, version_key
 from edgeloop.contracts.states import UpdateState
 from edgeloop.transport.keep import Keep
@@ -29,7 +31,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     since_s: float = 0.0
 
-    def report(self) -> UpdateReport:
+    def report(self, watch: WatchStats | None = None) -> UpdateReport:
         """What the hub is told of it."""
         return UpdateReport(
             generation=self.assignment.generation,
@@ -37,6 +39,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
             bundle=self.assignment.bundle,
             state=self.state,
             reason=self.reason,
+            watch=watch,
         )
 
 
@@ -102,11 +105,18 @@ class Versions:
         changes = {"active": self.previous, "previous": None, "update": update}
         self._keep.set(changes | (self._turned_down_with(update) if for_good else {}))
 
-    def refuse(self, update: Update) -> None:
-        """Nothing changes but that this content will not be tried again."""
-        self._keep.set(
-            {"update": update, "known_generation": update.assignment.generation} | self._turned_down_with(update)
-        )
+    def fall_back(self, broken: Installed, reason: str) -> None:
+        """Run the previous version, since the active one does not load; its update, if it is the newest, failed."""
+        changes: dict[str, Any] = {"active": self.previous, "previous": None}
+        update = self.update
+        if update is not None and update.assignment.manifest_sha256 == broken.manifest_sha256:
+            changes["update"] = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)
+        self._keep.set(changes)
+
+    def refuse(self, update: Update, *, for_good: bool) -> None:
+        """Nothing changes; for_good: and never try this content again."""
+        changes = {"update": update, "known_generation": update.assignment.generation}
+        self._keep.set(changes | (self._turned_down_with(update) if for_good else {}))
 
     def _turned_down_with(self, update: Update) -> dict[str, dict[str, str]]:
         before = self._keep.get("turned_down", dict[str, str]) or {}

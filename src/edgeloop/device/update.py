@@ -50,6 +50,10 @@ class Supply(Protocol):
         ...
 
 
+class _NotAccepted(Refused):
+    """The content was tried on this machine and did not pass."""
+
+
 class Updater:
     """One device's updates, one after another."""
 
@@ -84,10 +88,10 @@ class Updater:
         except EdgeloopError as error:
             _log.error("active_version_does_not_load", bundle=active.bundle, detail=str(error))
             previous = self._versions.previous
-            if previous is None or update is None:
+            if previous is None:
                 return
-            failed = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=f"does not load: {error}")
-            self._versions.go_back(failed, for_good=True)
+            reason = f"does not load any more: {error}"
+            self._versions.fall_back(active, reason)
             self._run(previous, on_watch=False)
 
     async def resume(self) -> None:
@@ -108,6 +112,12 @@ class Updater:
             return
         active = self._versions.active
         if active is not None and active.manifest_sha256 == assignment.manifest_sha256:
+            update = self._versions.update
+            if update is not None and update.state is UpdateState.ACTIVE:
+                still = msgspec.structs.replace(update, assignment=assignment)
+                self._versions.note(still)
+                await self._watch(still)
+                return
             self._finish(assignment, UpdateState.CONFIRMED, "it runs here already")
             return
         await self._advance(assignment)
@@ -124,7 +134,7 @@ class Updater:
             bundle = await self._download(assignment)
             installed = await self._accept(assignment, bundle)
         except (Refused, Corrupt) as error:
-            self._refuse(assignment, str(error))
+            self._refuse(assignment, str(error), for_good=isinstance(error, _NotAccepted))
             return
         self._activate(assignment, installed)
         update = self._versions.update
@@ -191,7 +201,7 @@ class Updater:
                 self._shelf.put_manifest(bundle.manifest_bytes)
                 return Installed(assignment.bundle, variant.file, assignment.manifest_sha256)
             failures.append(f"{variant.engine} {variant.precision}: {failure}")
-        raise Refused("; ".join(failures))
+        raise _NotAccepted("; ".join(failures))
 
     def _replay(self, bundle: Bundle, variant: Variant) -> str | None:
         try:
@@ -261,9 +271,10 @@ class Updater:
             self._run(active, on_watch=False)
         self._tell(done)
 
-    def _refuse(self, assignment: Assignment, reason: str) -> None:
+    def _refuse(self, assignment: Assignment, reason: str, *, for_good: bool) -> None:
+        """Nothing changes. for_good: the content itself was judged; else a later assignment may try it again."""
         update = Update(assignment=assignment, state=UpdateState.REFUSED, reason=reason, since_s=time.time())
-        self._versions.refuse(update)
+        self._versions.refuse(update, for_good=for_good)
         self._tidy()
         self._tell(update)
 

@@ -1,8 +1,8 @@
 """Who sent a request: the other end of `transport.identity`.
 
 Rules kept here: a signature covers method, path, query and body; it is good for five minutes; its nonce is good
-once; and signatures from before this process started are turned down, since it cannot know which nonces they
-used. Profile and source: contracts.proof.
+once; and signatures from before the second in which this process started are turned down, since it cannot
+know which nonces they used. Profile and source: contracts.proof.
 """
 
 import hmac
@@ -15,6 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edgeloop.contracts.errors import InvalidInput, Refused
+from edgeloop.contracts.join import enrol_statement
+from edgeloop.contracts.messages import EnrolRequest
 from edgeloop.contracts.proof import MAX_AGE_S, Claim, content_digest, parse_claim, signature_base
 
 
@@ -24,6 +26,20 @@ class StaleSignature(Refused):
     def __init__(self, message: str, server_time_s: float) -> None:
         super().__init__(message)
         self.server_time_s = server_time_s
+
+
+def check_possession(request: EnrolRequest) -> None:
+    """Raise Refused unless the key that is enrolled signed for this id and token itself."""
+    statement = enrol_statement(request.device_id, request.join_secret, request.public_key)
+    try:
+        Ed25519PublicKey.from_public_bytes(request.public_key).verify(request.possession, statement)
+    except InvalidSignature as error:
+        raise Refused(
+            f"the enrolment of {request.device_id!r} is not signed by the key that it brings; only the device "
+            "itself can enrol its key"
+        ) from error
+    except ValueError as error:
+        raise InvalidInput(f"the public key is {len(request.public_key)} bytes; Ed25519 keys have 32") from error
 
 
 class SignedRequest(msgspec.Struct, frozen=True):

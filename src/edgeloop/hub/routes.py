@@ -27,7 +27,7 @@ from edgeloop.contracts.messages import (
     SyncRequest,
 )
 from edgeloop.hub.port import Hub, Served
-from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_signed
+from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, check_possession, read_signed
 
 T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
@@ -64,7 +64,8 @@ class _Border:
         return self._checker.check(parts, await self._hub.public_key(parts.claim.device_id))
 
     async def check_enrol(self, parts: SignedRequest, message: EnrolRequest) -> None:
-        """An enrolment is signed by the key that it brings, or by the enrolled node that carries it."""
+        """The key that is enrolled signed for it; the request around is that key's, or an enrolled node's."""
+        check_possession(message)
         if message.via is None:
             if parts.claim.device_id != message.device_id:
                 raise InvalidInput(f"signed as {parts.claim.device_id!r}, but enrolling {message.device_id!r}")

@@ -19,6 +19,7 @@ from edgeloop.transport.uplink import Uplink
 _MAX_FILE_BYTES = 4 * 1024 * 1024 * 1024
 _PATH = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*){1,6}")
 _BY_HASH = re.compile(r"targets/files/([0-9a-f]{64})")
+_NEXT_ROOT = re.compile(r".*/[0-9]+\.root\.json")
 _NEVER_CHANGES = re.compile(r"targets/.+|.*/[0-9]+\.[a-z]+\.json")
 
 
@@ -44,9 +45,12 @@ class Cache:
     async def _refresh(self, path: str, kept: Path) -> None:
         try:
             data = await self._uplink.fetch(path, max_bytes=_MAX_FILE_BYTES)
-        except Unavailable:
+        except Unavailable as error:
             if kept.is_file():
                 return
+            if _NEXT_ROOT.fullmatch(path):
+                # Asked for one after another until there is none: none is known here.
+                raise NotFound(f"{path} is not known here, and the hub above is away") from error
             raise
         by_hash = _BY_HASH.fullmatch(path)
         if by_hash is not None and digest(data) != by_hash[1]:

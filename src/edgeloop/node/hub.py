@@ -6,6 +6,7 @@ cloud is away; a device hears of a new desired state as soon as the node does.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable
 
 import msgspec
@@ -52,7 +53,7 @@ class NodeHub:
         self._uplink = uplink
         self._waker = waker
         self._children = keep.get("children", dict[str, Child]) or {}
-        self._reports: dict[str, DeviceReport] = {}
+        self._reports: dict[str, tuple[float, DeviceReport]] = {}
         self._desired: dict[str, int] = keep.get("desired", dict[str, int]) or {}
         self.sync_loop: SyncLoop | None = None
 
@@ -111,7 +112,8 @@ class NodeHub:
     def reports(self) -> tuple[DeviceReport, ...]:
         """What the hub above is told: of this node, and of each device that reported."""
         own = DeviceReport(device_id=self._node_id, known_generation=self._desired.get(self._node_id, 0))
-        return (own, *self._reports.values())
+        now_s = time.monotonic()
+        return (own, *(_aged(report, now_s - since_s) for since_s, report in self._reports.values()))
 
     def known(self) -> dict[str, int]:
         """Which desired states this node has heard of, for devices that are there and devices that are not."""
@@ -126,8 +128,8 @@ class NodeHub:
             self._waker.wake({desired.device_id, child.speaker if child else desired.device_id})
 
     def _take(self, report: DeviceReport) -> None:
-        before = self._reports.get(report.device_id)
-        self._reports[report.device_id] = report
+        _, before = self._reports.get(report.device_id, (0.0, None))
+        self._reports[report.device_id] = (time.monotonic() - report.age_s, report)
         is_news = before is None or (before.update, before.active) != (report.update, report.active)
         if is_news and self.sync_loop is not None:
             self.sync_loop.changed()
@@ -150,3 +152,7 @@ class NodeHub:
     def _speaks_for(self, speaker: str, device_id: str) -> bool:
         child = self._children.get(device_id)
         return child is not None and speaker in (device_id, child.speaker)
+
+
+def _aged(report: DeviceReport, age_s: float) -> DeviceReport:
+    return msgspec.structs.replace(report, age_s=max(0.0, age_s))

@@ -43,11 +43,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give up memory; the engine cannot run after it. May be called twice."""
         ...
-
-
-class EngineKind(Protocol):
-    """A way to make engines. Raises InvalidInput if the bytes are not a model for it."""
-
-    def __call__(self, model: bytes, *, threads: int) -> Engine:
-        """Load model bytes."""
-        ...

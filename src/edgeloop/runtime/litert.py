@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput, Unavailable
 from edgeloop.runtime.engine import Tensors, TensorSpec
 from edgeloop.runtime.feeds import check_feeds
+from edgeloop.runtime.quiet import without_native_chatter
 
 
 class LiteRtEngine:
@@ -46,8 +47,9 @@ def _interpreter(model: bytes, threads: int) -> Any:
     if model[4:8] != b"TFL3":
         raise InvalidInput(f"this is no LiteRT model: bytes 4 to 8 are {model[4:8]!r}, expected b'TFL3'")
     try:
-        interpreter = Interpreter(model_content=model, num_threads=threads)
-        interpreter.allocate_tensors()
+        with without_native_chatter():
+            interpreter = Interpreter(model_content=model, num_threads=threads)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise InvalidInput(f"LiteRT cannot load this model: {error}") from error
     return interpreter

@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 from edgeloop.contracts.errors import Unavailable
+from edgeloop.runtime.quiet import without_native_chatter
 
 
 def import_keras() -> Any:
@@ -12,7 +13,7 @@ def import_keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_native_chatter():
             warnings.simplefilter("ignore")
             import keras
             import tensorflow as tf

@@ -2,7 +2,6 @@
 
     build/build.json     the draft manifest
     build/files/SHA256   variants, golden samples, drift reference, by content
-    build/report.json    what was measured, for people and machines
 
 `convert` adds a variant at a time; `package` makes a bundle of it. A variant of another model is refused.
 """

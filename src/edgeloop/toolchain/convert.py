@@ -38,6 +38,7 @@ from edgeloop.contracts.manifest import (
 from edgeloop.runtime.engines import load_engine
 from edgeloop.runtime.novelty import feature_distance
 from edgeloop.runtime.postprocess import energy, probabilities
+from edgeloop.runtime.quiet import without_native_chatter
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.build import Build, BuildFolder
 from edgeloop.toolchain.check import measure
@@ -53,7 +54,7 @@ LOGITS = "logits"
 TOLERANCE = {
     # Runtimes differ in the order of float sums; damaged weights differ by far more.
     Precision.FLOAT32: Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_agreement=1.0),
-    # Conforming int8 runtimes differ on single unsure samples (design.md); their mean hardly moves.
+    # Conforming int8 runtimes differ on single unsure samples; their mean hardly moves.
     Precision.INT8: Tolerance(max_abs_error=0.35, mean_abs_error=0.02, min_agreement=0.9),
 }
 
@@ -191,7 +192,7 @@ def convert(
 
 def _export(source: FloatModel, form: str) -> bytes:
     suffix = {"litert": "tflite", "onnx": "onnx"}[form]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), without_native_chatter():
         # Exporters warn about their own insides; what counts is checked on the result.
         warnings.simplefilter("ignore")
         path = Path(folder) / f"model.{suffix}"

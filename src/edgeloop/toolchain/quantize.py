@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
+from edgeloop.runtime.quiet import without_native_chatter
 
 
 def quantize_int8(model: bytes, calibration: NDArray[np.float32], input_name: str) -> bytes:
@@ -35,7 +36,12 @@ def quantize_int8(model: bytes, calibration: NDArray[np.float32], input_name: st
     quiet = io.StringIO()
     try:
         # It prints progress and sizes; ours are the report's.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        with (
+            warnings.catch_warnings(),
+            without_native_chatter(),
+            contextlib.redirect_stdout(quiet),
+            contextlib.redirect_stderr(quiet),
+        ):
             warnings.simplefilter("ignore")
             work = quantizer.Quantizer(bytearray(model))
             work.load_quantization_recipe(recipe.static_wi8_ai8())

@@ -1,4 +1,4 @@
-"""Train, and train again: pure steps from data and a recipe to a Keras model and a report."""
+"""Train, and train again: from data and a recipe to a Keras model and a report."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ class TrainRecipe(msgspec.Struct, frozen=True, kw_only=True):
     data: str = "digits"
     source: str = "bundled"
     seed: int = 0
-    images_seen: int = 30_000
+    images_seen: int = 40_000
     batch_size: int = 64
     learning_rate: float = 1e-3
 
@@ -37,10 +37,10 @@ class RetrainRecipe(msgspec.Struct, frozen=True, kw_only=True):
     data: str = "digits"
     source: str = "bundled"
     seed: int = 0
-    images_seen: int = 24_000
+    images_seen: int = 40_000
     batch_size: int = 64
     learning_rate: float = 1e-3
-    new_share: float = 0.5
+    new_share: float = 0.35
 
 
 class TrainReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,10 +75,12 @@ def train(recipe: TrainRecipe, dataset: Dataset, *, progress: Progress) -> tuple
 def retrain(
     recipe: RetrainRecipe, parent: KerasModel, dataset: Dataset, new: Part, *, progress: Progress
 ) -> tuple[KerasModel, TrainReport]:
-    """Fine-tune the parent on old data and labelled new samples, mixed in a stated share.
+    """Fine-tune the parent, in place, on old data and labelled new samples, mixed in a stated share.
 
     new: images as the model takes them (N, H, W) uint8. Raises InvalidInput if there are none, or of another size.
     """
+    if not 0.0 < recipe.new_share < 1.0:
+        raise InvalidInput(f"new_share is {recipe.new_share}; it must lie between 0 and 1")
     if len(new) == 0:
         raise InvalidInput("there are no labelled samples to learn from; label some first ('edgeloop sample label')")
     if new.images.shape[1:] != dataset.fit.images.shape[1:]:

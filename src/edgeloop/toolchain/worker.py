@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from edgeloop.contracts.api import JobUpdate, JobView
-from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, Refused, Unavailable
 from edgeloop.contracts.states import JobState
 from edgeloop.toolchain.jobs import Made
 from edgeloop.toolchain.progress import Progress
@@ -61,15 +61,20 @@ class Worker:
             self._hand_over(job, made)
         return True
 
+    def _end(self, job: JobView, state: JobState, message: str, report: dict[str, str | int | float | bool]) -> None:
+        update = JobUpdate(worker=self._name, state=state, progress=1.0, message=message[:2000], report=report)
+        try:
+            self._insist(lambda: self._api.update_job(job.job_id, update))
+        except Refused as error:
+            # Its lease ran out and another worker has it: theirs counts.
+            _log.warning("job_not_ours_any_more", job_id=job.job_id, detail=str(error))
+            return
+        _log.info("job_ended", job_id=job.job_id, state=state, message=message)
+
     def _hand_over(self, job: JobView, made: Made) -> None:
         for name, data in made.artifacts.items():
             self._insist(functools.partial(self._api.put_artifact, job.job_id, name, data))
         self._end(job, JobState.DONE, "done", made.report)
-
-    def _end(self, job: JobView, state: JobState, message: str, report: dict[str, str | int | float | bool]) -> None:
-        update = JobUpdate(worker=self._name, state=state, progress=1.0, message=message[:2000], report=report)
-        self._insist(lambda: self._api.update_job(job.job_id, update))
-        _log.info("job_ended", job_id=job.job_id, state=state, message=message)
 
     def _insist(self, call: Callable[[], object]) -> None:
         """Hours of work are not thrown away because the cloud restarts just now."""

@@ -152,7 +152,7 @@ class CloudApi:
         return self._get("events/counts", list[EventCount])
 
     def readings(self, device_id: str, *, after: int = 0, limit: int = 1000) -> list[ReadingView]:
-        """A device's readings in order of arrival, after a row number."""
+        """A device's readings in the order that it made them, after a row number."""
         return self._get(f"devices/{device_id}/readings", list[ReadingView], {"after": after, "limit": limit})
 
     def submit_job(self, request: JobRequest) -> JobView:

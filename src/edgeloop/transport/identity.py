@@ -24,6 +24,10 @@ class Identity:
         """32 raw bytes."""
         return self._key.public_key().public_bytes_raw()
 
+    def sign_statement(self, statement: bytes) -> bytes:
+        """64 raw bytes: this device's signature over a statement (contracts.join.enrol_statement)."""
+        return self._key.sign(statement)
+
     def sign(self, request: httpx.Request, *, created_s: int) -> None:
         """Add the proof's headers to a request whose body is final. Source: RFC 9421, see contracts.proof."""
         path, _, query = request.url.raw_path.decode().partition("?")

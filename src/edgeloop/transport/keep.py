@@ -65,5 +65,7 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         raise Unavailable(f"cannot open {path}: {error}. Check the disk and its permissions.") from error
     except sqlite3.DatabaseError as error:
-        raise Corrupt(f"{path} is damaged: {error}. Move it away and enrol again.") from error
+        raise Corrupt(
+            f"{path} is damaged: {error}. Move it away; what it remembered is lost, identity and outbox are not."
+        ) from error
     return connection

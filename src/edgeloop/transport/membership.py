@@ -8,7 +8,7 @@ import msgspec
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.codec import from_json, to_pretty_json
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.join import Join
+from edgeloop.contracts.join import Join, enrol_statement
 from edgeloop.contracts.messages import EnrolRequest, Profile
 from edgeloop.contracts.names import require_name
 from edgeloop.contracts.states import Kind
@@ -60,6 +60,7 @@ async def join_hub(
                 join_secret=join.secret,
                 public_key=identity.public_key,
                 profile=profile,
+                possession=identity.sign_statement(enrol_statement(device_id, join.secret, identity.public_key)),
             )
         )
     join.check_roots(reply.images_root, reply.director_root)

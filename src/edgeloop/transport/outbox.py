@@ -1,6 +1,6 @@
 """The disk queue for what goes up, at the device and at the node: what was appended is there after a power cut.
 
-SQLite in WAL mode with synchronous=FULL (design.md: with NORMAL a power cut lost up to 10,400 rows). Rules kept
+SQLite in WAL mode with synchronous=FULL (measured: with NORMAL a power cut lost up to 10,400 rows). Rules kept
 here: a row leaves only when the hub has acknowledged it after its own commit, or when the bound forces the least
 valuable out, which is counted; an append with a known (device, epoch, sequence) changes nothing. Acknowledged
 rows stay as the device's own record until their room is needed.

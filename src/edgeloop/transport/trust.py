@@ -2,7 +2,8 @@
 
 Two repositories, as in Uptane: *images* says what exists (signed by the targets key, which can stay offline) and
 *director* says who runs what (signed online, one set of metadata a device). An assignment counts only if both
-agree on the manifest's hash. Rules kept here: roots come from enrolment, never from the network later; a version
+agree on the manifest's hash. Rules kept here: trust begins with the roots of enrolment, and later roots count only as
+signed by the ones before; a version
 below the floor is refused; metadata is fsynced, since rollback protection lives in it.
 Source: Uptane Standard 2.1, 5.4.4 (full verification); TUF specification 1.0, 5.
 """

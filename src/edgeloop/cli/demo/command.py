@@ -18,7 +18,7 @@ from edgeloop.cli.demo.steps import Steps
 from edgeloop.cli.model import Data
 from edgeloop.cli.show import console
 from edgeloop.contracts.codec import to_pretty_json
-from edgeloop.contracts.errors import Refused
+from edgeloop.contracts.errors import EdgeloopError, Refused
 
 
 def demo(
@@ -44,6 +44,11 @@ def demo(
         kept = keep
         if keep:
             _say_where(folder, fleet)
+    except EdgeloopError:
+        fleet.stop()
+        kept = True
+        console.print(f"the demo broke off; its logs are in {folder / 'logs'}", highlight=False)
+        raise
     finally:
         if not kept:
             fleet.stop()

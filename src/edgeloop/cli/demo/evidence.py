@@ -1,4 +1,4 @@
-"""From outboxes and the cloud's store to the demo's figures: counts of what happened, nothing else."""
+"""From outboxes, the cloud's store and replayed held-out digits to the demo's figures."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The ten steps, over real processes. Every figure comes from the devices' outboxes and the cloud's store."""
+"""The ten steps, over real processes. Figures are collected afterwards, see `evidence`."""
 
 import time
 from collections.abc import Callable
@@ -287,7 +287,7 @@ class Loop:
         while not is_done():
             self._fleet.check_alive()
             if time.monotonic() > until_s:
-                raise Unavailable(f"waited {timeout_s:.0f} s for {what}; run with --keep and see the logs")
+                raise Unavailable(f"waited {timeout_s:.0f} s for {what}; the logs say more")
             time.sleep(_POLL_S)
 
 

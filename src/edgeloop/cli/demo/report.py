@@ -77,7 +77,7 @@ def show_report(report: Report) -> None:
     """The tables."""
     show_table(
         "versions",
-        ("version", "right float", "int8", "size float", "int8", "p50 / p99 ms", "parent"),
+        ("version", "right: float", "int8", "size: float", "int8", "p50 ms", "p99 ms", "parent"),
         [
             (
                 v.name,
@@ -85,7 +85,8 @@ def show_report(report: Report) -> None:
                 percent(v.accuracy),
                 size(v.size_float_bytes),
                 size(v.size_bytes),
-                f"{v.latency_p50_ms:.2f} / {v.latency_p99_ms:.2f}",
+                f"{v.latency_p50_ms:.2f}",
+                f"{v.latency_p99_ms:.2f}",
                 v.parent or "-",
             )
             for v in report.versions

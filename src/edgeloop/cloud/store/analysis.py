@@ -1,8 +1,8 @@
 """Which devices' input has drifted, in SQL over what came up.
 
 The verdict is an effect size, not a significance test: with thousands of readings any harmless difference is
-significant. A device has drifted when its mean novelty or energy lies a whole standard deviation of clean data
-off, or when its own CUSUM alarm is on.
+significant. A device has drifted when its mean novelty or energy lies more than a standard deviation of clean
+data above clean data's, or when its own CUSUM alarm is on.
 """
 
 import msgspec

@@ -1,4 +1,4 @@
-"""Bytes by key: bundle files, samples, job artifacts. A folder or a bucket, through obstore."""
+"""Bytes by key: bundle files, samples, job artifacts; in a folder or in memory, through obstore."""
 
 import os
 from pathlib import Path

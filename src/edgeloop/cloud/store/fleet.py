@@ -43,10 +43,16 @@ def make_join_token(connection: sa.Connection, request: JoinTokenRequest, *, now
 
 
 def enrol(connection: sa.Connection, request: EnrolRequest, *, now_s: float) -> None:
-    """Admit a device. A repeat with the same key and id is let through without using the token again."""
+    """Admit a device. A repeat with the same key, id and way is let through without using the token again; moving
+    to another node takes a good token like joining does.
+    """
+    _check_carrier(connection, request)
     known = connection.execute(sa.select(devices).where(devices.c.device_id == request.device_id)).first()
     if known is not None:
         _check_same(known, request)
+        if known.via == request.via:
+            return
+        _use_token(connection, request.join_secret, now_s)
         connection.execute(
             devices.update().where(devices.c.device_id == request.device_id).values(via=request.via, kind=request.kind)
         )
@@ -62,6 +68,14 @@ def enrol(connection: sa.Connection, request: EnrolRequest, *, now_s: float) -> 
             enrolled_at_s=now_s,
         )
     )
+
+
+def _check_carrier(connection: sa.Connection, request: EnrolRequest) -> None:
+    if request.via is None:
+        return
+    kind = connection.execute(sa.select(devices.c.kind).where(devices.c.device_id == request.via)).scalar()
+    if kind != Kind.NODE:
+        raise Refused(f"{request.via!r} is no node here and carries for nobody")
 
 
 def _check_same(known: sa.Row[tuple[object, ...]], request: EnrolRequest) -> None:
@@ -115,7 +129,7 @@ def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *
         connection.execute(
             devices.update()
             .where(devices.c.device_id == report.device_id)
-            .values(report=to_json(kept).decode(), last_seen_s=now_s)
+            .values(report=to_json(kept).decode(), last_seen_s=now_s - report.age_s)
         )
 
 

@@ -1,0 +1,125 @@
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
+from edgeloop.hub.serve import Listen, bind, is_loopback, serve, url_of
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that another program listens on."""
+    with socket.socket() as handle:
+        handle.bind(("127.0.0.1", 0))
+        handle.listen()
+        yield handle.getsockname()[1]
+
+
+def test_port_that_is_taken_is_unavailable_and_named(taken: int) -> None:
+    with pytest.raises(Unavailable, match=str(taken)):
+        bind(Listen(port=taken))
+
+
+def test_any_free_port_will_do() -> None:
+    with bind(Listen(port=0)) as handle:
+        assert handle.getsockname()[1] > 0
+
+
+def test_port_that_was_left_can_be_taken_again() -> None:
+    with bind(Listen(port=0)) as handle:
+        port = handle.getsockname()[1]
+    with bind(Listen(port=port)) as again:
+        assert again.getsockname()[1] == port
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_port_that_cannot_be_is_an_edgeloop_error(port: int) -> None:
+    with pytest.raises(EdgeloopError, match=str(port)):
+        bind(Listen(port=port))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "edge.example.org", ""])
+def test_listening_to_other_machines_needs_tls(host: str) -> None:
+    with pytest.raises(InvalidInput, match="tls"):
+        bind(Listen(host=host))
+
+
+def test_address_of_another_machine_is_unavailable() -> None:
+    with pytest.raises(Unavailable, match=r"192\.0\.2\.1"):
+        bind(Listen(host="192.0.2.1", tls_cert=Path("cert.pem"), tls_key=Path("key.pem")))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.10", "::1"])
+def test_loopback_is_known(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.1", "10.0.0.1", "example.org", "localhost.example.org", "", "127.0.0.1.evil"]
+)
+def test_anything_else_is_no_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_url_names_the_port_that_was_taken() -> None:
+    with bind(Listen()) as handle:
+        assert url_of(handle) == f"http://127.0.0.1:{handle.getsockname()[1]}"
+
+
+def test_url_says_https_with_tls() -> None:
+    with bind(Listen()) as handle:
+        assert url_of(handle, tls=True).startswith("https://127.0.0.1:")
+
+
+async def _app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """The smallest ASGI app: lifespan, and one answer for everything."""
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def _broken_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    assert scope["type"] == "lifespan"
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no"})
+
+
+def test_ready_is_said_once_it_answers_and_ending_before_it_ends() -> None:
+    said: list[str] = []
+
+    def ready(url: str) -> None:
+        said.append("ready")
+        threading.Thread(target=ask, args=(url,)).start()
+
+    def ask(url: str) -> None:
+        said.append(httpx.get(url).text)
+        signal.raise_signal(signal.SIGTERM)
+
+    def ending() -> None:
+        said.append("ending")
+
+    listen = Listen()
+    with bind(listen) as handle:
+        before = signal.signal(signal.SIGTERM, lambda *_: said.append("signal"))
+        try:
+            asyncio.run(serve(_app, handle, listen, on_ready=ready, on_ending=ending))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert said[:3] == ["ready", "hello", "ending"]
+
+
+def test_app_that_cannot_start_is_unavailable() -> None:
+    listen = Listen()
+    with bind(listen) as handle, pytest.raises(Unavailable, match="could not start"):
+        asyncio.run(serve(_broken_app, handle, listen, on_ready=lambda _: None, on_ending=lambda: None))

@@ -1,0 +1,215 @@
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.toolchain.data import Dataset, load_dataset, split
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+MORE_IMAGES, MORE_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+COUNT = 400
+
+
+def _numbered(count: int) -> NDArray[np.uint8]:
+    """(count, 28, 28) images that each bear their own number in their first bytes."""
+    images = np.zeros((count, 28, 28), np.uint8)
+    images.reshape(count, -1)[:, :4] = np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 4)
+    return images
+
+
+def _numbers(images: NDArray[np.uint8]) -> list[int]:
+    first = np.ascontiguousarray(images.reshape(len(images), -1)[:, :4])
+    return [int(number) for number in first.view(">u4").ravel()]
+
+
+def _classes(count: int) -> NDArray[np.int64]:
+    return np.arange(count, dtype=np.int64) % 10
+
+
+def _split(count: int = COUNT, *, seed: int = 0) -> Dataset:
+    names = tuple("0123456789")
+    return split("digits", _numbered(count), _classes(count), label_names=names, sha256="0" * 64, seed=seed)
+
+
+def _idx(values: NDArray[np.uint8], *, magic: int | None = None) -> bytes:
+    """IDX bytes. Source: the format's description on the MNIST page."""
+    header = struct.pack(f">{1 + values.ndim}I", magic if magic is not None else 0x0800 + values.ndim, *values.shape)
+    return header + values.tobytes()
+
+
+def _write(folder: Path, count: int = COUNT, *, names: tuple[str, str] = (IMAGES, LABELS), zipped: bool = False) -> None:
+    pairs = zip(names, (_numbered(count), _classes(count).astype(np.uint8)), strict=True)
+    for name, values in pairs:
+        data = _idx(values)
+        path = folder / (f"{name}.gz" if zipped else name)
+        path.write_bytes(gzip.compress(data) if zipped else data)
+
+
+# ---- the four parts
+
+
+@pytest.mark.parametrize("count", [200, 401, 5000])
+def test_parts_are_disjoint_and_complete(count: int) -> None:
+    data = _split(count)
+    parts = [_numbers(part.images) for part in (data.fit, data.validation, data.holdout, data.field)]
+    assert sorted(number for part in parts for number in part) == list(range(count))
+
+
+def test_no_part_is_empty() -> None:
+    data = _split(200)
+    assert min(len(part) for part in (data.fit, data.validation, data.holdout, data.field)) >= 10
+
+
+def test_labels_stay_with_their_images() -> None:
+    data = _split()
+    for part in (data.fit, data.validation, data.holdout, data.field):
+        assert [number % 10 for number in _numbers(part.images)] == part.labels.tolist()
+
+
+def test_same_seed_splits_the_same_way() -> None:
+    first, again = _split(seed=3), _split(seed=3)
+    assert _numbers(first.fit.images) == _numbers(again.fit.images)
+
+
+def test_other_seed_splits_another_way() -> None:
+    assert _numbers(_split(seed=3).holdout.images) != _numbers(_split(seed=4).holdout.images)
+
+
+def test_too_few_images_are_refused_with_the_count() -> None:
+    with pytest.raises(InvalidInput, match="199 images; at least 200"):
+        _split(199)
+
+
+def test_take_gives_the_first() -> None:
+    part = _split().fit
+    assert _numbers(part.take(5).images) == _numbers(part.images)[:5]
+
+
+# ---- where digits come from
+
+
+def test_bundled_digits_are_five_thousand_of_ten_classes() -> None:
+    data = load_dataset("digits")
+    total = sum(len(part) for part in (data.fit, data.validation, data.holdout, data.field))
+    assert (total, data.label_names, set(data.fit.labels.tolist())) == (5000, tuple("0123456789"), set(range(10)))
+
+
+def test_unknown_dataset_names_those_that_there_are() -> None:
+    with pytest.raises(InvalidInput, match="no dataset 'letters'; known: digits"):
+        load_dataset("letters")
+
+
+def test_missing_folder_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"nowhere; --data takes 'bundled', 'keras' or a folder of IDX files"):
+        load_dataset("digits", source=str(tmp_path / "nowhere"))
+
+
+def test_folder_without_idx_files_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=IMAGES):
+        load_dataset("digits", source=str(tmp_path))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_files_come_back_as_they_were_written(tmp_path: Path, zipped: bool) -> None:
+    _write(tmp_path, zipped=zipped)
+    data = load_dataset("digits", source=str(tmp_path), seed=5)
+    assert _numbers(data.holdout.images) == _numbers(_split(seed=5).holdout.images)
+
+
+def test_zipped_and_plain_files_have_the_same_hash(tmp_path: Path) -> None:
+    found = []
+    for zipped in (False, True):
+        folder = tmp_path / str(zipped)
+        folder.mkdir()
+        _write(folder, zipped=zipped)
+        found.append(load_dataset("digits", source=str(folder)).sha256)
+    assert found[0] == found[1]
+
+
+def test_hash_is_of_the_content_and_not_of_the_split(tmp_path: Path) -> None:
+    _write(tmp_path)
+    first, other = (load_dataset("digits", source=str(tmp_path), seed=seed).sha256 for seed in (1, 2))
+    assert first == other
+
+
+def test_both_pairs_of_files_are_read(tmp_path: Path) -> None:
+    _write(tmp_path)
+    _write(tmp_path, 250, names=(MORE_IMAGES, MORE_LABELS))
+    data = load_dataset("digits", source=str(tmp_path))
+    assert sum(len(part) for part in (data.fit, data.validation, data.holdout, data.field)) == COUNT + 250
+
+
+# ---- files that are not what they claim
+
+
+def _corrupt(folder: Path, *, name: str, data: bytes) -> str:
+    _write(folder)
+    (folder / name).write_bytes(data)
+    with pytest.raises(Corrupt) as caught:
+        load_dataset("digits", source=str(folder))
+    return str(caught.value)
+
+
+def test_truncated_file_is_corrupt(tmp_path: Path) -> None:
+    assert IMAGES in _corrupt(tmp_path, name=IMAGES, data=_idx(_numbered(COUNT))[:-1])
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x00", b"\x00\x00\x08\x03\x00\x00"])
+def test_file_cut_in_its_header_is_corrupt(tmp_path: Path, data: bytes) -> None:
+    assert IMAGES in _corrupt(tmp_path, name=IMAGES, data=data)
+
+
+def test_file_that_is_too_long_is_corrupt(tmp_path: Path) -> None:
+    assert IMAGES in _corrupt(tmp_path, name=IMAGES, data=_idx(_numbered(COUNT)) + b"x")
+
+
+def test_wrong_magic_number_is_named(tmp_path: Path) -> None:
+    message = _corrupt(tmp_path, name=IMAGES, data=_idx(_numbered(COUNT), magic=0x0D03))
+    assert "0xd03, expected 0x803" in message
+
+
+def test_labels_in_the_place_of_images_are_corrupt(tmp_path: Path) -> None:
+    assert IMAGES in _corrupt(tmp_path, name=IMAGES, data=_idx(_classes(COUNT).astype(np.uint8)))
+
+
+def test_images_without_as_many_labels_are_corrupt(tmp_path: Path) -> None:
+    message = _corrupt(tmp_path, name=LABELS, data=_idx(_classes(COUNT - 1).astype(np.uint8)))
+    assert "expected as many images of 28x28 as labels" in message
+
+
+def test_images_of_another_size_are_corrupt(tmp_path: Path) -> None:
+    message = _corrupt(tmp_path, name=IMAGES, data=_idx(np.zeros((COUNT, 20, 20), np.uint8)))
+    assert "expected as many images of 28x28" in message
+
+
+def test_label_that_is_no_digit_is_corrupt(tmp_path: Path) -> None:
+    message = _corrupt(tmp_path, name=LABELS, data=_idx(np.full(COUNT, 10, np.uint8)))
+    assert "labels 0 to 9" in message
+
+
+def test_gzip_cut_at_half_is_corrupt(tmp_path: Path) -> None:
+    zipped = gzip.compress(_idx(_numbered(COUNT)))
+    assert IMAGES in _corrupt(tmp_path, name=f"{IMAGES}.gz", data=zipped[: len(zipped) // 2])
+
+
+def test_file_that_is_no_gzip_is_corrupt(tmp_path: Path) -> None:
+    assert IMAGES in _corrupt(tmp_path, name=f"{IMAGES}.gz", data=b"<html>not found</html>")
+
+
+def test_gzip_damaged_in_its_middle_is_corrupt(tmp_path: Path) -> None:
+    zipped = bytearray(gzip.compress(_idx(_numbered(COUNT))))
+    zipped[12:40] = b"\xff" * 28
+    assert IMAGES in _corrupt(tmp_path, name=f"{IMAGES}.gz", data=bytes(zipped))
+
+
+def test_images_without_their_labels_are_not_passed_over(tmp_path: Path) -> None:
+    # The other pair is complete: to read it alone would be another data set than the one asked for.
+    _write(tmp_path)
+    _write(tmp_path, 250, names=(MORE_IMAGES, MORE_LABELS))
+    (tmp_path / LABELS).unlink()
+    with pytest.raises(NotFound, match=LABELS):
+        load_dataset("digits", source=str(tmp_path))

@@ -1,0 +1,171 @@
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from edgeloop.contracts.errors import EdgeloopError, Refused, Unavailable
+from edgeloop.contracts.messages import Desired, DeviceReport, SyncReply, SyncRequest
+from edgeloop.transport.syncing import SyncLoop
+
+NEWS = Desired(device_id="camera-1", generation=7)
+
+
+class FakeHub:
+    """The uplink's `sync` over a hub in memory: a sync with a wait is held until there is news or `hold` is off."""
+
+    def __init__(self, *, failures: int = 0, error: type[EdgeloopError] = Unavailable) -> None:
+        self.requests: list[SyncRequest] = []
+        self.news: tuple[Desired, ...] = ()
+        self.hold = False
+        self.failed = 0
+        self._failures = failures
+        self._error = error
+
+    def fail_from_now_on(self) -> None:
+        """Answer nothing any more."""
+        self._failures = 10**9
+
+    @property
+    def quick(self) -> list[SyncRequest]:
+        """Syncs that did not want to be held open."""
+        return [request for request in self.requests if request.wait_s == 0]
+
+    async def sync(self, request: SyncRequest) -> SyncReply:
+        """Answer, fail while there are failures left, or hold."""
+        self.requests.append(request)
+        if self._failures:
+            self._failures -= 1
+            self.failed += 1
+            raise self._error("the hub is away")
+        while request.wait_s and self.hold:
+            await asyncio.sleep(0.001)
+        news, self.news = self.news, ()
+        return SyncReply(desired=news)
+
+
+class Harness:
+    """A loop over a fake hub, with what it was told and what it reports."""
+
+    def __init__(self, hub: FakeHub) -> None:
+        self.hub = hub
+        self.told: list[Desired] = []
+        self.generation = 0
+        self.loop = SyncLoop(
+            hub,  # type: ignore[arg-type]
+            reports=lambda: (DeviceReport(device_id="camera-1", known_generation=self.generation),),
+            on_desired=self.told.append,
+            wait_s=25.0,
+            longest_backoff_s=0.01,
+        )
+
+    async def until(self, done: Callable[[], bool], *, before: Callable[[], None] = lambda: None) -> None:
+        """Run until `done`, at most half a minute."""
+        before()
+        task = asyncio.create_task(self.loop.run())
+        async with asyncio.timeout(30):
+            while not done() and not task.done():
+                await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def _run(harness: Harness, done: Callable[[], bool], *, before: Callable[[], None] = lambda: None) -> None:
+    asyncio.run(harness.until(done, before=before))
+
+
+def test_news_of_the_hub_is_passed_on() -> None:
+    harness = Harness(FakeHub())
+    harness.hub.news = (NEWS,)
+    _run(harness, lambda: bool(harness.told))
+    assert harness.told == [NEWS]
+
+
+def test_listening_is_held_open_by_the_hub() -> None:
+    harness = Harness(FakeHub())
+    _run(harness, lambda: bool(harness.hub.requests))
+    assert harness.hub.requests[0].wait_s == 25.0
+
+
+def test_listening_goes_on_after_an_answer() -> None:
+    harness = Harness(FakeHub())
+    _run(harness, lambda: len(harness.hub.requests) >= 3)
+    assert {request.wait_s for request in harness.hub.requests} == {25.0}
+
+
+def test_nothing_is_told_without_a_change() -> None:
+    harness = Harness(FakeHub())
+    _run(harness, lambda: len(harness.hub.requests) >= 3)
+    assert harness.hub.quick == []
+
+
+def test_change_is_told_while_a_sync_is_held_open() -> None:
+    hub = FakeHub()
+    hub.hold = True
+    harness = Harness(hub)
+    _run(harness, lambda: bool(hub.quick), before=harness.loop.changed)
+    assert len(hub.quick) == 1
+
+
+def test_report_is_made_when_it_is_sent() -> None:
+    harness = Harness(FakeHub())
+
+    def change() -> None:
+        harness.generation = 4
+        harness.loop.changed()
+
+    _run(harness, lambda: bool(harness.hub.quick), before=change)
+    assert harness.hub.quick[0].reports[0].known_generation == 4
+
+
+def test_several_changes_are_told_together() -> None:
+    harness = Harness(FakeHub())
+
+    def change() -> None:
+        for _ in range(5):
+            harness.loop.changed()
+
+    _run(harness, lambda: len(harness.hub.requests) >= 4, before=change)
+    assert len(harness.hub.quick) == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable, Refused])
+def test_failures_are_waited_out(error: type[EdgeloopError]) -> None:
+    harness = Harness(FakeHub(failures=3, error=error))
+    harness.hub.news = (NEWS,)
+    _run(harness, lambda: bool(harness.told))
+    assert len(harness.hub.requests) >= 4
+
+
+def test_change_that_could_not_be_told_is_told_later() -> None:
+    hub = FakeHub(failures=6)
+    hub.hold = True
+    harness = Harness(hub)
+
+    def done() -> bool:
+        return hub.failed == 6 and len(hub.quick) >= 2
+
+    _run(harness, done, before=harness.loop.changed)
+    assert len(hub.quick) >= 2
+
+
+def test_reachability_is_false_at_first() -> None:
+    assert not Harness(FakeHub()).loop.is_reachable
+
+
+def test_reachability_follows_an_answer() -> None:
+    harness = Harness(FakeHub())
+    _run(harness, lambda: len(harness.hub.requests) >= 2)
+    assert harness.loop.is_reachable
+
+
+def test_reachability_ends_with_a_failure() -> None:
+    harness = Harness(FakeHub())
+
+    def lost() -> bool:
+        if harness.loop.is_reachable:
+            harness.hub.fail_from_now_on()
+        return harness.hub.failed > 0 and not harness.loop.is_reachable
+
+    _run(harness, lost)
+    assert not harness.loop.is_reachable
