@@ -12,7 +12,9 @@ def _exported() -> set[str]:
     """What the module's own text offers to type checkers: its imports, and its version."""
     tree = ast.parse(Path(edgeloop.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    imported = {name.asname or name.name for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    imported = {
+        name.asname or name.name for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names
+    }
     return imported | {"__version__"}
 
 

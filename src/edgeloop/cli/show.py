@@ -29,12 +29,16 @@ def emit_json(value: Any) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = "") -> None:
     """A table; `note` stands below it."""
+    shown = list(rows)
+    if not shown:
+        console.print(f"[bold]{title}[/]: none yet")
+        return
     table = Table(
         title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for index, column in enumerate(columns):
         table.add_column(column, no_wrap=index == 0)
-    for row in rows:
+    for row in shown:
         table.add_row(*row)
     console.print(table)
     if note:

@@ -78,7 +78,8 @@ class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
 
     min_readings: readings on watch before a verdict. max_disagreement: share of them on which old and new label
     differ, None to leave it unjudged (a device whose input drifted is expected to disagree). max_error_rate:
-    share of readings that failed. max_latency_ratio: new median latency over old. deadline_s: with fewer
+    share of readings that failed. max_latency_ratio: new median latency over old, judged only where the new one is
+    above latency_floor_ms, since below it nobody notices and noise decides. deadline_s: with fewer
     readings than min_readings by then, the version is confirmed on liveness alone if nothing failed.
     """
 
@@ -86,6 +87,7 @@ class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
     max_disagreement: Share | None = 0.1
     max_error_rate: Share = 0.02
     max_latency_ratio: float = 3.0
+    latency_floor_ms: float = 5.0
     deadline_s: float = 600.0
 
 

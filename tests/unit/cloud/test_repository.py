@@ -143,11 +143,10 @@ def test_client_follows_to_the_next_version(tmp_path: Path) -> None:
 
 def test_client_refreshes_the_same_version_day_after_day(tmp_path: Path) -> None:
     published_at_s = _now_s() - 30 * DAY_S
+    targets = _targets("files/a")
     for days in (28, 29, 30):
-        server = ImagesServer(_targets("files/a"), published_at_s, published_at_s + days * DAY_S)
-        updater = _client(tmp_path, server)
-        if days >= 28:
-            updater.refresh()
+        updater = _client(tmp_path, ImagesServer(targets, published_at_s, published_at_s + days * DAY_S))
+        updater.refresh()
     assert updater.get_targetinfo("files/a") is not None
 
 
@@ -177,8 +176,7 @@ def test_client_refuses_a_timestamp_from_before(tmp_path: Path) -> None:
     targets, published_at_s = _targets("files/a"), now_s - 3 * DAY_S
     _client(tmp_path, ImagesServer(targets, published_at_s, now_s)).refresh()
     with pytest.raises(RepositoryError):
-        _client(tmp_path, ImagesServer(targets, published_at_s, now_s - 2 * DAY_S)).get_targetinfo("files/b")
-        _client(tmp_path, ImagesServer(_targets("files/a", version=1), published_at_s - DAY_S, now_s - 9 * DAY_S)).refresh()
+        _client(tmp_path, ImagesServer(targets, published_at_s, now_s - 2 * DAY_S)).refresh()
 
 
 def test_client_refuses_metadata_of_a_server_that_stood_still(tmp_path: Path) -> None:

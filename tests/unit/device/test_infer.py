@@ -224,8 +224,6 @@ def test_stopped_loop_ends_without_a_model(outbox: Outbox) -> None:
     stop = threading.Event()
     stop.set()
     selector = Selector(NOTHING_CHOSEN, rng=random.Random(0))
-    loop = InferenceLoop(
-        ListSource(_frames(quadrant_images(1))), Slots(), selector, outbox, shadow_share=1.0, seed=0
-    )
+    loop = InferenceLoop(ListSource(_frames(quadrant_images(1))), Slots(), selector, outbox, shadow_share=1.0, seed=0)
     loop.run(stop)
     assert loop.readings == 0

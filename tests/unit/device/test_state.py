@@ -146,15 +146,40 @@ def test_going_back_for_now_turns_nothing_down(disk: Disk) -> None:
 
 def test_refusal_keeps_what_runs(disk: Disk) -> None:
     _confirmed(disk, "1.0.0")
-    disk.versions.refuse(_update("1.1.0", UpdateState.REFUSED, reason="wrong"))
+    disk.versions.refuse(_update("1.1.0", UpdateState.REFUSED, reason="wrong"), for_good=True)
     assert disk.reopen().active == _installed("1.0.0")
 
 
 def test_every_refusal_is_remembered(disk: Disk) -> None:
     for version in ("1.1.0", "1.2.0"):
-        disk.versions.refuse(_update(version, UpdateState.REFUSED, reason=f"why {version}"))
+        disk.versions.refuse(_update(version, UpdateState.REFUSED, reason=f"why {version}"), for_good=True)
     found = disk.reopen()
     assert [found.turned_down(_hash(v)) for v in ("1.1.0", "1.2.0", "1.3.0")] == ["why 1.1.0", "why 1.2.0", None]
+
+
+def test_refusal_for_now_turns_nothing_down(disk: Disk) -> None:
+    disk.versions.refuse(_update("1.1.0", UpdateState.REFUSED, reason="not judged"), for_good=False)
+    assert disk.reopen().turned_down(_hash("1.1.0")) is None
+
+
+def test_falling_back_runs_the_version_before(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0", "1.1.0")
+    disk.versions.fall_back(_installed("1.1.0"), "does not load")
+    found = disk.reopen()
+    assert found.update is not None
+    assert (found.active, found.update.state, found.update.reason) == (
+        _installed("1.0.0"),
+        UpdateState.ROLLED_BACK,
+        "does not load",
+    )
+
+
+def test_falling_back_leaves_the_update_of_another_version(disk: Disk) -> None:
+    _confirmed(disk, "1.0.0", "1.1.0")
+    refused = _update("1.2.0", UpdateState.REFUSED, reason="wrong")
+    disk.versions.refuse(refused, for_good=True)
+    disk.versions.fall_back(_installed("1.1.0"), "does not load")
+    assert disk.reopen().update == refused
 
 
 def test_nothing_wanted_is_an_answered_generation(disk: Disk) -> None:

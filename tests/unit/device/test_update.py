@@ -87,7 +87,9 @@ class Away:
 class Device:
     """A device's state folder, and the updater of one process that works on it."""
 
-    def __init__(self, folder: Path, supply: Supply, *, engines: Iterable[EngineName] = (EngineName.ONNXRUNTIME,)) -> None:
+    def __init__(
+        self, folder: Path, supply: Supply, *, engines: Iterable[EngineName] = (EngineName.ONNXRUNTIME,)
+    ) -> None:
         self.shelf = Shelf(folder / "bundles")
         self.slots = Slots()
         self.states: list[UpdateState] = []
@@ -470,9 +472,7 @@ def test_second_candidate_is_fetched_only_after_the_first_failed(folder: Folder)
     supply = ArchiveSupply(archive)
     device = folder.device(supply)
     at_accepting: list[str] = []
-    device.at_state = lambda state: (
-        at_accepting.extend(supply.fetched) if state is UpdateState.ACCEPTING else None
-    )
+    device.at_state = lambda state: at_accepting.extend(supply.fetched) if state is UpdateState.ACCEPTING else None
     device.take(_assigned(archive))
     assert (file_target(bad) in at_accepting, file_target(good) in at_accepting) == (True, False)
 

@@ -41,7 +41,9 @@ def _idx(values: NDArray[np.uint8], *, magic: int | None = None) -> bytes:
     return header + values.tobytes()
 
 
-def _write(folder: Path, count: int = COUNT, *, names: tuple[str, str] = (IMAGES, LABELS), zipped: bool = False) -> None:
+def _write(
+    folder: Path, count: int = COUNT, *, names: tuple[str, str] = (IMAGES, LABELS), zipped: bool = False
+) -> None:
     pairs = zip(names, (_numbered(count), _classes(count).astype(np.uint8)), strict=True)
     for name, values in pairs:
         data = _idx(values)
