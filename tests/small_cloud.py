@@ -1,7 +1,7 @@
 """A real cloud without a server or a loop: stores on disk, hub and conductor as objects, a clock that a test moves.
 
-    template = found_template(folder)           once a session, since founding makes keys and migrates
-    cloud = SmallCloud(template, tmp_path)      a cloud of the test's own; close() it
+template = found_template(folder)           once a session, since founding makes keys and migrates
+cloud = SmallCloud(template, tmp_path)      a cloud of the test's own; close() it
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import msgspec
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar import Litestar
@@ -92,9 +91,7 @@ class SmallCloud:
         self.waker.release()
         self.database.close()
 
-    def join_secret(
-        self, *, uses: int = 1, valid_s: float = 3600.0, labels: dict[str, str] | None = None
-    ) -> str:
+    def join_secret(self, *, uses: int = 1, valid_s: float = 3600.0, labels: dict[str, str] | None = None) -> str:
         """The secret of a new join token, made now by this cloud's clock."""
         request = JoinTokenRequest(uses=uses, valid_s=valid_s, labels=labels or {})
         return self.database.write_now(lambda c: fleet.make_join_token(c, request, now_s=self.clock()))
@@ -235,7 +232,6 @@ def event(
 def picture(index: int = 0) -> bytes:
     """A PNG whose brightest quadrant is LABELS[index % 4]."""
     return encode_png(quadrant_images(index + 1)[index])
-
 
 
 async def until(is_true: Callable[[], Awaitable[bool]], what: str, *, timeout_s: float = 10.0) -> None:

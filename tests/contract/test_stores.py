@@ -160,7 +160,7 @@ def test_readings_of_another_device_are_not_shown(database: Database) -> None:
 # ---- samples
 
 
-def _samples(database: Database, *, device_id: str | None = None, labelled: bool | None = None, limit: int = 10):  # noqa: ANN202 - as the store's
+def _samples(database: Database, *, device_id: str | None = None, labelled: bool | None = None, limit: int = 10):
     return database.read_now(lambda c: inbox.list_samples(c, device_id=device_id, labelled=labelled, limit=limit))
 
 
@@ -719,7 +719,9 @@ def test_reopened_database_keeps_its_data(tmp_path: Path) -> None:
         database.close()
 
 
-@pytest.mark.parametrize("content", [b"this is no database, whatever its name says" * 100, b"SQLite format 3\0" + bytes(4000)])
+@pytest.mark.parametrize(
+    "content", [b"this is no database, whatever its name says" * 100, b"SQLite format 3\0" + bytes(4000)]
+)
 def test_file_that_is_no_database_is_corrupt(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cloud.db").write_bytes(content)
     with pytest.raises(Corrupt, match="backup"):

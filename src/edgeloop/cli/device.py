@@ -9,6 +9,7 @@ from edgeloop.cli.node import Backoff, Ca, Hub, Join, default_id
 from edgeloop.cli.show import AsJson, console, emit_json, ready, show_table
 from edgeloop.contracts.errors import NotFound
 from edgeloop.contracts.manifest import EngineName
+from edgeloop.contracts.states import Kind
 
 app = typer.Typer(help="The device tier.", no_args_is_help=True)
 
@@ -31,9 +32,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a device until Ctrl-C; the first time with --hub and --join."""
-    from edgeloop.device.app import enrol_device, run_device
+    from edgeloop.device.app import run_device
     from edgeloop.device.config import DeviceConfig
     from edgeloop.runtime.engines import installed_engines
+    from edgeloop.runtime.profile import this_machine
+    from edgeloop.transport.membership import enrol
 
     config = DeviceConfig(
         folder=folder,
@@ -47,7 +50,8 @@ def run(
     if source is not None and not source.is_dir():
         raise NotFound(f"there is no folder {source} to read images from; make it, or name another with --source")
     if hub is not None and join is not None:
-        enrol_device(config, hub_url=hub, token=join, device_id=device_id or default_id("device"), ca=ca)
+        name = device_id or default_id("device")
+        enrol(folder, hub_url=hub, token=join, device_id=name, kind=Kind.DEVICE, profile=this_machine(), ca=ca)
     run_device(config, on_ready=lambda member: ready("device", as_json=as_json, id=member.device_id))
 
 

@@ -8,6 +8,7 @@ import typer
 
 from edgeloop.cli.cloud import Host, Port, TlsCert, TlsKey
 from edgeloop.cli.show import AsJson, ready
+from edgeloop.contracts.states import Kind
 
 app = typer.Typer(help="The node tier.", no_args_is_help=True)
 
@@ -38,14 +39,17 @@ def run(
 ) -> None:
     """Run a node until Ctrl-C; the first time with --hub and --join."""
     from edgeloop.hub.serve import Listen
-    from edgeloop.node.app import enrol_node, run_node
+    from edgeloop.node.app import run_node
     from edgeloop.node.config import NodeConfig
+    from edgeloop.runtime.profile import this_machine
+    from edgeloop.transport.membership import enrol
 
     config = NodeConfig(
         folder=folder, listen=Listen(host, port, tls_cert, tls_key), longest_backoff_s=longest_backoff_s
     )
     if hub is not None and join is not None:
-        enrol_node(config, hub_url=hub, token=join, node_id=node_id or default_id("node"), ca=ca)
+        name = node_id or default_id("node")
+        enrol(folder, hub_url=hub, token=join, device_id=name, kind=Kind.NODE, profile=this_machine(), ca=ca)
     run_node(config, on_ready=lambda url: ready("node", as_json=as_json, url=url))
 
 

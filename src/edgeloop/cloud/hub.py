@@ -23,10 +23,8 @@ from edgeloop.contracts.messages import (
     DeviceReport,
     EnrolReply,
     EnrolRequest,
-    Event,
     InferReply,
     InferRequest,
-    Rejected,
     Sample,
     SendReply,
     SendRequest,
@@ -34,6 +32,7 @@ from edgeloop.contracts.messages import (
     SyncRequest,
 )
 from edgeloop.contracts.names import BundleRef
+from edgeloop.hub.batches import sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.waker import Waker, wait_for_news
 
@@ -122,19 +121,12 @@ class CloudHub:
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
         """See Hub.send."""
         mine = await self._database.read(lambda connection: fleet.carried_by(connection, device_id))
-        taken: list[Event] = []
-        rejected: list[Rejected] = []
-        for index, event in enumerate(request.events):
-            if event.device_id in mine:
-                taken.append(event)
-            else:
-                reason = f"{device_id!r} does not carry for {event.device_id!r}"
-                rejected.append(Rejected(index=index, reason=reason))
+        taken, rejected = sort_out(request, device_id, mine.__contains__)
         for event in taken:
             if isinstance(event.body, Sample):
                 await self._blobs.put(inbox.sample_key(digest(event.body.data)), event.body.data)
-        new = await self._database.write(lambda connection: inbox.add_events(connection, tuple(taken)))
-        return SendReply(accepted=new, repeated=len(taken) - new, rejected=tuple(rejected))
+        new = await self._database.write(lambda connection: inbox.add_events(connection, taken))
+        return SendReply(accepted=new, repeated=len(taken) - new, rejected=rejected)
 
     async def infer(self, device_id: str, request: InferRequest) -> InferReply:
         """See Hub.infer."""

@@ -4,30 +4,12 @@ import asyncio
 import signal
 from collections.abc import Callable
 
-from edgeloop.contracts.join import parse_join_token
-from edgeloop.contracts.states import Kind
 from edgeloop.device.agent import Agent, open_outbox
 from edgeloop.device.config import DeviceConfig
 from edgeloop.device.sources import FolderSource
 from edgeloop.runtime.profile import this_machine
-from edgeloop.transport.membership import Membership, join_hub, open_client, open_identity, read_membership
+from edgeloop.transport.membership import Membership, open_client, open_identity, read_membership
 from edgeloop.transport.uplink import Uplink
-
-
-def enrol_device(config: DeviceConfig, *, hub_url: str, token: str, device_id: str, ca: str | None) -> Membership:
-    """Enrol this device with a hub. Raises Refused, Unavailable or InvalidInput."""
-    join = parse_join_token(token)
-    return asyncio.run(
-        join_hub(
-            config.folder,
-            hub_url=hub_url,
-            join=join,
-            device_id=device_id,
-            kind=Kind.DEVICE,
-            profile=this_machine(),
-            ca=ca,
-        )
-    )
 
 
 def run_device(config: DeviceConfig, *, on_ready: Callable[[Membership], None]) -> None:

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager, suppress
 
 from litestar import Litestar
 
-from edgeloop.contracts.join import parse_join_token
-from edgeloop.contracts.states import Kind
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, serve
@@ -17,29 +15,12 @@ from edgeloop.hub.waker import Waker
 from edgeloop.node.cache import Cache
 from edgeloop.node.config import NodeConfig
 from edgeloop.node.hub import NodeHub
-from edgeloop.runtime.profile import this_machine
 from edgeloop.transport.keep import Keep
-from edgeloop.transport.membership import Membership, join_hub, open_client, open_identity, read_membership
+from edgeloop.transport.membership import Membership, open_client, open_identity, read_membership
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.sender import Sender
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
-
-
-def enrol_node(config: NodeConfig, *, hub_url: str, token: str, node_id: str, ca: str | None) -> Membership:
-    """Enrol this node with the hub above. Raises Refused, Unavailable or InvalidInput."""
-    join = parse_join_token(token)
-    return asyncio.run(
-        join_hub(
-            config.folder,
-            hub_url=hub_url,
-            join=join,
-            device_id=node_id,
-            kind=Kind.NODE,
-            profile=this_machine(),
-            ca=ca,
-        )
-    )
 
 
 def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Waker) -> Litestar:

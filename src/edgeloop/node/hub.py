@@ -17,15 +17,14 @@ from edgeloop.contracts.messages import (
     DeviceReport,
     EnrolReply,
     EnrolRequest,
-    Event,
     InferReply,
     InferRequest,
-    Rejected,
     SendReply,
     SendRequest,
     SyncReply,
     SyncRequest,
 )
+from edgeloop.hub.batches import sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.waker import Waker, wait_for_news
 from edgeloop.node.cache import Cache
@@ -90,16 +89,9 @@ class NodeHub:
 
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
         """See Hub.send."""
-        taken: list[Event] = []
-        rejected: list[Rejected] = []
-        for index, event in enumerate(request.events):
-            if self._speaks_for(device_id, event.device_id):
-                taken.append(event)
-            else:
-                reason = f"{device_id!r} does not carry for {event.device_id!r}"
-                rejected.append(Rejected(index=index, reason=reason))
+        taken, rejected = sort_out(request, device_id, lambda other: self._speaks_for(device_id, other))
         accepted, repeated = await asyncio.to_thread(self._outbox.accept, taken)
-        return SendReply(accepted=accepted, repeated=repeated, rejected=tuple(rejected))
+        return SendReply(accepted=accepted, repeated=repeated, rejected=rejected)
 
     async def infer(self, device_id: str, request: InferRequest) -> InferReply:
         """See Hub.infer: carried up, within the deadline."""

@@ -1,5 +1,6 @@
 """Belonging to a hub: enrolment, and what is remembered of it."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -8,7 +9,7 @@ import msgspec
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.codec import from_json, to_pretty_json
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.join import Join, enrol_statement
+from edgeloop.contracts.join import Join, enrol_statement, parse_join_token
 from edgeloop.contracts.messages import EnrolRequest, Profile
 from edgeloop.contracts.names import require_name
 from edgeloop.contracts.states import Kind
@@ -42,6 +43,15 @@ def read_membership(folder: Path) -> Membership:
 def open_identity(folder: Path, device_id: str) -> Identity:
     """The enrolled identity of a state folder."""
     return Identity(device_id, read_key(folder / "device.pem"))
+
+
+def enrol(
+    folder: Path, *, hub_url: str, token: str, device_id: str, kind: Kind, profile: Profile, ca: str | None = None
+) -> Membership:
+    """`join_hub` with a token as text, for callers without an event loop. Raises InvalidInput if it is no token."""
+    join = parse_join_token(token)
+    joining = join_hub(folder, hub_url=hub_url, join=join, device_id=device_id, kind=kind, profile=profile, ca=ca)
+    return asyncio.run(joining)
 
 
 async def join_hub(

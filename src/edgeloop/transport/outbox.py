@@ -1,14 +1,12 @@
 """The disk queue for what goes up, at the device and at the node: what was appended is there after a power cut.
 
-SQLite in WAL mode with synchronous=FULL (measured: with NORMAL a power cut lost up to 10,400 rows). Rules kept
-here: a row leaves only when the hub has acknowledged it after its own commit, or when the bound forces the least
-valuable out, which is counted; an append with a known (device, epoch, sequence) changes nothing. Acknowledged
-rows stay as the device's own record until their room is needed.
+Rules kept here: a row leaves only when the hub has acknowledged it after its own commit, or when the bound forces
+the least valuable out, which is counted; an append with a known (device, epoch, sequence) changes nothing.
+Acknowledged rows stay as the device's own record until their room is needed.
 """
 
 import math
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from edgeloop.contracts.codec import from_msgpack, to_msgpack
-from edgeloop.contracts.errors import Corrupt, Unavailable
 from edgeloop.contracts.messages import Alert, Body, Event, Reading, Sample
+from edgeloop.transport.sqlite import open_durable, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -71,7 +69,8 @@ class Outbox:
         self.device_id = device_id
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._connection = _open(path)
+        fix = "Move it away; the device makes a new one."
+        self._connection = open_durable(path, _SCHEMA, fix=fix)
         self.epoch = self._own_epoch()
         self._next = 1 + self._scalar(
             "SELECT coalesce(max(sequence), 0) FROM events WHERE device_id = ? AND epoch = ?", device_id, self.epoch
@@ -117,7 +116,7 @@ class Outbox:
         """Mark rows as taken by the hub; `rejected` gives the hub's reason for rows that it will never take."""
         now_ms = int(time.time() * 1000)
         reasons = rejected or {}
-        with self._lock, self._writing():
+        with self._lock, transaction(self._connection, what="the outbox"):
             self._connection.executemany(
                 "UPDATE events SET acknowledged_ms = ?, rejected = ? WHERE id = ?",
                 [(now_ms, reasons.get(row), row) for row in rows],
@@ -160,7 +159,7 @@ class Outbox:
     def _insert(self, events: list[Event]) -> int:
         rows = [_row(event) for event in events]
         added = added_bytes = 0
-        with self._writing():
+        with transaction(self._connection, what="the outbox"):
             for row in rows:
                 if self._connection.execute(_INSERT, row).rowcount:
                     added += 1
@@ -202,7 +201,7 @@ class Outbox:
         epoch = self._meta("epoch")
         if epoch is None:
             epoch = str(secrets.randbits(62))
-            with self._writing():
+            with transaction(self._connection, what="the outbox"):
                 self._set_meta("epoch", epoch)
         return int(epoch)
 
@@ -219,33 +218,9 @@ class Outbox:
         return int(self._connection.execute(query, values).fetchone()[0])
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction: all of it on the disk, or none."""
-        try:
-            with self._connection:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"the outbox cannot write: {error}. Free some space on its disk.") from error
-
-    @contextmanager
     def _reading(self) -> Iterator[None]:
         with self._lock:
             yield
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
-    except sqlite3.OperationalError as error:
-        raise Unavailable(f"cannot open the outbox at {path}: {error}. Check the disk and its permissions.") from error
-    except sqlite3.DatabaseError as error:
-        raise Corrupt(f"{path} is no outbox: {error}. Move it away; the device makes a new one.") from error
-    return connection
 
 
 def _row(event: Event) -> tuple[str, int, int, str, float, int, bytes]:

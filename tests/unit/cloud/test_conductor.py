@@ -300,7 +300,14 @@ async def test_bundle_that_is_not_published_cannot_be_rolled_out(cloud: SmallClo
 
 @pytest.mark.parametrize(
     "wanted",
-    [{"group": "site"}, {"group": "site=nowhere"}, {"first": ("z",)}, {"waves": ("1",)}, {"waves": ()}, {"bundle": "x"}],
+    [
+        {"group": "site"},
+        {"group": "site=nowhere"},
+        {"first": ("z",)},
+        {"waves": ("1",)},
+        {"waves": ()},
+        {"bundle": "x"},
+    ],
     ids=str,
 )
 async def test_request_that_makes_no_sense_is_invalid_input(cloud: SmallCloud, wanted: dict[str, object]) -> None:

@@ -259,7 +259,8 @@ def test_metadata_name_is_read(name: str, role: str, version: int | None) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["", "root", "0.root.json", "01.root.json", "-1.root.json", "1.evil.json", "1.root.json.bak", "../root.json"]
+    "name",
+    ["", "root", "0.root.json", "01.root.json", "-1.root.json", "1.evil.json", "1.root.json.bak", "../root.json"],
 )
 def test_other_names_are_not_found(name: str) -> None:
     with pytest.raises(NotFound):

@@ -352,7 +352,11 @@ def test_bug_while_fetching_is_answered_too() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
-    [("GET", "/v1/nothing", 404, "not_found"), ("GET", "/nothing", 404, "not_found"), ("GET", "/v1/sync", 405, "invalid_input")],
+    [
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/sync", 405, "invalid_input"),
+    ],
 )
 def test_route_that_is_not_there_is_answered_with_an_error(method: str, path: str, status: int, code: str) -> None:
     response = _ask(FakeHub(), method, path)

@@ -104,7 +104,7 @@ def test_record_survives_a_power_cut_by_its_settings(keep: Keep, tmp_path: Path)
 
 def test_value_of_another_form_is_invalid(keep: Keep) -> None:
     keep.set({"floor": "not a ref"})
-    with pytest.raises(InvalidInput, match="device.db:floor"):
+    with pytest.raises(InvalidInput, match=r"device\.db:floor"):
         keep.get("floor", BundleRef)
 
 

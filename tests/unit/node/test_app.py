@@ -1,0 +1,108 @@
+"""A whole node as its app wires it, between real devices' uplinks and a real cloud."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edgeloop.cloud.store import fleet
+from edgeloop.contracts.errors import NotFound, Refused
+from edgeloop.contracts.messages import Desired, SyncRequest
+from edgeloop.contracts.states import Kind
+from edgeloop.hub.waker import Waker
+from edgeloop.node.app import make_app, run_node
+from edgeloop.node.config import NodeConfig
+from edgeloop.transport.identity import Identity
+from edgeloop.transport.membership import Membership
+from edgeloop.transport.uplink import Uplink
+from house import Wire
+from small_cloud import SmallCloud, enrol_request, key_of, report, until
+
+pytestmark = pytest.mark.anyio
+
+
+def _uplink(wire: Wire, name: str) -> Uplink:
+    return Uplink(httpx.AsyncClient(transport=wire, base_url="http://hub.test"), Identity(name, key_of(name)))
+
+
+@dataclass
+class Site:
+    """A node at work and the wire to it."""
+
+    cloud: SmallCloud
+    wire: Wire
+
+    async def join(self, name: str) -> Uplink:
+        """Enrol a device with the node."""
+        uplink = _uplink(self.wire, name)
+        await uplink.enrol(enrol_request(name, self.cloud.join_secret()))
+        return uplink
+
+    async def reported(self, name: str) -> str | None:
+        """What the cloud knows a device to run."""
+        views = {view.device_id: view for view in await self.cloud.database.read(fleet.list_devices)}
+        told = views[name].report
+        return told.active if told else None
+
+
+@asynccontextmanager
+async def _site(cloud: SmallCloud, folder: Path) -> AsyncIterator[Site]:
+    up = _uplink(Wire(cloud.app), "gateway")
+    reply = await up.enrol(enrol_request("gateway", cloud.join_secret(), kind=Kind.NODE))
+    member = Membership(
+        device_id="gateway",
+        kind=Kind.NODE,
+        hub_url="http://cloud.test",
+        images_root=reply.images_root,
+        director_root=reply.director_root,
+    )
+    waker = Waker()
+    app = make_app(NodeConfig(folder=folder, send_every_s=0.01, longest_backoff_s=0.05), member, up, waker)
+    async with app.lifespan():
+        yield Site(cloud, Wire(app))
+        waker.release()
+        cloud.waker.release()
+
+
+async def _say(uplink: Uplink, active: str, *, wait_s: float = 0.0) -> tuple[Desired, ...]:
+    said = report(uplink.identity.device_id, active=active)
+    return (await uplink.sync(SyncRequest(reports=(said,), wait_s=wait_s))).desired
+
+
+async def _comes_up(site: Site, uplink: Uplink, active: str) -> None:
+    async def arrived() -> bool:
+        await _say(uplink, active)
+        return await site.reported(uplink.identity.device_id) == active
+
+    await until(arrived, f"the report of {uplink.identity.device_id}", timeout_s=5.0)
+
+
+async def test_report_of_a_device_comes_up(cloud: SmallCloud, tmp_path: Path) -> None:
+    async with _site(cloud, tmp_path / "node") as site:
+        await _comes_up(site, await site.join("camera-1"), "tiny@1.0.0")
+
+
+async def test_device_that_is_not_enrolled_here_is_refused(cloud: SmallCloud, tmp_path: Path) -> None:
+    async with _site(cloud, tmp_path / "node") as site:
+        cloud.enrol("camera-1")  # with the cloud, not through this node
+        with pytest.raises(Refused, match="not enrolled"):
+            await _say(_uplink(site.wire, "camera-1"), "tiny@1.0.0")
+
+
+async def test_device_that_moved_to_the_cloud_does_not_silence_those_that_stayed(
+    cloud: SmallCloud, tmp_path: Path
+) -> None:
+    async with _site(cloud, tmp_path / "node") as site:
+        moving, staying = await site.join("camera-1"), await site.join("camera-2")
+        await _comes_up(site, moving, "tiny@1.0.0")
+        await _comes_up(site, staying, "tiny@1.0.0")
+        await _uplink(Wire(cloud.app), "camera-1").enrol(enrol_request("camera-1", cloud.join_secret()))
+        await _comes_up(site, staying, "tiny@1.1.0")
+
+
+async def test_node_that_is_not_enrolled_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="enrolled"):
+        run_node(NodeConfig(folder=tmp_path / "node"), on_ready=lambda _: None)

@@ -1,0 +1,217 @@
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeloop.bundle.archive import digest
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused, Unavailable
+from edgeloop.hub.port import Served
+from edgeloop.node.cache import Cache
+
+pytestmark = pytest.mark.anyio
+
+FILE = b"a model" * 1000
+BY_HASH = f"targets/files/{digest(FILE)}"
+VERSIONED = "images/metadata/3.targets.json"
+TIMESTAMP = "images/metadata/timestamp.json"
+MANIFEST = "targets/bundles/tiny/1.0.0/manifest.json"
+
+
+class FakeUplink:
+    """The uplink's fetch: serves a dict, counts, and goes away on demand."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.asked: list[str] = []
+        self.is_away = False
+        self.go: asyncio.Event | None = None
+
+    async def fetch(self, path: str, *, max_bytes: int) -> bytes:
+        self.asked.append(path)
+        if self.go is not None:
+            await self.go.wait()
+        if self.is_away:
+            raise Unavailable("the cloud is away")
+        if path not in self.files:
+            raise NotFound(path)
+        return self.files[path]
+
+
+@pytest.fixture
+def uplink() -> FakeUplink:
+    return FakeUplink({BY_HASH: FILE, VERSIONED: b"v3", TIMESTAMP: b"one", MANIFEST: b"{}"})
+
+
+@pytest.fixture
+def cache(tmp_path: Path, uplink: FakeUplink) -> Cache:
+    return Cache(tmp_path / "cache", uplink)  # type: ignore[arg-type]
+
+
+async def _whole(served: Served) -> bytes:
+    return await served.read(0, served.size_bytes)
+
+
+@pytest.mark.parametrize("path", [BY_HASH, VERSIONED, TIMESTAMP, MANIFEST])
+async def test_file_from_above_is_served(cache: Cache, uplink: FakeUplink, path: str) -> None:
+    assert await _whole(await cache.get(path)) == uplink.files[path]
+
+
+async def test_part_of_a_file_is_read(cache: Cache) -> None:
+    served = await cache.get(BY_HASH)
+    assert await served.read(5, 12) == FILE[5:12]
+
+
+@pytest.mark.parametrize(
+    ("path", "immutable"), [(BY_HASH, True), (VERSIONED, True), (MANIFEST, True), (TIMESTAMP, False)]
+)
+async def test_what_never_changes_is_marked_so(cache: Cache, path: str, immutable: bool) -> None:
+    assert (await cache.get(path)).immutable is immutable
+
+
+@pytest.mark.parametrize("path", [BY_HASH, VERSIONED, MANIFEST])
+async def test_what_never_changes_is_fetched_once(cache: Cache, uplink: FakeUplink, path: str) -> None:
+    for _ in range(3):
+        await cache.get(path)
+    assert uplink.asked == [path]
+
+
+async def test_hundred_devices_at_once_cost_one_download(cache: Cache, uplink: FakeUplink) -> None:
+    uplink.go = asyncio.Event()
+    asking = [asyncio.create_task(cache.get(BY_HASH)) for _ in range(100)]
+    await asyncio.sleep(0)
+    uplink.go.set()
+    contents = {await _whole(served) for served in await asyncio.gather(*asking)}
+    assert (contents, uplink.asked) == ({FILE}, [BY_HASH])
+
+
+async def test_slow_download_does_not_hold_up_another_file(cache: Cache, uplink: FakeUplink) -> None:
+    await cache.get(VERSIONED)
+    uplink.go = asyncio.Event()
+    slow = asyncio.create_task(cache.get(BY_HASH))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await _whole(await cache.get(VERSIONED)) == b"v3"
+    uplink.go.set()
+    await slow
+
+
+async def test_what_was_fetched_outlives_a_restart(tmp_path: Path, cache: Cache, uplink: FakeUplink) -> None:
+    await cache.get(BY_HASH)
+    again = Cache(tmp_path / "cache", uplink)  # type: ignore[arg-type]
+    await again.get(BY_HASH)
+    assert uplink.asked == [BY_HASH]
+
+
+async def test_what_changes_is_asked_for_each_time(cache: Cache, uplink: FakeUplink) -> None:
+    await cache.get(TIMESTAMP)
+    uplink.files[TIMESTAMP] = b"two"
+    assert await _whole(await cache.get(TIMESTAMP)) == b"two"
+
+
+async def test_answer_that_was_begun_is_not_mixed_with_the_next(cache: Cache, uplink: FakeUplink) -> None:
+    begun = await cache.get(TIMESTAMP)
+    uplink.files[TIMESTAMP] = b"another and longer"
+    await cache.get(TIMESTAMP)
+    assert (begun.size_bytes, await _whole(begun)) == (3, b"one")
+
+
+async def test_last_copy_stands_in_while_the_cloud_is_away(cache: Cache, uplink: FakeUplink) -> None:
+    await cache.get(TIMESTAMP)
+    uplink.is_away = True
+    assert await _whole(await cache.get(TIMESTAMP)) == b"one"
+
+
+@pytest.mark.parametrize("path", [BY_HASH, TIMESTAMP])
+async def test_what_was_never_fetched_is_unavailable_while_the_cloud_is_away(
+    cache: Cache, uplink: FakeUplink, path: str
+) -> None:
+    uplink.is_away = True
+    with pytest.raises(Unavailable):
+        await cache.get(path)
+
+
+async def test_what_is_gone_above_is_not_found_though_it_was_here(cache: Cache, uplink: FakeUplink) -> None:
+    await cache.get(TIMESTAMP)
+    del uplink.files[TIMESTAMP]
+    with pytest.raises(NotFound):
+        await cache.get(TIMESTAMP)
+
+
+async def test_content_of_another_hash_is_corrupt(cache: Cache, uplink: FakeUplink) -> None:
+    uplink.files[BY_HASH] = FILE[:-1] + b"x"
+    with pytest.raises(Corrupt, match="hash"):
+        await cache.get(BY_HASH)
+
+
+async def test_content_of_another_hash_is_not_kept(cache: Cache, uplink: FakeUplink) -> None:
+    uplink.files[BY_HASH] = b"damaged"
+    with pytest.raises(Corrupt):
+        await cache.get(BY_HASH)
+    uplink.files[BY_HASH] = FILE
+    assert await _whole(await cache.get(BY_HASH)) == FILE
+
+
+async def test_failed_fetch_leaves_nothing_behind(tmp_path: Path, cache: Cache, uplink: FakeUplink) -> None:
+    uplink.is_away = True
+    with pytest.raises(Unavailable):
+        await cache.get(BY_HASH)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+async def test_device_that_gave_up_does_not_spoil_the_file_for_others(cache: Cache, uplink: FakeUplink) -> None:
+    uplink.go = asyncio.Event()
+    gave_up, stayed = asyncio.create_task(cache.get(BY_HASH)), asyncio.create_task(cache.get(BY_HASH))
+    await asyncio.sleep(0)
+    gave_up.cancel()
+    uplink.go.set()
+    assert await _whole(await stayed) == FILE
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret",
+        "targets/../../secret",
+        "targets/files/..",
+        "/etc/passwd",
+        "targets//etc/passwd",
+        "targets/.hidden",
+        "targets/files/a\0b",
+        "targets/files/a\n",
+        "targets\\files",
+        "~/x/y",
+        "targets/" + "a/" * 10 + "b",
+        "alone",
+        "",
+    ],
+    ids=repr,
+)
+async def test_path_tricks_are_not_found_and_not_asked_for(cache: Cache, uplink: FakeUplink, path: str) -> None:
+    with pytest.raises(NotFound):
+        await cache.get(path)
+    assert uplink.asked == []
+
+
+@pytest.mark.parametrize("segment", ["a" * 300, "a" * 5000])
+async def test_name_too_long_for_a_disk_is_an_edgeloop_error(cache: Cache, uplink: FakeUplink, segment: str) -> None:
+    with pytest.raises(EdgeloopError):
+        await cache.get(f"targets/files/{segment}")
+
+
+@pytest.mark.parametrize("kind", [Refused, NotFound, Corrupt])
+async def test_last_copy_does_not_hide_what_the_cloud_says(
+    tmp_path: Path, uplink: FakeUplink, kind: Callable[[str], EdgeloopError]
+) -> None:
+    class Saying(FakeUplink):
+        async def fetch(self, path: str, *, max_bytes: int) -> bytes:
+            if self.is_away:
+                raise kind("no")
+            return await super().fetch(path, max_bytes=max_bytes)
+
+    above = Saying(uplink.files)
+    cache = Cache(tmp_path / "cache", above)  # type: ignore[arg-type]
+    await cache.get(TIMESTAMP)
+    above.is_away = True
+    with pytest.raises(EdgeloopError, match="no"):
+        await cache.get(TIMESTAMP)
