@@ -23,6 +23,7 @@ from edgeloop.cloud.hub import CloudHub
 from edgeloop.cloud.store import fleet, registry
 from edgeloop.contracts.api import BundleView, JoinTokenRequest, PublishRequest
 from edgeloop.contracts.codec import to_json
+from edgeloop.contracts.join import enrol_statement
 from edgeloop.contracts.messages import (
     Alert,
     Assignment,
@@ -125,11 +126,12 @@ class SmallCloud:
         """Give a device something to run and wake it; returns the generation."""
         wanted = Assignment(generation=0, rollout_id="r", bundle=bundle, manifest_sha256="0" * 64)
 
-        def operation(connection: sa.Connection) -> int:
-            return fleet.assign(connection, device_id, wanted, now_s=self.clock())
+        def operation(connection: sa.Connection) -> tuple[int, set[str]]:
+            generation = fleet.assign(connection, device_id, wanted, now_s=self.clock())
+            return generation, fleet.with_carriers(connection, {device_id})
 
-        generation = await self.database.write(operation)
-        self.waker.wake([device_id])
+        generation, concerned = await self.database.write(operation)
+        self.waker.wake(concerned)
         return generation
 
     def assigned(self, device_id: str) -> Assignment | None:
@@ -153,13 +155,16 @@ def public_key_of(name: str, *, number: int = 0) -> bytes:
 def enrol_request(
     name: str, secret: str, *, key_number: int = 0, via: str | None = None, kind: Kind = Kind.DEVICE
 ) -> EnrolRequest:
-    """A device's request to be let in."""
+    """A device's request to be let in, signed by the key that it brings."""
+    key = key_of(name, number=key_number)
+    public_key = key.public_key().public_bytes_raw()
     return EnrolRequest(
         device_id=name,
         kind=kind,
         join_secret=secret,
-        public_key=public_key_of(name, number=key_number),
+        public_key=public_key,
         profile=PROFILE,
+        possession=key.sign(enrol_statement(name, secret, public_key)),
         via=via,
     )
 

@@ -120,7 +120,12 @@ async def start_node(cloud: SmallCloud, folder: Path) -> Node:
     keep, outbox, waker = Keep(folder / "node.db"), Outbox(folder / "outbox.db", NODE), Waker()
     hub = NodeHub(NODE, keep=keep, cache=Cache(folder / "cache", uplink), outbox=outbox, uplink=uplink, waker=waker)
     hub.sync_loop = SyncLoop(
-        uplink, reports=hub.reports, on_desired=hub.on_desired, wait_s=MAX_WAIT_S, longest_backoff_s=0.05
+        uplink,
+        reports=hub.reports,
+        known=hub.known,
+        on_desired=hub.on_desired,
+        wait_s=MAX_WAIT_S,
+        longest_backoff_s=0.05,
     )
     sender = Sender(outbox, uplink, every_s=0.01, longest_wait_s=0.05)
     tasks = [asyncio.create_task(hub.sync_loop.run()), asyncio.create_task(sender.run())]

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from edgeloop.contracts.messages import WatchBounds, WatchStats
 from edgeloop.device.watch import Healthy, Unhealthy, Watch, verdict
 
-BOUNDS = WatchBounds(min_readings=20, max_disagreement=0.1, max_error_rate=0.05, max_latency_ratio=3.0, deadline_s=60.0)
+BOUNDS = WatchBounds(
+    min_readings=20,
+    max_disagreement=0.1,
+    max_error_rate=0.05,
+    max_latency_ratio=3.0,
+    latency_floor_ms=2.0,
+    deadline_s=60.0,
+)
 FINE = WatchStats(readings=20, disagreements=2, errors=1, latency_p50_ms=3.0, shadow_latency_p50_ms=1.0)
 
 
@@ -23,6 +30,8 @@ def _changed(**fields: float) -> WatchStats:
         (_changed(disagreements=3), 0.0, Unhealthy),
         (_changed(errors=2), 0.0, Unhealthy),
         (_changed(latency_p50_ms=3.1), 0.0, Unhealthy),
+        (_changed(latency_p50_ms=2.0, shadow_latency_p50_ms=0.1), 0.0, Healthy),
+        (_changed(latency_p50_ms=2.1, shadow_latency_p50_ms=0.1), 0.0, Unhealthy),
         (_changed(latency_p50_ms=99.0, shadow_latency_p50_ms=0.0), 0.0, Healthy),
         (_changed(readings=19), 0.0, None),
         (_changed(readings=19, disagreements=19), 0.0, None),
@@ -75,6 +84,7 @@ shares = st.floats(0.0, 1.0)
         max_disagreement=st.one_of(st.none(), shares),
         max_error_rate=shares,
         max_latency_ratio=st.floats(0.1, 10.0),
+        latency_floor_ms=st.floats(0.0, 50.0),
         deadline_s=st.floats(0.0, 100.0),
     ),
     age_s=st.floats(0.0, 200.0),
@@ -97,7 +107,9 @@ def test_never_healthy_over_a_bound_with_enough_readings(
     over = (
         stats.errors / readings > bounds.max_error_rate,
         bounds.max_disagreement is not None and stats.disagreements / readings > bounds.max_disagreement,
-        latency_ms[1] > 0 and latency_ms[0] / latency_ms[1] > bounds.max_latency_ratio,
+        latency_ms[1] > 0
+        and latency_ms[0] > bounds.latency_floor_ms
+        and latency_ms[0] / latency_ms[1] > bounds.max_latency_ratio,
     )
     found = verdict(stats, bounds, age_s=age_s)
     if readings >= max(1, bounds.min_readings):
