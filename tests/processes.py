@@ -24,7 +24,11 @@ class Process:
         """Start it and return what it says once it is ready."""
         with self._output.open("wb") as output, self._log.open("ab") as log:
             self.handle = subprocess.Popen(
-                [sys.executable, *self._arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=log
+                [sys.executable, *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+                start_new_session=True,
             )
         until_s = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < until_s:
@@ -37,9 +41,9 @@ class Process:
         raise AssertionError(f"{self._arguments} did not get ready: {self._log.read_text()[-2000:]}")
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """SIGKILL it and whatever it started, and wait until it is gone."""
         assert self.handle is not None
-        os.kill(self.handle.pid, signal.SIGKILL)
+        os.killpg(self.handle.pid, signal.SIGKILL)
         self.handle.wait()
 
     def stop(self) -> None:

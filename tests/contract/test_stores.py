@@ -237,7 +237,8 @@ def test_sample_that_is_not_there_is_not_found(database: Database, sample_id: st
 
 
 @pytest.mark.parametrize(
-    "sample_id", ["", "x", "a.b.c", "a.1", "a.1.2.3", "a.-1.2", "a.1.²", "a.\u0661.2", f"a.{2**63}.1", f"a.1.{'9' * 5000}"],
+    "sample_id", ["", "x", "a.b.c", "a.1", "a.1.2.3", "a.-1.2", "a.1.²", "a.\u0661.2",
+     f"a.{2**63}.1", f"a.1.{'9' * 5000}"],
     ids=lambda text: text[:20],
 )  # fmt: skip
 def test_sample_id_that_is_none_is_invalid_input(fresh: Database, sample_id: str) -> None:

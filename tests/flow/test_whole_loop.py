@@ -151,7 +151,7 @@ def _accuracy(bundle: Path, *, seed: int) -> float:
     return float(np.mean([label == LABELS[index % 4] for index, label in enumerate(labels)]))
 
 
-def test_a_new_desired_state_reaches_a_device_behind_a_node_within_a_second(tmp_path: Path) -> None:
+def test_a_new_desired_state_reaches_a_device_behind_a_node_long_before_its_poll_ends(tmp_path: Path) -> None:
     asyncio.run(_long_poll(tmp_path))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeloop.bundle.archive import Bundle, digest, parse_manifest
 from edgeloop.bundle.durable import fsync_folder, storage_error, write_durable
-from edgeloop.contracts.errors import Corrupt, NotFound
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.contracts.names import BundleRef, version_key
 
 
@@ -57,14 +57,31 @@ class Shelf:
         part = self._part(sha256)
         if not part.is_file():
             raise NotFound(f"no download of {sha256[:12]} was begun in {self._folder}")
-        data = part.read_bytes()
-        if digest(data) != sha256:
-            self.discard_part(sha256)
-            raise Corrupt(f"download of {sha256[:12]} has another hash, {digest(data)[:12]}; it was thrown away")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(self._file(sha256))
-        fsync_folder(part.parent)
+        try:
+            data = part.read_bytes()
+            if digest(data) != sha256:
+                self.discard_part(sha256)
+                raise Corrupt(f"download of {sha256[:12]} has another hash, {digest(data)[:12]}; it was thrown away")
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(self._file(sha256))
+            fsync_folder(part.parent)
+        except OSError as error:
+            raise storage_error(error, part, size_bytes=0) from error
+
+    def forget(self, ref: BundleRef) -> None:
+        """Unlist a version that does not load, with those of its files that are damaged: they can be fetched anew."""
+        path = self._manifest(ref)
+        if not path.is_file():
+            return
+        try:
+            listed = [entry.sha256 for entry in self.open(ref).manifest.files]
+        except (Corrupt, InvalidInput):
+            listed = []
+        for sha256 in listed:
+            if self.has(sha256) and digest(self.read(sha256)) != sha256:
+                self._file(sha256).unlink()
+        path.unlink()
 
     def put(self, sha256: str, data: bytes) -> None:
         """Keep a file that is already in hand."""

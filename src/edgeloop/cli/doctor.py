@@ -4,6 +4,7 @@ import shutil
 import ssl
 import sys
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ _OLDEST_SENSIBLE_S = 1_767_225_600  # 2026-01-01: this code is not older than th
 _NEWEST_SENSIBLE_S = 4_102_444_800  # 2100-01-01
 _LEAST_FREE_BYTES = 500 * 1024 * 1024
 _MOST_SKEW_S = 60
+_HUB_TIMEOUT_S = 5.0
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -136,6 +138,29 @@ def _keys(folder: Path) -> list[Finding]:
         fix = "name a device's, node's or cloud's folder with --dir to look at its keys"
         findings.append(Finding("keys", "ok", f"none in {folder.absolute()}", fix))
     return findings
+
+
+def _hub(folder: Path) -> list[Finding]:
+    """The hub that a device or node in this folder belongs to."""
+    from edgeloop.transport.membership import read_membership
+
+    if not (folder / "membership.json").is_file():
+        return []
+    try:
+        member = read_membership(folder)
+        trusted = ssl.create_default_context(cafile=member.ca) if member.ca else True
+        answer = httpx.get(f"{member.hub_url}/v1/sync", timeout=_HUB_TIMEOUT_S, verify=trusted)
+    except EdgeloopError as error:
+        return [Finding("hub", "error", str(error), "enrol again in a new folder")]
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        fix = "check the link, the address and that the hub runs; until then the device goes on by itself"
+        return [Finding("hub", "error", f"no answer from {member.hub_url}: {error}", fix)]
+    said = answer.headers.get("date")
+    skew_s = abs(time.time() - parsedate_to_datetime(said).timestamp()) if said else 0.0
+    found = f"{member.hub_url} answers, clocks {skew_s:.0f} s apart"
+    if skew_s > _MOST_SKEW_S:
+        return [Finding("hub", "warning", found, "set this machine's clock or the hub's")]
+    return [Finding("hub", "ok", found)]
 
 
 def _reachability(operator: str) -> list[Finding]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
@@ -81,6 +82,7 @@ def convert(
     from edgeloop.toolchain.data import load_dataset
 
     engine = EngineName.LITERT if to is Target.LITERT else EngineName.ONNXRUNTIME
+    converting.require_supported(engine, precision)
     with _stderr().status("converting and checking"):
         source = converting.load_float_model(model)
         dataset = load_dataset(calibrate, source=data, seed=seed)
@@ -155,7 +157,7 @@ def inspect(
         emit_json(manifest)
         return
     console.print(
-        f"[bold]{manifest.ref}[/]  {manifest.task}, {len(manifest.labels)} labels: {' '.join(manifest.labels)}"
+        f"[bold]{manifest.ref}[/]  {manifest.task}, {len(manifest.labels)} labels: {escape(' '.join(manifest.labels))}"
     )
     steps = " → ".join(type(step).__name__.lower() for step in manifest.preprocess)
     console.print(f"input {manifest.input.shape} {manifest.input.modality}: {steps}", highlight=False)
@@ -176,7 +178,7 @@ def inspect(
     if manifest.lineage.parent:
         console.print(f"made from {manifest.lineage.parent}", highlight=False)
     for key, value in sorted(manifest.lineage.recipe.items()):
-        console.print(f"  {key}: {value}", style="dim", highlight=False)
+        console.print(f"  {key}: {value}", style="dim", highlight=False, markup=False)
 
 
 def predict(
@@ -227,7 +229,7 @@ def _inputs(source: str) -> "Iterator[tuple[str, bytes]]":
         return
     path = Path(source)
     if path.is_dir():
-        images = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+        images = sorted(one for one in path.iterdir() if one.is_file() and one.suffix.lower() in IMAGE_SUFFIXES)
         if not images:
             raise NotFound(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
         for image in images:

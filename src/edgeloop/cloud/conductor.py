@@ -68,6 +68,8 @@ class Conductor:
                 await self.step()
             except EdgeloopError as error:
                 _log.error("rollout_step_failed", code=error.code, detail=str(error))
+            except Exception as error:  # noqa: BLE001 - the outer guard: rollouts must not stand still for ever
+                _log.error("rollout_step_broke", exc_info=error)
 
     async def step(self) -> None:
         """Take every running rollout as far as it can go now."""

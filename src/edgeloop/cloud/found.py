@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from edgeloop.bundle.durable import write_durable
+from edgeloop.bundle.durable import storage_error, write_durable
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.repository import make_root, make_targets
 from edgeloop.cloud.store.database import Database
@@ -41,6 +41,8 @@ def found(config: CloudConfig, *, keys: Path, url: str) -> Founded:
     """
     if config.roots.exists():
         raise InvalidInput(f"there is a cloud in {config.folder} already; choose another folder, or serve that one")
+    for folder in (config.folder, keys):
+        _make_folder(folder)
     now_s = time.time()
     root_key = load_or_make_key(keys / ROOT_KEY)
     targets_key = load_or_make_key(keys / TARGETS_KEY)
@@ -59,6 +61,14 @@ def found(config: CloudConfig, *, keys: Path, url: str) -> Founded:
     entry = Operator(url=url, token=token, targets_key=str((keys / TARGETS_KEY).resolve()))
     write_durable(operator, to_pretty_json(entry), mode=0o600)
     return Founded(config.folder, keys, operator)
+
+
+def _make_folder(folder: Path) -> None:
+    """So that nothing is begun where it cannot be ended."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder, size_bytes=0) from error
 
 
 def _fill(config: CloudConfig, targets: bytes, token: str, now_s: float) -> None:

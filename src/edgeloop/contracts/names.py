@@ -1,5 +1,6 @@
 """The names that travel: of bundles, versions, devices, and how versions compare."""
 
+import ipaddress
 import re
 from typing import Annotated
 
@@ -74,3 +75,13 @@ def manifest_target(ref: BundleRef) -> str:
 def file_target(sha256: str) -> str:
     """The target path of a bundle's file."""
     return f"files/{sha256}"
+
+
+def is_loopback(host: str) -> bool:
+    """True for names and addresses that never leave this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -118,46 +118,39 @@ class Agent:
 
     async def _updates(self) -> None:
         """One update at a time; a newer wish ends the one before, which every state allows."""
-        task = asyncio.create_task(self._guarded_resume())
+        task = asyncio.create_task(self._insist(self._updater.resume))
         try:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-                task = asyncio.create_task(self._bring_to(self._wanted_generation))
+                await _end(task)
+                generation = self._wanted_generation
+                task = asyncio.create_task(self._insist(lambda wanted=generation: self._bring_to(wanted)))  # type: ignore[misc]
         finally:
-            task.cancel()
-
-    async def _guarded_resume(self) -> None:
-        backoff = Backoff(longest_s=self._config.longest_backoff_s)
-        while True:
-            try:
-                await self._updater.resume()
-            except EdgeloopError as error:
-                await self._wait_out(error, backoff)
-            else:
-                return
+            await _end(task)
 
     async def _bring_to(self, generation: int) -> None:
+        assignment = await self._supply.assignment()
+        active = self._versions.active
+        if active and (assignment is None or assignment.manifest_sha256 != active.manifest_sha256):
+            self._updater.withdraw("something else is wanted of this device now")
+        await self._updater.take(assignment, generation=generation)
+
+    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do a step of an update until it comes to an end; a failure is told, waited out and tried again."""
         backoff = Backoff(longest_s=self._config.longest_backoff_s)
         while True:
             try:
-                assignment = await self._supply.assignment()
-                active = self._versions.active
-                if active and (assignment is None or assignment.manifest_sha256 != active.manifest_sha256):
-                    self._updater.withdraw("something else is wanted of this device now")
-                await self._updater.take(assignment, generation=generation)
+                await step()
             except EdgeloopError as error:
-                await self._wait_out(error, backoff)
+                wait_s = backoff.failed()
+                _log.warning("update_waits", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
+            except Exception as error:  # noqa: BLE001 - the outer guard: an update must not end the device
+                wait_s = backoff.failed()
+                _log.error("update_broke", retry_in_s=round(wait_s, 2), exc_info=error)
             else:
                 return
-
-    async def _wait_out(self, error: EdgeloopError, backoff: Backoff) -> None:
-        wait_s = backoff.failed()
-        _log.warning("update_waits", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
-        await asyncio.sleep(wait_s)
+            await asyncio.sleep(wait_s)
 
     def _on_desired(self, desired: Desired) -> None:
         if desired.device_id == self._member.device_id and desired.generation > self._wanted_generation:
@@ -200,6 +193,12 @@ class Agent:
             drift_reason=slot.drift.reason if slot else "",
             clock_ms=int(time.time() * 1000),
         )
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    """Cancel a task and wait until it is gone. Unlike awaiting it, this keeps a cancellation of our own."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def open_outbox(folder: Path, device_id: str, *, max_bytes: int = 256 * 1024 * 1024) -> Outbox:

@@ -32,19 +32,25 @@ class DriftWatch:
 
     def __init__(self) -> None:
         self._channels = {"novelty": Cusum(), "energy": Cusum()}
-        self.reason = ""
+        self._alarms: dict[str, str] = {}
+
+    @property
+    def reason(self) -> str:
+        """Which channels alarm, and by how much; empty while none does."""
+        return "; ".join(self._alarms.values())
 
     @property
     def is_on(self) -> bool:
         """True while either channel alarms."""
-        return bool(self.reason)
+        return bool(self._alarms)
 
     def add(self, prediction: Prediction) -> bool:
         """Take a reading; True when the alarm goes on with it."""
         was_on = self.is_on
-        alarms = []
         for name, z in (("novelty", prediction.novelty), ("energy", prediction.energy_z)):
-            if z is not None and self._channels[name].add(z):
-                alarms.append(f"{name} CUSUM {self._channels[name].total:.1f} over {_THRESHOLD:g}")
-        self.reason = "; ".join(alarms)
+            if z is None:
+                continue  # not measured: the channel stays as it was
+            self._alarms.pop(name, None)
+            if self._channels[name].add(z):
+                self._alarms[name] = f"{name} CUSUM {self._channels[name].total:.1f} over {_THRESHOLD:g}"
         return self.is_on and not was_on

@@ -25,6 +25,7 @@ class Selector:
             Reason.UNSURE: config.unsure_share,
             Reason.AUDIT: config.audit_share,
         }
+        self._largest_bytes = 0
         self._budget_bytes = dict.fromkeys(self._shares, 0.0)
 
     def choose(self, prediction: Prediction, *, size_bytes: int, disagrees: bool = False) -> Reason | None:
@@ -32,8 +33,9 @@ class Selector:
 
         An input larger than a hub takes in one request is never sent.
         """
+        self._largest_bytes = max(self._largest_bytes, size_bytes)
         for reason, share in self._shares.items():
-            ceiling = max(size_bytes, self._config.burst_readings * share * size_bytes)
+            ceiling = max(1.0, self._config.burst_readings * share) * self._largest_bytes
             self._budget_bytes[reason] = min(self._budget_bytes[reason] + share * size_bytes, ceiling)
         if size_bytes > MAX_SAMPLE_BYTES:
             return None

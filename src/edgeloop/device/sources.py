@@ -69,7 +69,11 @@ class FolderSource:
                 yield Frame(name, data, _media(path.suffix))
 
     def _waiting(self) -> list[str]:
-        found = [path.name for path in self._folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        try:
+            found = [path.name for path in self._folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        except OSError as error:
+            _log.warning("source_gone", folder=str(self._folder), detail=str(error))
+            return []
         return sorted(name for name in found if name > self._after)
 
 

@@ -1,14 +1,18 @@
 """Where a device's bundles come from: signed words through TUF, bytes by resumed ranges, all over the uplink."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from edgeloop.bundle.shelf import Shelf
-from edgeloop.contracts.errors import Refused
+from edgeloop.contracts.errors import Corrupt, Refused, Unavailable
 from edgeloop.contracts.messages import Assignment
 from edgeloop.transport.membership import Membership
 from edgeloop.transport.trust import Trust
 from edgeloop.transport.uplink import Uplink
+
+T = TypeVar("T")
 
 
 class HubSupply:
@@ -25,19 +29,27 @@ class HubSupply:
 
     async def assignment(self) -> Assignment | None:
         """See Supply.assignment."""
-        async with self._lock:
-            return await asyncio.to_thread(self._trust.assignment, self._device_id)
+        return await self._alone(lambda: self._trust.assignment(self._device_id))
 
     async def check(self, target: str, sha256: str) -> int:
         """See Supply.check."""
-        async with self._lock:
-            found = await asyncio.to_thread(self._trust.image, target)
+        found = await self._alone(lambda: self._trust.image(target))
         if found.hashes.get("sha256") != sha256:
             raise Refused(f"{target} is signed with another hash than the {sha256[:12]} that is wanted")
         return int(found.length)
 
     async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """See Supply.fetch."""
+        """See Supply.fetch. What came over several tries and a power cut may be torn: it is fetched once more whole."""
+        try:
+            await self._download(target, shelf, sha256, size_bytes)
+        except Corrupt as torn:
+            shelf.discard_part(sha256)
+            try:
+                await self._download(target, shelf, sha256, size_bytes)
+            except Corrupt as error:
+                raise Unavailable(f"{target} came damaged twice ({error}); it is tried again later") from torn
+
+    async def _download(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
         have_bytes = shelf.part_size_bytes(sha256)
         if have_bytes > size_bytes:
             shelf.discard_part(sha256)
@@ -47,7 +59,19 @@ class HubSupply:
             chunks = self._uplink.fetch_from(f"targets/{target}", offset_bytes=have_bytes, max_bytes=left_bytes)
             async for chunk in chunks:
                 shelf.append_part(sha256, chunk)
+        if shelf.part_size_bytes(sha256) < size_bytes:
+            raise Unavailable(f"{target} broke off after {shelf.part_size_bytes(sha256):,} of {size_bytes:,} bytes")
         await asyncio.to_thread(shelf.finish_part, sha256)
+
+    async def _alone(self, work: Callable[[], T]) -> T:
+        """Run on a thread, one at a time; a cancelled caller leaves only once its thread is done."""
+        async with self._lock:
+            running = asyncio.ensure_future(asyncio.to_thread(work))
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await asyncio.wait([running])
+                raise
 
     def _fetch_blocking(self, path: str, max_bytes: int) -> bytes:
         """The uplink's fetch for TUF's thread."""

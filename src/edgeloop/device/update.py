@@ -78,21 +78,18 @@ class Updater:
 
     def start(self) -> None:
         """Run what was active when the device last stopped; no network. A version that no longer loads is left."""
-        active = self._versions.active
-        if active is None:
-            return
-        update = self._versions.update
-        on_watch = update is not None and update.state is UpdateState.ACTIVE
-        try:
-            self._run(active, on_watch=on_watch)
-        except EdgeloopError as error:
-            _log.error("active_version_does_not_load", bundle=active.bundle, detail=str(error))
-            previous = self._versions.previous
-            if previous is None:
+        while (active := self._versions.active) is not None:
+            update = self._versions.update
+            on_watch = update is not None and update.state is UpdateState.ACTIVE
+            try:
+                self._run(active, on_watch=on_watch)
+            except EdgeloopError as error:
+                _log.error("active_version_does_not_load", bundle=active.bundle, detail=str(error))
+                self._shelf.forget(active.ref)
+                self._versions.fall_back(active, f"does not load any more: {error}")
+                self._on_change()
+            else:
                 return
-            reason = f"does not load any more: {error}"
-            self._versions.fall_back(active, reason)
-            self._run(previous, on_watch=False)
 
     async def resume(self) -> None:
         """Take up an update that a stop or kill broke off."""
@@ -264,11 +261,8 @@ class Updater:
     def _go_back(self, update: Update, reason: str, *, for_good: bool) -> None:
         done = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)
         self._versions.go_back(done, for_good=for_good)
-        active = self._versions.active
-        if active is None:
-            self._slots.put(None)
-        else:
-            self._run(active, on_watch=False)
+        self._slots.put(None)
+        self.start()
         self._tell(done)
 
     def _refuse(self, assignment: Assignment, reason: str, *, for_good: bool) -> None:

@@ -72,8 +72,7 @@ class ProofChecker:
         claim = request.claim
         if public_key is None:
             raise Refused(
-                f"device {claim.device_id!r} is not enrolled here, or was revoked; enrol it with a join token "
-                "('edgeloop fleet token')"
+                f"device {claim.device_id!r} is not enrolled here; enrol it with a join token ('edgeloop fleet token')"
             )
         self._check_signature(request, public_key)
         self._check_time(claim)

@@ -1,7 +1,7 @@
 """Run an app on a port until told to stop."""
 
-import ipaddress
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.contracts.names import is_loopback
 
 _GRACE_S = 2
 
@@ -30,6 +31,14 @@ def bind(listen: Listen) -> socket.socket:
         raise InvalidInput(
             f"{listen.host} can be reached from other machines: give --tls-cert and --tls-key, or listen on 127.0.0.1"
         )
+    if listen.tls_cert is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(listen.tls_cert, listen.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidInput(
+                f"cannot use {listen.tls_cert} with {listen.tls_key}: {error}. Give a PEM certificate chain and "
+                "its key."
+            ) from error
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     handle = socket.socket(family, socket.SOCK_STREAM)
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -77,16 +86,6 @@ def url_of(handle: socket.socket, *, tls: bool = False) -> str:
     """The address of a bound socket."""
     host, port = handle.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """True for names and addresses that never leave this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Announcing(uvicorn.Server):

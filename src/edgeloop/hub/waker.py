@@ -45,7 +45,9 @@ class Waker:
 async def wait_for_news(event: asyncio.Event, wait_s: float) -> bool:
     """True when the event was set within wait_s."""
     try:
-        await asyncio.wait_for(event.wait(), wait_s)
+        # Not wait_for: on Python 3.11 it can swallow a cancellation that comes together with the event.
+        async with asyncio.timeout(wait_s):
+            await event.wait()
     except TimeoutError:
         return False
     return True

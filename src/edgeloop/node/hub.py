@@ -52,6 +52,7 @@ class NodeHub:
         self._uplink = uplink
         self._waker = waker
         self._children = keep.get("children", dict[str, Child]) or {}
+        self._enrolling = asyncio.Lock()
         self._reports: dict[str, tuple[float, DeviceReport]] = {}
         self._desired: dict[str, int] = keep.get("desired", dict[str, int]) or {}
         self.sync_loop: SyncLoop | None = None
@@ -65,8 +66,9 @@ class NodeHub:
         """See Hub.enrol: the cloud decides, the node carries and remembers."""
         reply = await self._uplink.enrol(msgspec.structs.replace(request, via=self._node_id))
         child = Child(public_key=request.public_key, speaker=request.via or request.device_id)
-        self._children = self._children | {request.device_id: child}
-        await asyncio.to_thread(self._keep.set, {"children": self._children})
+        async with self._enrolling:
+            self._children = self._children | {request.device_id: child}
+            await asyncio.to_thread(self._keep.set, {"children": self._children})
         return reply
 
     async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:

@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# OpenCV reads its bound when it is loaded, and checks it before it allocates: a small file can claim many pixels.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "64000000")
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray

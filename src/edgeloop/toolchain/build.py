@@ -69,12 +69,24 @@ class BuildFolder:
         except NotFound:
             self.write_draft(build)
             return build
-        if before.source_sha256 != build.source_sha256:
+        self.require_same(build.source_sha256)
+        if before.golden != build.golden:
             raise InvalidInput(
-                f"{self._folder} holds variants of another model ({before.source_sha256[:12]}, this one is "
-                f"{build.source_sha256[:12]}); choose another --out"
+                f"{self._folder} was made of this model with other data or another seed; choose another --out"
             )
         return before
+
+    def require_same(self, source_sha256: str) -> None:
+        """Raise InvalidInput if the folder holds another model's variants."""
+        try:
+            before = self.read_draft()
+        except NotFound:
+            return
+        if before.source_sha256 != source_sha256:
+            raise InvalidInput(
+                f"{self._folder} holds variants of another model ({before.source_sha256[:12]}, this one is "
+                f"{source_sha256[:12]}); choose another --out"
+            )
 
     def add(self, build: Build, variant: Variant) -> Build:
         """Add a variant; one of the same engine and precision is replaced."""

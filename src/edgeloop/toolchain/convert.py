@@ -5,6 +5,8 @@ Neighbours: `quantize` makes a float LiteRT model int8, `check` does the proving
 
 import tempfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -58,6 +60,13 @@ TOLERANCE = {
     Precision.INT8: Tolerance(max_abs_error=0.35, mean_abs_error=0.02, min_agreement=0.9),
 }
 
+SUPPORTED = (
+    (EngineName.LITERT, Precision.FLOAT32),
+    (EngineName.LITERT, Precision.INT8),
+    (EngineName.ONNXRUNTIME, Precision.FLOAT32),
+)
+"""What a Keras model is converted to."""
+
 Recipe = dict[str, str | int | float | bool]
 
 
@@ -91,7 +100,7 @@ def load_float_model(path: Path) -> FloatModel:
     try:
         # safe_mode refuses pickled lambdas: a model file is data.
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError) as error:
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise Corrupt(f"{path} cannot be loaded as a Keras model: {str(error).splitlines()[0]}") from error
     return wrap_float_model(model, path.read_bytes())
 
@@ -127,6 +136,7 @@ def begin_build(
         raise InvalidInput(f"the model has {scores.shape[1]} outputs, {dataset.name} {len(dataset.label_names)} labels")
     if not np.isfinite(scores).all():
         raise Refused("the float model answers NaN or infinity on held-out data; train it again")
+    folder.require_same(source.sha256)
     activation = _activation(source)
     libraries = ("keras", "tensorflow-cpu", "ai-edge-quantizer", "ai-edge-litert", "tf2onnx")
     return folder.begin(
@@ -167,11 +177,8 @@ def convert(
         ),
         (EngineName.ONNXRUNTIME, Precision.FLOAT32): lambda: _export(source, "onnx"),
     }
-    maker = makers.get((engine, precision))
-    if maker is None:
-        known = ", ".join(f"{engine} {precision}" for engine, precision in makers)
-        raise InvalidInput(f"Keras to {engine} at {precision} is not done by this version; known: {known}")
-    model = maker()
+    require_supported(engine, precision)
+    model = makers[engine, precision]()
     loaded = load_engine(engine, model)
     names = {spec.name for spec in (*loaded.inputs, *loaded.outputs)}
     loaded.close()
@@ -188,6 +195,13 @@ def convert(
     )
     expected, _ = source.outputs(to_tensor(dataset.holdout.images))
     return folder.add(build, measure(folder.draft_bundle(build, variant), variant, dataset.holdout, expected))
+
+
+def require_supported(engine: EngineName, precision: Precision) -> None:
+    """Raise InvalidInput if `convert` does not make this variant."""
+    if (engine, precision) not in SUPPORTED:
+        known = ", ".join(f"{engine} {precision}" for engine, precision in SUPPORTED)
+        raise InvalidInput(f"Keras to {engine} at {precision} is not done by this version; known: {known}")
 
 
 def _export(source: FloatModel, form: str) -> bytes:

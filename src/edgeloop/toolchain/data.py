@@ -9,6 +9,7 @@ Source: LeCun et al. 1998, "Gradient-based learning applied to document recognit
 import gzip
 import hashlib
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,10 @@ def _idx_folder(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     images, labels = [], []
     for image_name, label_name in zip(_IDX_IMAGES, _IDX_LABELS, strict=True):
         found, named = _idx_file(folder, image_name), _idx_file(folder, label_name)
-        if found is None or named is None:
+        if found is None and named is None:
             continue
+        if found is None or named is None:
+            raise NotFound(f"{folder} has only one of {image_name} and {label_name}; both are needed")
         pixels, classes = _read_idx(found, axes=3), _read_idx(named, axes=1)
         if len(pixels) != len(classes) or pixels.shape[1:] != (_SIDE_PX, _SIDE_PX) or classes.max(initial=0) > 9:
             raise Corrupt(
@@ -168,5 +171,5 @@ def _read_idx(path: Path, *, axes: int) -> NDArray[Any]:
         if magic != 0x0800 + axes:
             raise ValueError(f"magic number {magic:#x}, expected {0x0800 + axes:#x}")
         return np.frombuffer(data, np.uint8, offset=4 * (1 + axes)).reshape(shape)
-    except (ValueError, struct.error, OSError, EOFError) as error:
+    except (ValueError, struct.error, OSError, EOFError, zlib.error) as error:
         raise Corrupt(f"{path} is no IDX file of {axes} axes: {error}") from error

@@ -9,12 +9,12 @@ import numpy as np
 
 from edgeloop.contracts.api import JobView, SampleView
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.manifest import EngineName, Manifest, Precision
+from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.names import BundleRef
 from edgeloop.runtime.images import decode_image
 from edgeloop.runtime.preprocess import preprocess
 from edgeloop.toolchain.build import BuildFolder
-from edgeloop.toolchain.convert import begin_build, convert, load_float_model
+from edgeloop.toolchain.convert import SUPPORTED, begin_build, convert, load_float_model
 from edgeloop.toolchain.data import Dataset, Part, load_dataset
 from edgeloop.toolchain.models import KerasModel
 from edgeloop.toolchain.package import pack
@@ -24,11 +24,6 @@ from edgeloop.transport.cloud_api import CloudApi
 
 MODEL = "model.keras"
 BUNDLE = "bundle.edgeloop"
-VARIANTS = (
-    (EngineName.LITERT, Precision.FLOAT32),
-    (EngineName.LITERT, Precision.INT8),
-    (EngineName.ONNXRUNTIME, Precision.FLOAT32),
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ def _finish(
     progress(0.52, "golden samples and drift reference")
     recipe = {"kind": job.kind, **job.recipe}
     build = begin_build(source, dataset, build_folder, recipe=recipe, parent=job.parent)
-    for index, (engine, precision) in enumerate(VARIANTS):
+    for index, (engine, precision) in enumerate(SUPPORTED):
         progress(0.55 + 0.13 * index, f"converting to {engine} {precision} and checking it")
         build = convert(source, dataset, build_folder, build, engine=engine, precision=precision)
     progress(0.95, "packing")

@@ -72,8 +72,15 @@ class Worker:
         _log.info("job_ended", job_id=job.job_id, state=state, message=message)
 
     def _hand_over(self, job: JobView, made: Made) -> None:
-        for name, data in made.artifacts.items():
-            self._insist(functools.partial(self._api.put_artifact, job.job_id, name, data))
+        try:
+            for name, data in made.artifacts.items():
+                self._insist(functools.partial(self._api.put_artifact, job.job_id, name, data))
+        except EdgeloopError as error:
+            if isinstance(error, Unavailable):
+                raise
+            _log.warning("job_not_taken", job_id=job.job_id, detail=str(error))
+            self._end(job, JobState.FAILED, f"the cloud does not take what was made: {error}", {})
+            return
         self._end(job, JobState.DONE, "done", made.report)
 
     def _insist(self, call: Callable[[], object]) -> None:

@@ -5,6 +5,7 @@ server.
 """
 
 import os
+import ssl
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -214,7 +215,7 @@ def _client(operator: Operator) -> httpx.Client:
             base_url=operator.url,
             headers={"authorization": f"Bearer {operator.token}"},
             timeout=_TIMEOUT_S,
-            verify=operator.ca or True,
+            verify=ssl.create_default_context(cafile=operator.ca) if operator.ca else True,
         )
     except (httpx.InvalidURL, OSError) as error:
         raise InvalidInput(f"cannot use the address {operator.url!r}: {error}") from error

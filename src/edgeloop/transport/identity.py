@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeloop.bundle.durable import write_durable
-from edgeloop.contracts.errors import Corrupt
+from edgeloop.contracts.errors import Corrupt, NotFound
 from edgeloop.contracts.proof import content_digest, proof_headers, signature_base, signature_params
 
 
@@ -47,7 +47,9 @@ def load_or_make_key(path: Path) -> Ed25519PrivateKey:
 
 
 def read_key(path: Path) -> Ed25519PrivateKey:
-    """An Ed25519 private key from a PEM file. Raises Corrupt if it is none."""
+    """An Ed25519 private key from a PEM file. Raises NotFound without the file, Corrupt if it is none."""
+    if not path.is_file():
+        raise NotFound(f"there is no private key at {path}; restore it from a backup, or enrol again in a new folder")
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeloop.contracts.codec import from_json, to_json
-from edgeloop.transport.sqlite import open_durable, transaction
+from edgeloop.transport.sqlite import open_durable, reading, transaction
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT"
 
@@ -27,7 +27,7 @@ class Keep:
 
     def get(self, name: str, kind: type[T]) -> T | None:
         """The value, or None if there is none."""
-        with self._lock:
+        with self._lock, reading(what=str(self._path)):
             row = self._connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
         return None if row is None else from_json(row[0], kind, what=f"{self._path.name}:{name}")
 

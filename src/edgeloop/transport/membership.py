@@ -1,6 +1,7 @@
 """Belonging to a hub: enrolment, and what is remembered of it."""
 
 import asyncio
+import ssl
 from pathlib import Path
 
 import httpx
@@ -11,12 +12,10 @@ from edgeloop.contracts.codec import from_json, to_pretty_json
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.join import Join, enrol_statement, parse_join_token
 from edgeloop.contracts.messages import EnrolRequest, Profile
-from edgeloop.contracts.names import require_name
+from edgeloop.contracts.names import is_loopback, require_name
 from edgeloop.contracts.states import Kind
 from edgeloop.transport.identity import Identity, load_or_make_key, read_key
 from edgeloop.transport.uplink import Uplink
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +47,14 @@ def open_identity(folder: Path, device_id: str) -> Identity:
 def enrol(
     folder: Path, *, hub_url: str, token: str, device_id: str, kind: Kind, profile: Profile, ca: str | None = None
 ) -> Membership:
-    """`join_hub` with a token as text, for callers without an event loop. Raises InvalidInput if it is no token."""
+    """`join_hub` with a token as text, unless this folder belongs to that hub under that id already: a unit file
+    with its token must start without a network. Raises InvalidInput if it is no token.
+    """
     join = parse_join_token(token)
+    if (folder / "membership.json").is_file():
+        member = read_membership(folder)
+        if (member.hub_url, member.device_id, member.kind) == (hub_url, device_id, kind):
+            return member
     joining = join_hub(folder, hub_url=hub_url, join=join, device_id=device_id, kind=kind, profile=profile, ca=ca)
     return asyncio.run(joining)
 
@@ -94,10 +99,11 @@ def open_client(hub_url: str, *, ca: str | None = None) -> httpx.AsyncClient:
         raise InvalidInput(f"{hub_url!r} is no address: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise InvalidInput(f"{hub_url!r} is no address; expected one such as https://cloud.example.org:8400")
-    if url.scheme == "http" and url.host not in _LOOPBACK:
+    if url.scheme == "http" and not is_loopback(url.host):
         raise InvalidInput(f"{hub_url} would send everything in the clear; use https:// for other machines")
     limits = httpx.Limits(max_connections=20, max_keepalive_connections=10)
     try:
-        return httpx.AsyncClient(base_url=url, limits=limits, verify=ca or True)
+        verify = ssl.create_default_context(cafile=ca) if ca else True
+        return httpx.AsyncClient(base_url=url, limits=limits, verify=verify)
     except OSError as error:
         raise InvalidInput(f"cannot read the certificate authority {ca}: {error}") from error

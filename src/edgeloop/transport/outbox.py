@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from edgeloop.contracts.codec import from_msgpack, to_msgpack
+from edgeloop.contracts.errors import Unavailable
 from edgeloop.contracts.messages import Alert, Body, Event, Reading, Sample
-from edgeloop.transport.sqlite import open_durable, transaction
+from edgeloop.transport.sqlite import open_durable, reading, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -35,6 +36,7 @@ CREATE TABLE IF NOT EXISTS events (
     UNIQUE (device_id, epoch, sequence)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS pending ON events (id) WHERE acknowledged_ms IS NULL;
+CREATE INDEX IF NOT EXISTS acknowledged ON events (id) WHERE acknowledged_ms IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_value ON events (value, id) WHERE acknowledged_ms IS NULL;
 CREATE TABLE IF NOT EXISTS evicted (kind TEXT PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
 """
@@ -43,6 +45,7 @@ _INSERT = (
     "INSERT OR IGNORE INTO events (device_id, epoch, sequence, kind, value, size_bytes, payload) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+_EVICT_ROWS = 500
 _DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -88,7 +91,10 @@ class Outbox:
                 Event(device_id=self.device_id, epoch=self.epoch, sequence=self._next + i, at_ms=at_ms, body=body)
                 for i, body in enumerate(bodies)
             ]
-            self._insert(events)
+            if self._insert(events) != len(events):
+                raise Unavailable(
+                    "another process writes to this outbox: its sequences are taken. Run one agent a state folder."
+                )
             self._next += len(events)
             return [event.sequence for event in events]
 
@@ -183,8 +189,16 @@ class Outbox:
 
     def _delete(self, which: str, excess_bytes: int, *, count: bool) -> int:
         freed = 0
-        cursor = self._connection.execute(f"SELECT id, kind, size_bytes FROM events WHERE {which}")  # noqa: S608 - two literals
-        for row, kind, size_bytes in cursor.fetchall():
+        # A step more than is needed, so that a full outbox is not walked anew at every append.
+        excess_bytes += self._max_bytes // 100
+        query = f"SELECT id, kind, size_bytes FROM events WHERE {which} LIMIT {_EVICT_ROWS}"  # noqa: S608 - literals
+        while freed < excess_bytes and (rows := self._connection.execute(query).fetchall()):
+            freed += self._delete_rows(rows, excess_bytes - freed, count=count)
+        return freed
+
+    def _delete_rows(self, rows: list[tuple[int, str, int]], excess_bytes: int, *, count: bool) -> int:
+        freed = 0
+        for row, kind, size_bytes in rows:
             if freed >= excess_bytes:
                 break
             self._connection.execute("DELETE FROM events WHERE id = ?", (row,))
@@ -219,7 +233,7 @@ class Outbox:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with self._lock:
+        with self._lock, reading(what="the outbox"):
             yield
 
 

@@ -66,6 +66,9 @@ class Sender:
             except EdgeloopError as error:
                 wait_s = self._backoff.failed()
                 _log.warning("send_failed", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
+            except Exception as error:  # noqa: BLE001 - the outer guard: sending goes on for as long as the process
+                wait_s = self._backoff.failed()
+                _log.error("send_broke", retry_in_s=round(wait_s, 2), exc_info=error)
             await asyncio.sleep(wait_s)
 
     async def send_once(self) -> int:

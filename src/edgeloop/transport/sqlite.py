@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgeloop.bundle.durable import storage_error
 from edgeloop.contracts.errors import Corrupt, Unavailable
 
 
@@ -16,7 +17,10 @@ def open_durable(path: Path, schema: str, *, fix: str) -> sqlite3.Connection:
 
     fix: what to do when the file is damaged. Raises Unavailable if it cannot be opened, Corrupt if it is no such file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, path, size_bytes=0) from error
     try:
         connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -38,3 +42,16 @@ def transaction(connection: sqlite3.Connection, *, what: str) -> Iterator[None]:
             yield
     except sqlite3.OperationalError as error:
         raise Unavailable(f"{what} cannot write: {error}. Free some space on its disk.") from error
+    except sqlite3.DatabaseError as error:
+        raise Corrupt(f"{what} is damaged: {error}. Move it away.") from error
+
+
+@contextmanager
+def reading(*, what: str) -> Iterator[None]:
+    """Raises Unavailable when the file cannot be read now, Corrupt when it is damaged."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"{what} cannot be read: {error}. Check its disk.") from error
+    except sqlite3.DatabaseError as error:
+        raise Corrupt(f"{what} is damaged: {error}. Move it away.") from error

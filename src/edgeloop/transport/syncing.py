@@ -55,7 +55,7 @@ class SyncLoop:
         self._changed.clear()
         try:
             await self._sync(0.0)
-        except EdgeloopError:
+        except BaseException:
             self._changed.set()
             raise
 
@@ -75,4 +75,9 @@ class SyncLoop:
                 self.is_reachable = False
                 wait_s = backoff.failed()
                 _log.warning("sync_failed", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
+                await asyncio.sleep(wait_s)
+            except Exception as error:  # noqa: BLE001 - the outer guard: syncing goes on for as long as the process
+                self.is_reachable = False
+                wait_s = backoff.failed()
+                _log.error("sync_broke", retry_in_s=round(wait_s, 2), exc_info=error)
                 await asyncio.sleep(wait_s)

@@ -10,6 +10,7 @@ from litestar import Litestar
 
 from edgeloop.contracts.codec import from_msgpack, to_msgpack
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Refused, Unavailable
+from edgeloop.contracts.join import enrol_statement
 from edgeloop.contracts.messages import (
     MAX_BODY_BYTES,
     EnrolReply,
@@ -217,14 +218,19 @@ def test_signature_of_another_time_is_told_the_time() -> None:
 # ---- enrol
 
 
-def _enrolment(name: str = "camera-2", *, via: str | None = None) -> bytes:
+def _enrolment(
+    name: str = "camera-2", *, via: str | None = None, by: Ed25519PrivateKey = OTHER_KEY, about: str = "camera-2"
+) -> bytes:
+    """The enrolment of OTHER_KEY; `by` signs that it is its own, for the device `about`."""
+    public_key = OTHER_KEY.public_key().public_bytes_raw()
     return to_msgpack(
         EnrolRequest(
             device_id=name,
             kind=Kind.DEVICE,
             join_secret="s",
-            public_key=OTHER_KEY.public_key().public_bytes_raw(),
+            public_key=public_key,
             profile=PROFILE,
+            possession=by.sign(enrol_statement(about, "s", public_key)),
             via=via,
         )
     )
@@ -244,6 +250,15 @@ def test_enrolment_under_another_name_is_turned_down() -> None:
     hub = FakeHub()
     response = _ask(hub, "POST", "/v1/enrol", _enrolment(), identity=Identity("camera-3", OTHER_KEY))
     assert (response.status_code, hub.calls) == (400, [])
+
+
+@pytest.mark.parametrize("via", [None, CAMERA], ids=["straight", "carried"])
+@pytest.mark.parametrize("how", [{"by": KEY}, {"about": "camera-3"}], ids=["another key", "another id"])
+def test_enrolment_that_its_key_did_not_sign_for_is_refused(via: str | None, how: dict[str, Any]) -> None:
+    hub = FakeHub()
+    identity = Identity(CAMERA, KEY) if via else Identity("camera-2", OTHER_KEY)
+    response = _ask(hub, "POST", "/v1/enrol", _enrolment(via=via, **how), identity=identity)
+    assert (response.status_code, hub.calls) == (403, [])
 
 
 def test_enrolled_node_may_carry_an_enrolment() -> None:

@@ -1,5 +1,7 @@
 import asyncio
 
+import pytest
+
 from edgeloop.hub.waker import Waker, wait_for_news
 
 
@@ -91,3 +93,20 @@ def test_waiting_ends_with_the_news() -> None:
 
 def test_waiting_ends_without_news_after_its_time() -> None:
     assert asyncio.run(wait_for_news(asyncio.Event(), 0.01)) is False
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_news_at_the_moment_of_being_cancelled_does_not_undo_the_cancelling(turns: int) -> None:
+    async def scenario() -> bool:
+        event = asyncio.Event()
+        waiting = asyncio.create_task(wait_for_news(event, 30.0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        event.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asked = waiting.cancel()
+        await asyncio.wait([waiting], timeout=5)
+        return waiting.cancelled() or not asked
+
+    assert asyncio.run(scenario())

@@ -50,6 +50,17 @@ class Camera:
     truth: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def first_half(self) -> Part:
+        """What it sees until the cloud is about to die."""
+        return self.now.take(len(self.now) // 2)
+
+    @property
+    def second_half(self) -> Part:
+        """What it sees from then on."""
+        half = len(self.now) // 2
+        return Part(self.now.images[half:], self.now.labels[half:])
+
     def show(self, part: Part, names: tuple[str, ...], *, prefix: str) -> None:
         """Put frames before the camera."""
         sizes = put_before(self.spool, part.images, prefix=prefix)

@@ -28,10 +28,13 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the data split, training and sampling.")] = 0,
 ) -> None:
     """Run the whole loop: train, quantize, prove, sign, deliver, run, lose the cloud, learn, deliver again."""
+    if report is not None:
+        write_durable(report, b"{}\n")
     started_s = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="edgeloop-demo-"))
     fleet = Fleet(folder / "logs")
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, _as_interrupt)
     kept = False
     try:
         with Steps(console) as steps:
@@ -41,19 +44,19 @@ def demo(
         if report is not None:
             write_durable(report, to_pretty_json(outcome))
             console.print(f"the same as JSON: {report}", highlight=False)
+        _judge(outcome)
         kept = keep
         if keep:
             _say_where(folder, fleet)
     except EdgeloopError:
         fleet.stop()
         kept = True
-        console.print(f"the demo broke off; its logs are in {folder / 'logs'}", highlight=False)
+        console.print(f"the demo did not come to its end; its logs are in {folder / 'logs'}", highlight=False)
         raise
     finally:
         if not kept:
             fleet.stop()
             shutil.rmtree(folder, ignore_errors=True)
-    _judge(outcome)
 
 
 def _as_interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -151,7 +151,7 @@ class Loop:
         with self._steps.step("3 sign, publish and roll out v1 in two waves"):
             labels = load_names(bundle)
             for camera in cameras:
-                camera.show(camera.now, labels, prefix="a")
+                camera.show(camera.first_half, labels, prefix="a")
             publish(bundle, api, targets_key=self._folder / "keys" / "targets.pem")
             request = RolloutRequest(bundle=version, waves=("1", "100%"), gate=_gate(max_disagreement=None))
             view = self._rolled_out(api, api.start_rollout(request))
@@ -165,6 +165,8 @@ class Loop:
         """Let the cameras run, kill the cloud in the middle, bring it back; returns when it was away."""
         expected = {camera.device_id: len(camera.now) for camera in cameras}
         with self._steps.step("4-6 run the devices; kill the cloud with SIGKILL, and bring it back"):
+            for camera in cameras:
+                camera.show(camera.second_half, labels, prefix="b")
             self._until(lambda: self._read_share(api, expected, upto=0.4), "the cameras to be under way")
             killed_ms = _now_ms()
             self._fleet.kill("cloud")
@@ -220,21 +222,22 @@ class Loop:
         with self._steps.step("8 publish v2 and roll it out behind a gate"):
             publish(bundle, api, targets_key=self._folder / "keys" / "targets.pem")
             first = next(camera for camera in cameras if not camera.is_drifted)
-            first.show(first.later, labels, prefix="b")
             request = RolloutRequest(
                 bundle=V2, waves=("1", "100%"), first=(first.device_id,), gate=_gate(max_disagreement=0.2)
             )
             view = api.start_rollout(request)
-            others = [camera for camera in cameras if camera is not first]
+            waiting = {camera.device_id: camera for camera in cameras}
 
-            def second_wave_began() -> bool:
-                now = api.rollout(view.rollout_id)
-                return now.wave >= 2 or now.state is not RolloutState.RUNNING
+            def go_on_where_v2_is_on_watch() -> None:
+                """The cameras go on once v2 runs beside v1, so that there is something to compare."""
+                for device in api.devices():
+                    update = device.report.update if device.report else None
+                    if update and update.bundle == V2 and update.state is UpdateState.ACTIVE:
+                        camera = waiting.pop(device.device_id, None)
+                        if camera is not None:
+                            camera.show(camera.later, labels, prefix="c")
 
-            self._until(second_wave_began, "the first wave of v2")
-            for camera in others:
-                camera.show(camera.later, labels, prefix="b")
-            ended = self._rolled_out(api, view)
+            ended = self._rolled_out(api, view, meanwhile=go_on_where_v2_is_on_watch)
             self._steps.done(ended.reason)
             expected = {camera.device_id: len(camera.truth) for camera in cameras}
             self._until(lambda: self._read_share(api, expected, upto=1.0), "every reading to reach the cloud")
@@ -269,9 +272,12 @@ class Loop:
         self._steps.done(f"float model {100 * float(job.report['accuracy_float']):.1f} % right on held-out digits")
         return path
 
-    def _rolled_out(self, api: CloudApi, view: RolloutView) -> RolloutView:
+    def _rolled_out(
+        self, api: CloudApi, view: RolloutView, *, meanwhile: Callable[[], None] = lambda: None
+    ) -> RolloutView:
         def is_over() -> bool:
             nonlocal view
+            meanwhile()
             view = api.rollout(view.rollout_id)
             ended = sum(device.state is not None and device.state.is_final for device in view.devices)
             states = ", ".join(f"{device.device_id} {device.state or 'waits'}" for device in view.devices)

@@ -1,5 +1,6 @@
 """Devices, join tokens and assignments in the database. Functions of a connection; `database` runs them."""
 
+import math
 import secrets
 
 import msgspec
@@ -8,9 +9,9 @@ import sqlalchemy as sa
 from edgeloop.cloud.store.tables import api_tokens, assignments, devices, join_tokens
 from edgeloop.contracts.api import DeviceView, JoinTokenRequest
 from edgeloop.contracts.codec import from_json, to_json
-from edgeloop.contracts.errors import NotFound, Refused
+from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.join import secret_hash
-from edgeloop.contracts.messages import Assignment, DeviceReport, EnrolRequest
+from edgeloop.contracts.messages import Assignment, DeviceReport, EnrolRequest, UpdateReport
 from edgeloop.contracts.states import Kind
 
 
@@ -83,8 +84,6 @@ def _check_same(known: sa.Row[tuple[object, ...]], request: EnrolRequest) -> Non
         raise Refused(
             f"the id {request.device_id!r} is enrolled with another key; choose another id for this device (--id)"
         )
-    if known.revoked_at_s is not None:
-        raise Refused(f"device {request.device_id!r} was revoked")
 
 
 def _use_token(connection: sa.Connection, secret: str, now_s: float) -> str:
@@ -105,8 +104,8 @@ def _use_token(connection: sa.Connection, secret: str, now_s: float) -> str:
 
 
 def public_key(connection: sa.Connection, device_id: str) -> bytes | None:
-    """The key of an enrolled device that was not revoked."""
-    query = sa.select(devices.c.public_key).where(devices.c.device_id == device_id, devices.c.revoked_at_s.is_(None))
+    """The key of an enrolled device."""
+    query = sa.select(devices.c.public_key).where(devices.c.device_id == device_id)
     row = connection.execute(query).first()
     return None if row is None else bytes(row.public_key)
 
@@ -120,6 +119,8 @@ def carried_by(connection: sa.Connection, node_id: str) -> set[str]:
 def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *, now_s: float) -> None:
     """Keep what devices say of themselves; a report without a profile keeps the one that is known."""
     for report in reports:
+        if not math.isfinite(report.age_s) or not _is_finite(report.update):
+            raise InvalidInput(f"the report of {report.device_id!r} holds a number that is not finite")
         kept = report
         if report.profile is None:
             query = sa.select(devices.c.report).where(devices.c.device_id == report.device_id)
@@ -187,7 +188,6 @@ def list_devices(connection: sa.Connection) -> list[DeviceView]:
     query = (
         sa.select(devices, assignments.c.body)
         .join_from(devices, assignments, isouter=True)
-        .where(devices.c.revoked_at_s.is_(None))
         .order_by(devices.c.device_id)
     )
     return [_view(row) for row in connection.execute(query)]
@@ -205,6 +205,13 @@ def _view(row: sa.Row[tuple[object, ...]]) -> DeviceView:
         desired=wanted,
         report=None if row.report is None else _report(row.report),
     )
+
+
+def _is_finite(update: UpdateReport | None) -> bool:
+    """MessagePack carries NaN and infinity, JSON does not: such a report could be stored but never read again."""
+    if update is None or update.watch is None:
+        return True
+    return math.isfinite(update.watch.latency_p50_ms) and math.isfinite(update.watch.shadow_latency_p50_ms)
 
 
 def _report(text: str) -> DeviceReport:

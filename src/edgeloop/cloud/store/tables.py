@@ -39,7 +39,6 @@ devices = sa.Table(
     sa.Column("enrolled_at_s", sa.Float, nullable=False),
     sa.Column("last_seen_s", sa.Float, nullable=True),
     sa.Column("report", sa.Text, nullable=True),
-    sa.Column("revoked_at_s", sa.Float, nullable=True),
 )
 
 assignments = sa.Table(

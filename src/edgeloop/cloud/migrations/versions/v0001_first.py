@@ -35,7 +35,6 @@ def upgrade() -> None:
         sa.Column("enrolled_at_s", sa.Float(), nullable=False),
         sa.Column("last_seen_s", sa.Float(), nullable=True),
         sa.Column("report", sa.Text(), nullable=True),
-        sa.Column("revoked_at_s", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("device_id", name=op.f("pk_devices")),
     )
     op.create_table(
