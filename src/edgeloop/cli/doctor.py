@@ -44,6 +44,7 @@ def doctor(
         _clock(),
         _disk(folder),
         *_keys(folder),
+        *_hub(folder),
         *_reachability(operator),
     ]
     if as_json:

@@ -189,8 +189,6 @@ class Outbox:
 
     def _delete(self, which: str, excess_bytes: int, *, count: bool) -> int:
         freed = 0
-        # A step more than is needed, so that a full outbox is not walked anew at every append.
-        excess_bytes += self._max_bytes // 100
         query = f"SELECT id, kind, size_bytes FROM events WHERE {which} LIMIT {_EVICT_ROWS}"  # noqa: S608 - literals
         while freed < excess_bytes and (rows := self._connection.execute(query).fetchall()):
             freed += self._delete_rows(rows, excess_bytes - freed, count=count)
