@@ -121,6 +121,11 @@ class NodeHub:
             child = self._children.get(desired.device_id)
             self._waker.wake({desired.device_id, child.speaker if child else desired.device_id})
 
+    def on_refused(self) -> None:
+        """The hub above turned a sync down: a device may have moved to another hub. What is known is taken anew."""
+        self._reports.clear()
+        self._desired.clear()
+
     def _take(self, report: DeviceReport) -> None:
         _, before = self._reports.get(report.device_id, (0.0, None))
         self._reports[report.device_id] = (time.monotonic() - report.age_s, report)

@@ -1,11 +1,9 @@
 import asyncio
 
 import pytest
-import sqlalchemy as sa
 
 from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.store import fleet, inbox, rollouts
-from edgeloop.cloud.store.tables import devices
 from edgeloop.contracts.api import Gate, RolloutRequest, RolloutView
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.messages import Assignment, SyncRequest, WatchBounds
@@ -397,19 +395,3 @@ async def test_new_conductor_goes_on_where_the_old_one_stopped(cloud: SmallCloud
     await cloud.hub.sync("a", SyncRequest(reports=(report("a", 1, update=update),)))
     await Conductor(cloud.database, cloud.waker, clock=cloud.clock).step()
     assert (await _now(cloud, view)).wave == 2
-
-
-async def test_device_that_was_revoked_meanwhile_does_not_stop_the_rollouts_of_others(cloud: SmallCloud) -> None:
-    await cloud.publish()
-    cloud.enrol("a", "b", labels={"site": "hall"})
-    cloud.enrol("c", labels={"site": "yard"})
-    await _start(cloud, group="site=hall")
-    other = await _start(cloud, group="site=yard")
-
-    def revoke(connection: sa.Connection) -> None:
-        connection.execute(devices.update().where(devices.c.device_id == "b").values(revoked_at_s=1.0))
-
-    await cloud.database.write(revoke)
-    await _says(cloud, "a", UpdateState.CONFIRMED)
-    await _says(cloud, "c", UpdateState.CONFIRMED)
-    assert (await _now(cloud, other)).state is RolloutState.COMPLETED

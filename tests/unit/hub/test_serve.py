@@ -3,11 +3,17 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
 from edgeloop.hub.serve import Listen, bind, is_loopback, serve, url_of
@@ -51,9 +57,29 @@ def test_listening_to_other_machines_needs_tls(host: str) -> None:
         bind(Listen(host=host))
 
 
-def test_address_of_another_machine_is_unavailable() -> None:
+def _certificate(folder: Path) -> Listen:
+    """A self-signed certificate and its key, for an address that is not this machine's."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub.test")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    dated = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).serial_number(1)
+    (folder / "cert.pem").write_bytes(dated.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return Listen(host="192.0.2.1", tls_cert=folder / "cert.pem", tls_key=folder / "key.pem")
+
+
+def test_address_of_another_machine_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"192\.0\.2\.1"):
-        bind(Listen(host="192.0.2.1", tls_cert=Path("cert.pem"), tls_key=Path("key.pem")))
+        bind(_certificate(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "key.pem"])
+def test_certificate_that_cannot_be_used_is_invalid_input(tmp_path: Path, name: str) -> None:
+    listen = _certificate(tmp_path)
+    (tmp_path / name).write_bytes(b"no PEM")
+    with pytest.raises(InvalidInput, match=r"cert\.pem"):
+        bind(listen)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.10", "::1"])
