@@ -39,11 +39,13 @@ from edgeloop.contracts.api import (
     SampleView,
     Status,
 )
+from edgeloop.contracts.codec import require_known_schema
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.join import Join, roots_fingerprint
 from edgeloop.contracts.names import BundleRef
 
 _ARTIFACT = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_MEDIA = re.compile(r"(?:image|audio|application)/[a-z0-9.+-]{1,60}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Limit = Annotated[int, QueryParameter(ge=1, le=10_000)]
 AnyRequest = Request[Any, Any, Any]
@@ -123,7 +125,7 @@ class FleetRoutes(Controller):
         self,
         services: Cloud,
         device_id: FromPath[str],
-        after: Annotated[int, QueryParameter(ge=0)] = 0,
+        after: Annotated[int, QueryParameter(ge=0, le=2**62)] = 0,
         limit: Limit = 1000,
     ) -> list[ReadingView]:
         """A device's readings in the order that it made them."""
@@ -146,7 +148,8 @@ class BundleRoutes(Controller):
     @post("/bundles")
     async def publish(self, services: Cloud, data: JSONBody[PublishRequest]) -> BundleView:
         """List a bundle whose files were handed over, with metadata signed by the targets key."""
-        return await publishing.publish(services.stores, data, now_s=time.time())
+        known = require_known_schema(data, "the request (PublishRequest)")
+        return await publishing.publish(services.stores, known, now_s=time.time())
 
     @get("/targets", media_type="application/octet-stream")
     async def targets(self, services: Cloud) -> bytes:
@@ -220,7 +223,8 @@ class InboxRoutes(Controller):
         """A sample's own bytes."""
         view, key = await services.stores.database.read(lambda c: inbox.get_sample(c, sample_id))
         headers = {"x-content-type-options": "nosniff", "content-disposition": "attachment"}
-        return Response(await services.stores.blobs.get(key), media_type=view.media, headers=headers)
+        media = view.media if _MEDIA.fullmatch(view.media) else "application/octet-stream"  # a device's own word
+        return Response(await services.stores.blobs.get(key), media_type=media, headers=headers)
 
     @put("/samples/{sample_id:str}/label")
     async def label(self, services: Cloud, sample_id: FromPath[str], data: JSONBody[LabelRequest]) -> SampleView:
@@ -248,8 +252,11 @@ class JobRoutes(Controller):
     @post("/")
     async def submit(self, services: Cloud, data: JSONBody[JobRequest]) -> JobView:
         """Queue a job."""
+        require_known_schema(data, "the request (JobRequest)")
         BundleRef.parse(data.bundle)
-        if data.kind == "retrain" and data.parent is None:
+        if data.parent is not None:
+            BundleRef.parse(data.parent)
+        elif data.kind == "retrain":
             raise InvalidInput("a retrain job needs a parent, such as digits@1.0.0")
         return await services.stores.database.write(lambda c: jobs.add_job(c, data, now_s=time.time()))
 

@@ -75,6 +75,11 @@ def _fill(config: CloudConfig, targets: bytes, token: str, now_s: float) -> None
     database = Database(config.sqlalchemy_url)
 
     def first_rows(connection: sa.Connection) -> None:
+        if connection.execute(sa.select(signed_targets.c.version)).first() is not None:
+            raise InvalidInput(
+                f"the database of {config.folder} belongs to an earlier cloud whose roots are missing; bring the "
+                "roots back, or remove it if that cloud was never used"
+            )
         connection.execute(signed_targets.insert().values(version=1, metadata=targets, published_at_s=now_s))
         connection.execute(
             api_tokens.insert().values(secret_hash=secret_hash(token), name="operator", created_at_s=now_s)

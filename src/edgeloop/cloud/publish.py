@@ -1,5 +1,7 @@
 """Take a bundle that was signed elsewhere: every check that the server can make without the targets key."""
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 
 from edgeloop.bundle.archive import digest, parse_manifest
@@ -17,10 +19,15 @@ async def publish(stores: Stores, request: PublishRequest, *, now_s: float) -> B
     manifest = parse_manifest(request.manifest)
     current = await stores.database.read(registry.newest_targets)
     targets = check_targets(request.targets_metadata, root=stores.images.root, current=current.metadata)
-    signed = {path: target.hashes.get("sha256") for path, target in targets.targets.items()}
-    for path, sha256 in _needed(manifest, digest(request.manifest)).items():
-        if signed.get(path) != sha256:
-            raise Refused(f"the targets metadata does not sign {path} with hash {sha256[:12]}; publish again")
+    if targets.is_expired(datetime.fromtimestamp(now_s, UTC)):
+        raise Refused(f"the targets metadata expired on {targets.expires:%Y-%m-%d}; sign it anew and publish again")
+    signed = {path: (target.hashes.get("sha256"), target.length) for path, target in targets.targets.items()}
+    for path, (sha256, size_bytes) in _needed(manifest, request.manifest).items():
+        if signed.get(path) != (sha256, size_bytes):
+            raise Refused(
+                f"the targets metadata does not sign {path} with hash {sha256[:12]} and {size_bytes:,} bytes; "
+                "publish again"
+            )
     await _check_files(stores, manifest)
 
     def operation(connection: sa.Connection) -> BundleView:
@@ -48,6 +55,7 @@ async def _check_files(stores: Stores, manifest: Manifest) -> None:
         raise InvalidInput(f"{manifest.ref}: {len(missing)} files were not handed over, first {missing[0][:12]}")
 
 
-def _needed(manifest: Manifest, manifest_sha256: str) -> dict[str, str]:
-    files = {file_target(entry.sha256): entry.sha256 for entry in manifest.files}
-    return {manifest_target(manifest.ref): manifest_sha256} | files
+def _needed(manifest: Manifest, manifest_bytes: bytes) -> dict[str, tuple[str, int]]:
+    """Hash and size by target path."""
+    files = {file_target(entry.sha256): (entry.sha256, entry.size_bytes) for entry in manifest.files}
+    return {manifest_target(manifest.ref): (digest(manifest_bytes), len(manifest_bytes))} | files

@@ -43,7 +43,7 @@ def from_json(data: bytes, kind: type[T], *, what: str) -> T:
     Raises Corrupt if it is not JSON, InvalidInput if it is of another shape or a newer schema.
     """
     try:
-        return _checked(msgspec.json.decode(data, type=kind), what)
+        return require_known_schema(msgspec.json.decode(data, type=kind), what)
     except msgspec.ValidationError as error:
         raise _mismatch(data, msgspec.json.decode, error, what=what, form="JSON") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -53,14 +53,15 @@ def from_json(data: bytes, kind: type[T], *, what: str) -> T:
 def from_msgpack(data: bytes, kind: type[T], *, what: str) -> T:
     """Decode MessagePack into `kind`; errors as in `from_json`."""
     try:
-        return _checked(msgspec.msgpack.decode(data, type=kind), what)
+        return require_known_schema(msgspec.msgpack.decode(data, type=kind), what)
     except msgspec.ValidationError as error:
         raise _mismatch(data, msgspec.msgpack.decode, error, what=what, form="MessagePack") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"{what} is not MessagePack: {error}") from error
 
 
-def _checked(value: T, what: str) -> T:
+def require_known_schema(value: T, what: str) -> T:
+    """The value itself. Raises InvalidInput if it is of a newer schema than this edgeloop reads."""
     schema = getattr(value, "schema", SCHEMA)
     if schema > SCHEMA:
         raise InvalidInput(_newer(what, schema))

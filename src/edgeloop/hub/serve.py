@@ -77,7 +77,10 @@ async def serve(
         ssl_keyfile=listen.tls_key,
     )
     server = _Announcing(config, lambda: on_ready(url_of(handle, tls=listen.tls_cert is not None)), on_ending)
-    await server.serve(sockets=[handle])
+    try:
+        await server.serve(sockets=[handle])
+    except SystemExit as error:  # uvicorn's way to say that the app could not start
+        raise Unavailable("the server could not start; the lines above say why") from error
     if not server.started:
         raise Unavailable("the server could not start; the lines above say why")
 

@@ -17,7 +17,7 @@ from edgeloop.hub.port import Served
 from edgeloop.transport.uplink import Uplink
 
 _MAX_FILE_BYTES = 4 * 1024 * 1024 * 1024
-_PATH = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*){1,6}")
+_PATH = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}(?:/[a-z0-9][a-z0-9._-]{0,199}){1,6}")
 _BY_HASH = re.compile(r"targets/files/([0-9a-f]{64})")
 _NEXT_ROOT = re.compile(r".*/[0-9]+\.root\.json")
 _NEVER_CHANGES = re.compile(r"targets/.+|.*/[0-9]+\.[a-z]+\.json")
@@ -40,7 +40,9 @@ class Cache:
         async with self._locks[path]:
             if not (immutable and kept.is_file()):
                 await self._refresh(path, kept)
-        return _served(kept, immutable=immutable)
+            if not immutable:  # read whole now: the next refresh may replace it while this answer is sent
+                return _in_memory(await asyncio.to_thread(kept.read_bytes))
+        return _on_disk(kept)
 
     async def _refresh(self, path: str, kept: Path) -> None:
         try:
@@ -58,7 +60,14 @@ class Cache:
         await asyncio.to_thread(write_durable, kept, data)
 
 
-def _served(kept: Path, *, immutable: bool) -> Served:
+def _in_memory(data: bytes) -> Served:
+    async def read(start: int, stop: int) -> bytes:
+        return data[start:stop]
+
+    return Served(len(data), False, read)
+
+
+def _on_disk(kept: Path) -> Served:
     def read_now(start: int, stop: int) -> bytes:
         with kept.open("rb") as file:
             file.seek(start)
@@ -67,4 +76,4 @@ def _served(kept: Path, *, immutable: bool) -> Served:
     async def read(start: int, stop: int) -> bytes:
         return await asyncio.to_thread(read_now, start, stop)
 
-    return Served(kept.stat().st_size, immutable, read)
+    return Served(kept.stat().st_size, True, read)

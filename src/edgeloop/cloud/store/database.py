@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 
-from edgeloop.contracts.errors import Corrupt, Unavailable
+from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 
 T = TypeVar("T")
 Operation = Callable[[sa.Connection], T]
@@ -73,18 +74,26 @@ class Writer:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="cloud-writer", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Operation[T]) -> "Future[T]":
-        """Queue an operation; the future is resolved after the commit of its group."""
+        """Queue an operation; the future is resolved after the commit of its group. Unavailable after `close`."""
         task = _Task(operation)
-        self._tasks.put(task)
+        with self._lock:
+            if self._is_closed:
+                task.future.set_exception(Unavailable("the cloud's database is closed: the server ends; try again"))
+            else:
+                self._tasks.put(task)
         return task.future
 
     def close(self) -> None:
         """Commit what is queued and end the thread."""
-        self._tasks.put(None)
+        with self._lock:
+            self._is_closed = True
+            self._tasks.put(None)
         self._thread.join()
 
     def _run(self) -> None:
@@ -177,6 +186,11 @@ def _migrate(engine: sa.Engine) -> None:
             command.upgrade(config, "head")
     except sa.exc.OperationalError as error:
         raise _unavailable(error) from error
+    except CommandError as error:
+        raise InvalidInput(
+            f"the cloud's database has a schema that this edgeloop does not know: {error}. Update edgeloop here, or "
+            "restore a backup from before the update."
+        ) from error
     except sa.exc.DatabaseError as error:
         raise Corrupt(f"the cloud's database cannot be opened: {error.orig}. Restore it from a backup.") from error
 

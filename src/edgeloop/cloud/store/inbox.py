@@ -1,5 +1,6 @@
 """Events and samples as they came up, each once, and the labels that people gave."""
 
+import re
 import time
 
 import msgspec
@@ -14,6 +15,8 @@ from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.messages import Alert, Event, Reading, Sample
 from edgeloop.contracts.states import Reason
 
+_SAMPLE_ID = re.compile(r"(?P<device>[a-z0-9-]{1,63})\.(?P<epoch>[0-9]{1,19})\.(?P<sequence>[0-9]{1,19})")
+
 
 def sample_key(sha256: str) -> str:
     """Where a sample's bytes are among the blobs."""
@@ -24,8 +27,20 @@ def add_events(connection: sa.Connection, batch: tuple[Event, ...]) -> int:
     """Insert what is new of a batch, idempotent on (device, epoch, sequence); returns how many were new."""
     received_ms = int(time.time() * 1000)
     new = insert_ignoring(connection, events, [_event_row(event, received_ms) for event in batch])
-    insert_ignoring(connection, samples, [_sample_row(e, e.body) for e in batch if isinstance(e.body, Sample)])
+    insert_ignoring(connection, samples, _sample_rows(connection, batch))
     return new
+
+
+def _sample_rows(connection: sa.Connection, batch: tuple[Event, ...]) -> list[dict[str, object]]:
+    """Rows of the batch's samples, but for those whose identity an event of another kind had taken before."""
+    identity = sa.tuple_(events.c.device_id, events.c.epoch, events.c.sequence)
+    rows = {(e.device_id, e.epoch, e.sequence): _sample_row(e, e.body) for e in batch if isinstance(e.body, Sample)}
+    if not rows:
+        return []
+    query = sa.select(events.c.device_id, events.c.epoch, events.c.sequence).where(
+        events.c.kind == "sample", identity.in_(list(rows))
+    )
+    return [rows[row.device_id, row.epoch, row.sequence] for row in connection.execute(query)]
 
 
 def _event_row(event: Event, received_ms: int) -> dict[str, object]:
@@ -179,7 +194,7 @@ def _sample_view(row: sa.Row[tuple[object, ...]]) -> SampleView:
 
 
 def _parse_id(sample_id: str) -> tuple[str, int, int]:
-    parts = sample_id.split(".")
-    if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
-        raise InvalidInput(f"{sample_id!r} is no sample id; expected DEVICE.EPOCH.SEQUENCE")
-    return parts[0], int(parts[1]), int(parts[2])
+    found = _SAMPLE_ID.fullmatch(sample_id)
+    if found is None or max(int(found["epoch"]), int(found["sequence"])) >= 2**63:
+        raise InvalidInput(f"{sample_id[:200]!r} is no sample id; expected DEVICE.EPOCH.SEQUENCE")
+    return found["device"], int(found["epoch"]), int(found["sequence"])
