@@ -34,6 +34,7 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
         reports=hub.reports,
         known=hub.known,
         on_desired=hub.on_desired,
+        on_refused=hub.on_refused,
         wait_s=config.sync_wait_s,
         longest_backoff_s=config.longest_backoff_s,
     )

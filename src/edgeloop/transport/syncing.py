@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.errors import EdgeloopError, Refused
 from edgeloop.contracts.messages import Desired, DeviceReport, SyncRequest
 from edgeloop.transport.sender import Backoff
 from edgeloop.transport.uplink import Uplink
@@ -26,10 +26,12 @@ class SyncLoop:
         wait_s: float,
         longest_backoff_s: float,
         known: Callable[[], dict[str, int]] = dict,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._uplink = uplink
         self._reports = reports
         self._known = known
+        self._on_refused = on_refused
         self._on_desired = on_desired
         self._wait_s = wait_s
         self._longest_backoff_s = longest_backoff_s
@@ -73,6 +75,8 @@ class SyncLoop:
                 backoff.worked()
             except EdgeloopError as error:
                 self.is_reachable = False
+                if isinstance(error, Refused):
+                    self._on_refused()
                 wait_s = backoff.failed()
                 _log.warning("sync_failed", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
                 await asyncio.sleep(wait_s)
