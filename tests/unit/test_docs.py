@@ -164,3 +164,10 @@ def test_wire_page_states_the_bounds_that_the_code_keeps() -> None:
     assert f"{messages.MAX_BODY_BYTES // 1024**2} MiB" in limits
     assert f"{messages.MAX_BATCH_EVENTS:,}" in limits
     assert f"{messages.MAX_WAIT_S:.0f} s" in limits
+
+
+def test_readme_shows_what_a_run_of_the_demo_printed() -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.partition("<!-- demo -->")[2].partition("<!-- /demo -->")[0]
+    for word in ("versions", "devices", "rollouts", "what the loop showed", "digits@3.0.0"):
+        assert word in shown

@@ -21,7 +21,7 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises Unavailable if the disk is full, InvalidInput if the place cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     except OSError as error:
         raise storage_error(error, path, size_bytes=len(data)) from error
@@ -39,6 +39,14 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each of which survives a power cut. Raises OSError."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        fsync_folder(one.parent)
 
 
 def fsync_folder(folder: Path) -> None:

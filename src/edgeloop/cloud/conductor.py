@@ -127,10 +127,11 @@ class Conductor:
     def _begin_wave(self, connection: sa.Connection, view: RolloutView, wave: int, gate: Gate) -> set[str]:
         bundle = registry.get_bundle(connection, BundleRef.parse(view.bundle))
         devices = {device.device_id: device for device in fleet.list_devices(connection)}
+        drifted = _drifted(connection, devices, gate)
         woken = set()
         for member in view.devices:
             if member.wave == wave:
-                bounds = _bounds(connection, devices[member.device_id], gate)
+                bounds = _bounds(gate, is_drifted=member.device_id in drifted)
                 self._assign(connection, view.rollout_id, bundle, member.device_id, bounds)
                 woken.add(member.device_id)
         rollouts.begin_wave(connection, view.rollout_id, wave, now_s=self._clock())
@@ -176,12 +177,19 @@ def _group(devices: list[DeviceView], group: str) -> list[DeviceView]:
     return able
 
 
-def _bounds(connection: sa.Connection, device: DeviceView, gate: Gate) -> WatchBounds:
+def _drifted(connection: sa.Connection, devices: dict[str, DeviceView], gate: Gate) -> set[str]:
+    """The devices whose input has drifted under what they run; one look for each version that runs."""
+    if not gate.spare_drifted:
+        return set()
+    running = {device.device_id: device.report.active for device in devices.values() if device.report}
+    return {
+        row.device_id
+        for bundle in {one for one in running.values() if one is not None}
+        for row in drift(connection, bundle, last=_DRIFT_WINDOW)
+        if row.drifted and running.get(row.device_id) == bundle
+    }
+
+
+def _bounds(gate: Gate, *, is_drifted: bool) -> WatchBounds:
     """The gate's bounds; a device whose input drifted is expected to disagree with the version that drift hurt."""
-    active = device.report.active if device.report else None
-    if not gate.spare_drifted or active is None:
-        return gate.watch
-    rows = drift(connection, active, last=_DRIFT_WINDOW)
-    if any(row.device_id == device.device_id and row.drifted for row in rows):
-        return msgspec.structs.replace(gate.watch, max_disagreement=None)
-    return gate.watch
+    return msgspec.structs.replace(gate.watch, max_disagreement=None) if is_drifted else gate.watch

@@ -24,12 +24,13 @@ class Installed(msgspec.Struct, frozen=True):
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest assignment and how far it has come."""
+    """The newest assignment and how far it has come. tries: how often it was taken up again while accepting."""
 
     assignment: Assignment
     state: UpdateState
     reason: str = ""
     since_s: float = 0.0
+    tries: int = 0
 
     def report(self, watch: WatchStats | None = None) -> UpdateReport:
         """What the hub is told of it."""

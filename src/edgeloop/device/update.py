@@ -32,6 +32,7 @@ from edgeloop.transport.trust import require_not_older
 _log = structlog.get_logger(__name__)
 _MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _WATCH_EVERY_S = 0.1
+_MOST_TRIES = 3
 
 
 class Supply(Protocol):
@@ -98,8 +99,13 @@ class Updater:
             return
         if update.state is UpdateState.ACTIVE:
             await self._watch(update)
+        elif update.state is UpdateState.ACCEPTING and update.tries + 1 >= _MOST_TRIES:
+            # The model runs inside the agent: one that crashes its engine takes the agent down with it.
+            reason = f"the agent did not survive trying it on this machine, {_MOST_TRIES} times"
+            self._refuse(update.assignment, reason, for_good=True)
         else:
-            await self._advance(update.assignment)
+            tries = update.tries + (update.state is UpdateState.ACCEPTING)
+            await self._advance(update.assignment, tries=tries)
 
     async def take(self, assignment: Assignment | None, *, generation: int) -> None:
         """Bring the device to what is assigned. Raises Unavailable when it must be tried again later."""
@@ -125,11 +131,11 @@ class Updater:
         if update is not None and update.state is UpdateState.ACTIVE:
             self._go_back(update, reason, for_good=False)
 
-    async def _advance(self, assignment: Assignment) -> None:
+    async def _advance(self, assignment: Assignment, *, tries: int = 0) -> None:
         try:
             self._check_wanted(assignment)
-            bundle = await self._download(assignment)
-            installed = await self._accept(assignment, bundle)
+            bundle = await self._download(assignment, tries=tries)
+            installed = await self._accept(assignment, bundle, tries=tries)
         except (Refused, Corrupt) as error:
             self._refuse(assignment, str(error), for_good=isinstance(error, _NotAccepted))
             return
@@ -144,9 +150,9 @@ class Updater:
             raise Refused(f"turned down here before: {before}")
         require_not_older(assignment.ref, self._versions.floor)
 
-    async def _download(self, assignment: Assignment) -> Bundle:
+    async def _download(self, assignment: Assignment, *, tries: int) -> Bundle:
         """Manifest, golden samples, reference and the first candidate's file; other candidates only when needed."""
-        self._note(assignment, UpdateState.DOWNLOADING)
+        self._note(assignment, UpdateState.DOWNLOADING, tries=tries)
         manifest_bytes = await self._manifest(assignment)
         manifest = parse_manifest(manifest_bytes)
         if manifest.ref != assignment.ref:
@@ -159,7 +165,7 @@ class Updater:
             )
         for sha256 in [*_shared_files(manifest), able[0].file]:
             await self._bring(manifest, sha256)
-        self._note(assignment, UpdateState.VERIFYING)
+        self._note(assignment, UpdateState.VERIFYING, tries=tries)
         bundle = Bundle(manifest, self._shelf, manifest_bytes=manifest_bytes)
         for sha256 in [*_shared_files(manifest), able[0].file]:
             await asyncio.to_thread(bundle.read, sha256)
@@ -187,9 +193,9 @@ class Updater:
             raise Refused(f"file {sha256[:12]} is signed with {signed_bytes:,} bytes, its manifest says {size_bytes:,}")
         await self._supply.fetch(file_target(sha256), self._shelf, sha256, size_bytes)
 
-    async def _accept(self, assignment: Assignment, bundle: Bundle) -> Installed:
+    async def _accept(self, assignment: Assignment, bundle: Bundle, *, tries: int) -> Installed:
         """Replay the golden samples through one candidate after another; the first that passes is installed."""
-        self._note(assignment, UpdateState.ACCEPTING)
+        self._note(assignment, UpdateState.ACCEPTING, tries=tries)
         failures = []
         for variant in candidates(bundle.manifest, self._engines):
             await self._bring(bundle.manifest, variant.file)
@@ -277,8 +283,8 @@ class Updater:
         self._versions.note(update)
         self._tell(update)
 
-    def _note(self, assignment: Assignment, state: UpdateState) -> None:
-        update = Update(assignment=assignment, state=state, since_s=time.time())
+    def _note(self, assignment: Assignment, state: UpdateState, *, tries: int = 0) -> None:
+        update = Update(assignment=assignment, state=state, since_s=time.time(), tries=tries)
         self._versions.note(update)
         self._tell(update)
 

@@ -210,6 +210,8 @@ class CloudApi:
 
 
 def _client(operator: Operator) -> httpx.Client:
+    if not operator.token.isascii():
+        raise InvalidInput("the operator file's token holds letters that no token has; copy it again")
     try:
         return httpx.Client(
             base_url=operator.url,

@@ -513,6 +513,27 @@ def test_update_killed_at_a_state_ends_confirmed(folder: Folder, state: UpdateSt
     assert (again.state, again.runs, again.active) == (UpdateState.CONFIRMED, "tiny@1.1.0", "tiny@1.1.0")
 
 
+def test_version_that_takes_the_agent_down_each_time_is_refused_for_good(folder: Folder) -> None:
+    second = _second(folder)
+    device = _with_first(folder, second)
+    device.kill_at(UpdateState.ACCEPTING)
+    with pytest.raises(Killed):
+        device.take(_assigned(second, generation=2))
+    again = folder.device(_supply_of(folder, second))
+    again.kill_at(UpdateState.ACCEPTING)
+    with pytest.raises(Killed):
+        again.resume()
+    last = folder.device(_supply_of(folder, second))
+    last.kill_at(UpdateState.ACCEPTING)
+    with pytest.raises(Killed):
+        last.resume()
+    final = folder.device(_supply_of(folder, second))
+    final.updater.start()
+    final.resume()
+    assert (final.state, final.runs) == (UpdateState.REFUSED, "tiny@1.0.0")
+    assert "did not survive" in final.reason
+
+
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_device_answers_right_after_a_kill(folder: Folder, state: UpdateState) -> None:
     second = _second(folder)

@@ -6,7 +6,7 @@ from edgeloop.cli.show import console, percent, show_table, size
 
 
 class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A version. accuracy: of its int8 variant on the held-out digits; accuracy_float: of the float model."""
+    """A version. accuracy, size_bytes: of its int8 LiteRT variant; *_float: of its float LiteRT variant."""
 
     name: str
     accuracy_float: float

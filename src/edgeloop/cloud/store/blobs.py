@@ -1,5 +1,6 @@
 """Bytes by key: bundle files, samples, job artifacts; in a folder or in memory, through obstore."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise Unavailable(f"cannot keep blob {key}: {error}") from error
         if self._folder is not None:
-            _settle(self._folder / key)
+            await asyncio.to_thread(_settle, self._folder / key)
 
     async def get(self, key: str, *, start: int | None = None, stop: int | None = None) -> bytes:
         """The whole blob, or its bytes from start (inclusive) to stop (exclusive). Raises NotFound."""
@@ -63,4 +64,5 @@ def _settle(path: Path) -> None:
     """obstore renames without fsync; what is acknowledged must survive a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    fsync_folder(path.parent)
+    for folder in (path.parent, path.parent.parent):
+        fsync_folder(folder)
