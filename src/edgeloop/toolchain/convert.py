@@ -98,6 +98,11 @@ def load_float_model(path: Path) -> FloatModel:
         )
     keras = import_keras()
     try:
+        with zipfile.ZipFile(path) as archive:
+            # Keras reads only the parts that it needs; damage in the others must not pass either.
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"its part {damaged} is damaged")
         # safe_mode refuses pickled lambdas: a model file is data.
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:

@@ -23,12 +23,17 @@ def open_durable(path: Path, schema: str, *, fix: str) -> sqlite3.Connection:
         raise storage_error(error, path, size_bytes=0) from error
     try:
         connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"cannot open {path}: {error}. Check the disk and its permissions.") from error
+    try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(schema)
     except sqlite3.OperationalError as error:
+        connection.close()
         raise Unavailable(f"cannot open {path}: {error}. Check the disk and its permissions.") from error
     except sqlite3.DatabaseError as error:
+        connection.close()
         raise Corrupt(f"{path} is damaged: {error}. {fix}") from error
     return connection
 

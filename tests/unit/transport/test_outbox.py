@@ -1,3 +1,4 @@
+import contextlib
 import math
 import signal
 import sqlite3
@@ -186,7 +187,7 @@ def test_sequence_is_not_used_again_after_its_row_was_forgotten(tmp_path: Path) 
     first.append([_reading(1.0)], at_ms=0)
     first.append([_reading(1.0)], at_ms=0)
     first.close()
-    with sqlite3.connect(tmp_path / "bounded.db") as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "bounded.db")) as connection, connection:
         connection.execute("DELETE FROM events")
     connection.close()
     again = Outbox(tmp_path / "bounded.db", "camera-1")

@@ -33,7 +33,11 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
-        _migrate(self.engine)
+        try:
+            _migrate(self.engine)
+        except BaseException:
+            self.engine.dispose()
+            raise
         self._writer = Writer(self.engine)
 
     async def read(self, operation: Operation[T]) -> T:
