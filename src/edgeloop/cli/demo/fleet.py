@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,7 +86,7 @@ class Fleet:
         return {name: process.pid for name, process in self._processes.items()}
 
     def stop(self) -> None:
-        """End them all: SIGTERM, and SIGKILL for what does not listen."""
+        """End them all: SIGTERM, then SIGKILL for what does not listen and for what they started themselves."""
         self._stopped.set()
         for process in self._processes.values():
             if process.poll() is None:
@@ -97,6 +98,9 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with suppress(ProcessLookupError):
+                # Each is the leader of its own group, so this reaches a worker's children and nobody else.
+                os.killpg(process.pid, signal.SIGKILL)
         self._processes.clear()
 
     def _log_end(self, name: str) -> str:
