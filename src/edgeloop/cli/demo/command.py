@@ -73,5 +73,8 @@ def _say_where(folder: Path, fleet: Fleet) -> None:
     console.print(f"\nthe fleet is still up, in {folder}:", highlight=False)
     for name, pid in fleet.pids().items():
         console.print(f"  {name}: pid {pid}, log {folder / 'logs' / name}.log", highlight=False)
-    console.print(f"look: edgeloop fleet list --operator {folder / 'cloud' / 'operator.json'}", highlight=False)
-    console.print(f"end it: kill {' '.join(str(pid) for pid in fleet.pids().values())}", highlight=False)
+    # Lines to copy: never wrapped.
+    operator = folder / "cloud" / "operator.json"
+    console.print(f"look: edgeloop fleet list --operator {operator}", highlight=False, soft_wrap=True)
+    pids = " ".join(str(pid) for pid in fleet.pids().values())
+    console.print(f"end it: kill {pids}", highlight=False, soft_wrap=True)
