@@ -121,7 +121,7 @@ class Updater:
                 self._versions.note(still)
                 await self._watch(still)
                 return
-            self._finish(assignment, UpdateState.CONFIRMED, "it runs here already")
+            self._note(assignment, UpdateState.CONFIRMED, reason="it runs here already")
             return
         await self._advance(assignment)
 
@@ -278,13 +278,8 @@ class Updater:
         self._tidy()
         self._tell(update)
 
-    def _finish(self, assignment: Assignment, state: UpdateState, reason: str) -> None:
-        update = Update(assignment=assignment, state=state, reason=reason, since_s=time.time())
-        self._versions.note(update)
-        self._tell(update)
-
-    def _note(self, assignment: Assignment, state: UpdateState, *, tries: int = 0) -> None:
-        update = Update(assignment=assignment, state=state, since_s=time.time(), tries=tries)
+    def _note(self, assignment: Assignment, state: UpdateState, *, reason: str = "", tries: int = 0) -> None:
+        update = Update(assignment=assignment, state=state, reason=reason, since_s=time.time(), tries=tries)
         self._versions.note(update)
         self._tell(update)
 
