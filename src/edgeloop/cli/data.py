@@ -30,7 +30,7 @@ def export(
     """Write images as PNG files named NUMBER-LABEL.png."""
     from edgeloop.bundle.durable import write_durable
     from edgeloop.runtime.images import encode_png
-    from edgeloop.toolchain.data import load_dataset
+    from edgeloop.toolchain.data.open import load_dataset
 
     loaded = load_dataset(dataset, source=data, seed=seed)
     parts = {"field": loaded.field, "holdout": loaded.holdout}
@@ -38,7 +38,7 @@ def export(
         raise InvalidInput(f"there is no part {part!r}; choose field or holdout")
     chosen = parts[part].take(count)
     names = []
-    for index, (image, label) in enumerate(zip(chosen.images, chosen.labels, strict=True)):
+    for index, (image, label) in enumerate(zip(chosen.inputs, chosen.labels, strict=True)):
         names.append(f"{index:05d}-{loaded.label_names[label]}.png")
         write_durable(out / names[-1], encode_png(image))
     if as_json:

@@ -45,7 +45,7 @@ def train(
 
     from edgeloop.bundle.durable import write_durable
     from edgeloop.toolchain import train as training
-    from edgeloop.toolchain.data import load_dataset
+    from edgeloop.toolchain.data.open import load_dataset
 
     recipe = training.TrainRecipe(data=dataset, source=data, seed=seed, images_seen=images_seen)
     loaded = load_dataset(dataset, source=data, seed=seed)
@@ -79,7 +79,7 @@ def convert(
     """Convert a model and prove the result against it, sample by sample, in the runtime that devices use."""
     from edgeloop.toolchain import convert as converting
     from edgeloop.toolchain.build import BuildFolder
-    from edgeloop.toolchain.data import load_dataset
+    from edgeloop.toolchain.data.open import load_dataset
 
     engine = EngineName.LITERT if to is Target.LITERT else EngineName.ONNXRUNTIME
     converting.require_supported(engine, precision)

@@ -7,7 +7,7 @@ a bundle that it would run wrongly; the manifest itself and descriptive types ig
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -39,10 +39,23 @@ class EngineName(StrEnum):
 
 
 class Precision(StrEnum):
-    """How a variant's numbers are stored and computed."""
+    """How a variant's numbers are stored and computed.
+
+    Plain intN: weights of N bits and integer activations of 8, so integer arithmetic throughout; int16 is weights
+    of 8 and activations of 16. _weights: only stored so, computed in float. _dynamic: activations are quantized as
+    they come. mixed: layer by layer.
+    """
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT16 = "int16"
     INT8 = "int8"
+    INT8_DYNAMIC = "int8_dynamic"
+    INT8_WEIGHTS = "int8_weights"
+    INT4 = "int4"
+    INT4_DYNAMIC = "int4_dynamic"
+    INT4_WEIGHTS = "int4_weights"
+    MIXED = "mixed"
 
 
 class Activation(StrEnum):
@@ -207,13 +220,24 @@ class Budget(_Computes, frozen=True):
     max_latency_p50_ms: float | None = None
 
 
+class RecipeStep(msgspec.Struct, frozen=True):
+    """One step of the toolchain and all its parameters. kind: quantize, prune, distil, transfer, convert, ..."""
+
+    kind: str
+    recipe: dict[str, Any]
+
+
 class Lineage(msgspec.Struct, frozen=True):
-    """Where a bundle comes from: enough to make it again."""
+    """Where a bundle comes from: enough to make it again.
+
+    recipe: how the source model and its data came about. steps: what was done to the source model, oldest first.
+    """
 
     recipe: dict[str, str | int | float | bool]
     data_sha256: dict[str, Sha256]
     libraries: dict[str, str]
     parent: str | None = None
+    steps: tuple[RecipeStep, ...] = ()
 
 
 class FileEntry(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from edgeloop.runtime.postprocess import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.profile import describe, this_machine
 from edgeloop.runtime.replay import replay
-from edgeloop.toolchain.data import Part
+from edgeloop.toolchain.data.dataset import Part
 
 _FOOTPRINT_TIMEOUT_S = 120
 
@@ -38,7 +38,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
 
 def parity(predictor: Predictor, part: Part, expected_scores: NDArray[np.float32], activation: Activation) -> Parity:
     """Run every sample through the runtime and compare. expected_scores: (N, labels), the float model's."""
-    made = np.concatenate([predictor.run(predictor.tensor(image))[0] for image in part.images])
+    made = np.concatenate([predictor.run(predictor.tensor(image))[0] for image in part.inputs])
     error = np.abs(probabilities(made, activation) - probabilities(expected_scores, activation))
     predicted, expected = made.argmax(axis=1), expected_scores.argmax(axis=1)
     return Parity(

@@ -44,7 +44,7 @@ from edgeloop.runtime.quiet import without_native_chatter
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.build import Build, BuildFolder
 from edgeloop.toolchain.check import measure
-from edgeloop.toolchain.data import Dataset, Part
+from edgeloop.toolchain.data.dataset import Dataset, Part
 from edgeloop.toolchain.models import KerasModel
 from edgeloop.toolchain.quantize import quantize_int8
 from edgeloop.toolchain.train import FEATURES, to_tensor
@@ -133,10 +133,10 @@ def begin_build(
     source: FloatModel, dataset: Dataset, folder: BuildFolder, *, recipe: Recipe, parent: str | None = None
 ) -> Build:
     """Write what all variants share: input, golden samples, drift reference, lineage."""
-    height_px, width_px = dataset.fit.images.shape[1:]
+    height_px, width_px = dataset.fit.inputs.shape[1:]
     if source.input_shape != (1, height_px, width_px, 1):
         raise InvalidInput(f"the model takes {source.input_shape}, {dataset.name} has images of {height_px}x{width_px}")
-    scores, _ = source.outputs(to_tensor(dataset.holdout.images))
+    scores, _ = source.outputs(to_tensor(dataset.holdout.inputs))
     if scores.shape[1] != len(dataset.label_names):
         raise InvalidInput(f"the model has {scores.shape[1]} outputs, {dataset.name} {len(dataset.label_names)} labels")
     if not np.isfinite(scores).all():
@@ -178,7 +178,7 @@ def convert(
     makers: dict[tuple[EngineName, Precision], Callable[[], bytes]] = {
         (EngineName.LITERT, Precision.FLOAT32): lambda: _export(source, "litert"),
         (EngineName.LITERT, Precision.INT8): lambda: quantize_int8(
-            _export(source, "litert"), to_tensor(dataset.fit.take(CALIBRATION_SAMPLES).images), source.input_name
+            _export(source, "litert"), to_tensor(dataset.fit.take(CALIBRATION_SAMPLES).inputs), source.input_name
         ),
         (EngineName.ONNXRUNTIME, Precision.FLOAT32): lambda: _export(source, "onnx"),
     }
@@ -198,7 +198,7 @@ def convert(
         size_bytes=len(model),
         tensors={name: name for name in wanted},
     )
-    expected, _ = source.outputs(to_tensor(dataset.holdout.images))
+    expected, _ = source.outputs(to_tensor(dataset.holdout.inputs))
     return folder.add(build, measure(folder.draft_bundle(build, variant), variant, dataset.holdout, expected))
 
 
@@ -240,7 +240,7 @@ def _preprocess(height_px: int, width_px: int) -> tuple[Step, ...]:
 def _golden(source: FloatModel, part: Part, folder: BuildFolder, activation: Activation) -> Golden:
     """Samples that neither training nor judging uses, as even over the classes as they come."""
     order = np.argsort(_rank_within_class(part.labels), kind="stable")[:GOLDEN_SAMPLES]
-    images = part.images[np.sort(order)]
+    images = part.inputs[np.sort(order)]
     scores, _ = source.outputs(to_tensor(images))
     return Golden(
         inputs=folder.put(to_npy(images)),
@@ -264,8 +264,8 @@ def _reference(
     """Class means from training data; spread of distance and energy from validation data, which was not fitted."""
     if not source.has_features or activation is Activation.NONE:
         return None
-    _, fitted = source.outputs(to_tensor(dataset.fit.images))
-    scores, features = source.outputs(to_tensor(dataset.validation.images))
+    _, fitted = source.outputs(to_tensor(dataset.fit.inputs))
+    scores, features = source.outputs(to_tensor(dataset.validation.inputs))
     assert fitted is not None
     assert features is not None
     classes = range(len(dataset.label_names))

@@ -15,7 +15,8 @@ from edgeloop.runtime.images import decode_image
 from edgeloop.runtime.preprocess import preprocess
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.convert import SUPPORTED, begin_build, convert, load_float_model
-from edgeloop.toolchain.data import Dataset, Part, load_dataset
+from edgeloop.toolchain.data.dataset import Dataset, Part
+from edgeloop.toolchain.data.open import load_dataset
 from edgeloop.toolchain.models import KerasModel
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import Progress, within

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.augment import vary
 from edgeloop.toolchain.backend import import_keras, seed_everything
-from edgeloop.toolchain.data import Dataset, Part
+from edgeloop.toolchain.data.dataset import Dataset, Part
 from edgeloop.toolchain.models import KerasModel, digits_net
 from edgeloop.toolchain.progress import Progress
 
@@ -61,7 +61,7 @@ def train(recipe: TrainRecipe, dataset: Dataset, *, progress: Progress) -> tuple
     """
     keras = import_keras()
     seed_everything(keras, recipe.seed)
-    height_px, width_px = dataset.fit.images.shape[1:]
+    height_px, width_px = dataset.fit.inputs.shape[1:]
     model = digits_net(keras, height_px, width_px, classes=len(dataset.label_names), features=FEATURES)
     epochs = max(1, round(recipe.images_seen / len(dataset.fit)))
     rng = np.random.default_rng(recipe.seed)
@@ -83,8 +83,8 @@ def retrain(
         raise InvalidInput(f"new_share is {recipe.new_share}; it must lie between 0 and 1")
     if len(new) == 0:
         raise InvalidInput("there are no labelled samples to learn from; label some first ('edgeloop sample label')")
-    if new.images.shape[1:] != dataset.fit.images.shape[1:]:
-        raise InvalidInput(f"new samples are {new.images.shape[1:]}, training images {dataset.fit.images.shape[1:]}")
+    if new.inputs.shape[1:] != dataset.fit.inputs.shape[1:]:
+        raise InvalidInput(f"new samples are {new.inputs.shape[1:]}, training images {dataset.fit.inputs.shape[1:]}")
     keras = import_keras()
     seed_everything(keras, recipe.seed)
     rng = np.random.default_rng(recipe.seed)
@@ -93,9 +93,9 @@ def retrain(
 
     def shown() -> Part:
         again = rng.integers(0, len(new), size=new_count)
-        repeated = Part(new.images[again], new.labels[again])
+        repeated = Part(new.inputs[again], new.labels[again])
         old, fresh = _shown(dataset.fit, rng), _shown(repeated, rng)
-        return Part(np.concatenate([old.images, fresh.images]), np.concatenate([old.labels, fresh.labels]))
+        return Part(np.concatenate([old.inputs, fresh.inputs]), np.concatenate([old.labels, fresh.labels]))
 
     _fit(parent, epochs, recipe.batch_size, recipe.learning_rate, shown, progress)
     loss, accuracy = _evaluate(parent, dataset.validation)
@@ -116,7 +116,7 @@ def to_tensor(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _shown(part: Part, rng: np.random.Generator) -> Part:
     """An epoch's look at a part: every image, varied."""
-    return Part(vary(part.images, rng), part.labels)
+    return Part(vary(part.inputs, rng), part.labels)
 
 
 def _fit(
@@ -130,13 +130,13 @@ def _fit(
     for epoch in range(epochs):
         model.optimizer.learning_rate = learning_rate * 0.5 * (1 + np.cos(np.pi * epoch / epochs))
         part = shown()
-        history = model.fit(to_tensor(part.images), part.labels, batch_size=batch_size, epochs=1, verbose=0)
+        history = model.fit(to_tensor(part.inputs), part.labels, batch_size=batch_size, epochs=1, verbose=0)
         loss = history.history["loss"][0]
         progress((epoch + 1) / epochs, f"epoch {epoch + 1} of {epochs}, loss {loss:.3f}")
 
 
 def _evaluate(model: KerasModel, part: Part) -> tuple[float, float]:
-    logits = np.asarray(model.predict(to_tensor(part.images), verbose=0), dtype=np.float64)
+    logits = np.asarray(model.predict(to_tensor(part.inputs), verbose=0), dtype=np.float64)
     top = logits.max(axis=1, keepdims=True)
     log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
     loss = float((log_sum - logits[np.arange(len(part)), part.labels]).mean())

@@ -6,7 +6,7 @@ from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.manifest import Activation
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.toolchain.check import footprint, measure, parity
-from edgeloop.toolchain.data import Part
+from edgeloop.toolchain.data.dataset import Part
 
 IMAGES = quadrant_images(40, seed=9)
 PART = Part(IMAGES, np.arange(40, dtype=np.int64) % len(LABELS))

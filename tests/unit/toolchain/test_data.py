@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.toolchain.data import Dataset, load_dataset, split
+from edgeloop.toolchain.data.dataset import Dataset, split
+from edgeloop.toolchain.data.open import load_dataset
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 MORE_IMAGES, MORE_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -57,7 +58,7 @@ def _write(
 @pytest.mark.parametrize("count", [200, 401, 5000])
 def test_parts_are_disjoint_and_complete(count: int) -> None:
     data = _split(count)
-    parts = [_numbers(part.images) for part in (data.fit, data.validation, data.holdout, data.field)]
+    parts = [_numbers(part.inputs) for part in (data.fit, data.validation, data.holdout, data.field)]
     assert sorted(number for part in parts for number in part) == list(range(count))
 
 
@@ -69,16 +70,16 @@ def test_no_part_is_empty() -> None:
 def test_labels_stay_with_their_images() -> None:
     data = _split()
     for part in (data.fit, data.validation, data.holdout, data.field):
-        assert [number % 10 for number in _numbers(part.images)] == part.labels.tolist()
+        assert [number % 10 for number in _numbers(part.inputs)] == part.labels.tolist()
 
 
 def test_same_seed_splits_the_same_way() -> None:
     first, again = _split(seed=3), _split(seed=3)
-    assert _numbers(first.fit.images) == _numbers(again.fit.images)
+    assert _numbers(first.fit.inputs) == _numbers(again.fit.inputs)
 
 
 def test_other_seed_splits_another_way() -> None:
-    assert _numbers(_split(seed=3).holdout.images) != _numbers(_split(seed=4).holdout.images)
+    assert _numbers(_split(seed=3).holdout.inputs) != _numbers(_split(seed=4).holdout.inputs)
 
 
 def test_too_few_images_are_refused_with_the_count() -> None:
@@ -88,7 +89,7 @@ def test_too_few_images_are_refused_with_the_count() -> None:
 
 def test_take_gives_the_first() -> None:
     part = _split().fit
-    assert _numbers(part.take(5).images) == _numbers(part.images)[:5]
+    assert _numbers(part.take(5).inputs) == _numbers(part.inputs)[:5]
 
 
 # ---- where digits come from
@@ -119,7 +120,7 @@ def test_folder_without_idx_files_is_not_found(tmp_path: Path) -> None:
 def test_idx_files_come_back_as_they_were_written(tmp_path: Path, zipped: bool) -> None:
     _write(tmp_path, zipped=zipped)
     data = load_dataset("digits", source=str(tmp_path), seed=5)
-    assert _numbers(data.holdout.images) == _numbers(_split(seed=5).holdout.images)
+    assert _numbers(data.holdout.inputs) == _numbers(_split(seed=5).holdout.inputs)
 
 
 def test_zipped_and_plain_files_have_the_same_hash(tmp_path: Path) -> None:

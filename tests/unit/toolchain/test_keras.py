@@ -19,7 +19,8 @@ from edgeloop.runtime.replay import replay
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.build import Build, BuildFolder
 from edgeloop.toolchain.convert import FloatModel, begin_build, convert, load_float_model, wrap_float_model
-from edgeloop.toolchain.data import Dataset, Part, load_dataset
+from edgeloop.toolchain.data.dataset import Dataset, Part
+from edgeloop.toolchain.data.open import load_dataset
 from edgeloop.toolchain.models import KerasModel, digits_net
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import silent
@@ -119,7 +120,7 @@ def test_report_says_what_went_in(trained: Trained) -> None:
 
 def test_reported_accuracy_is_the_models_own(trained: Trained) -> None:
     part = trained.dataset.validation
-    scores, _ = trained.source.outputs(to_tensor(part.images))
+    scores, _ = trained.source.outputs(to_tensor(part.inputs))
     assert trained.report.accuracy == pytest.approx((scores.argmax(axis=1) == part.labels).mean())
 
 
@@ -155,14 +156,14 @@ def _retrained(
 
 
 def _inverted(part: Part, count: int) -> Part:
-    return Part(np.asarray(255 - part.images[:count], np.uint8), part.labels[:count])
+    return Part(np.asarray(255 - part.inputs[:count], np.uint8), part.labels[:count])
 
 
 def test_retraining_learns_from_a_few_new_samples(trained: Trained) -> None:
     judged = _inverted(trained.dataset.holdout, 200)
-    before, _ = trained.source.outputs(to_tensor(judged.images))
+    before, _ = trained.source.outputs(to_tensor(judged.inputs))
     model, report = _retrained(trained, _inverted(trained.dataset.field, 40), trained.dataset, images_seen=8_000)
-    after = np.asarray(model.predict(to_tensor(judged.images), verbose=0))
+    after = np.asarray(model.predict(to_tensor(judged.inputs), verbose=0))
     gain = (after.argmax(axis=1) == judged.labels).mean() - (before.argmax(axis=1) == judged.labels).mean()
     assert report.new_samples == 40
     # 40 samples teach something; how much is not what this is about.
@@ -193,7 +194,7 @@ def test_variant_replays_its_golden_samples(trained: Trained, engine: EngineName
 def test_float_variant_is_the_float_model(trained: Trained, engine: EngineName) -> None:
     bundle = open_bundle(trained.bundle_path)
     predictor = Predictor(bundle, _variant(trained, engine, Precision.FLOAT32))
-    images = trained.dataset.field.images[:50]  # neither training nor checking saw these
+    images = trained.dataset.field.inputs[:50]  # neither training nor checking saw these
     expected, _ = trained.source.outputs(to_tensor(images))
     made = np.concatenate([predictor.run(predictor.tensor(image))[0] for image in images])
     error = np.abs(probabilities(made, Activation.SOFTMAX) - probabilities(expected, Activation.SOFTMAX))
@@ -204,7 +205,7 @@ def test_float_variant_is_the_float_model(trained: Trained, engine: EngineName) 
 def test_int8_variant_agrees_with_the_float_model(trained: Trained) -> None:
     bundle = open_bundle(trained.bundle_path)
     predictor = Predictor(bundle, _variant(trained, EngineName.LITERT, Precision.INT8))
-    images = trained.dataset.field.images[:100]
+    images = trained.dataset.field.inputs[:100]
     expected, _ = trained.source.outputs(to_tensor(images))
     made = np.concatenate([predictor.run(predictor.tensor(image))[0] for image in images])
     assert (made.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9
@@ -273,7 +274,7 @@ def test_golden_samples_are_even_over_the_classes(trained: Trained) -> None:
     golden = trained.manifest.golden
     images = from_npy(trained.folder.read(golden.inputs), what="inputs")
     labels = [
-        int(trained.dataset.validation.labels[(trained.dataset.validation.images == image).all(axis=(1, 2))][0])
+        int(trained.dataset.validation.labels[(trained.dataset.validation.inputs == image).all(axis=(1, 2))][0])
         for image in images
     ]
     assert min(labels.count(label) for label in range(10)) >= 3
@@ -290,14 +291,14 @@ def test_golden_outputs_are_the_float_models_probabilities(trained: Trained) -> 
 
 def test_clean_data_is_not_novel(trained: Trained) -> None:
     predictor = Predictor(open_bundle(trained.bundle_path), trained.manifest.variants[0])
-    made = [predictor.predict(image).novelty for image in trained.dataset.field.images[:100]]
+    made = [predictor.predict(image).novelty for image in trained.dataset.field.inputs[:100]]
     # Standard deviations of clean data: their mean over clean data is near 0.
     assert abs(float(np.mean([one for one in made if one is not None]))) < 0.5
 
 
 def test_inverted_data_is_novel(trained: Trained) -> None:
     predictor = Predictor(open_bundle(trained.bundle_path), trained.manifest.variants[0])
-    made = [predictor.predict(image).novelty for image in _inverted(trained.dataset.field, 50).images]
+    made = [predictor.predict(image).novelty for image in _inverted(trained.dataset.field, 50).inputs]
     assert float(np.median([one for one in made if one is not None])) > 2.5
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgeloop.bundle.durable import write_durable
 from edgeloop.runtime.images import encode_png
-from edgeloop.toolchain.data import Part
+from edgeloop.toolchain.data.dataset import Part
 
 _TURN_DEGREES = 20.0
 _NOISE_STD = 20.0
@@ -59,10 +59,10 @@ class Camera:
     def second_half(self) -> Part:
         """What it sees from then on."""
         half = len(self.now) // 2
-        return Part(self.now.images[half:], self.now.labels[half:])
+        return Part(self.now.inputs[half:], self.now.labels[half:])
 
     def show(self, part: Part, names: tuple[str, ...], *, prefix: str) -> None:
         """Put frames before the camera."""
-        sizes = put_before(self.spool, part.images, prefix=prefix)
+        sizes = put_before(self.spool, part.inputs, prefix=prefix)
         self.sizes |= sizes
         self.truth |= {name: names[label] for name, label in zip(sizes, part.labels, strict=True)}

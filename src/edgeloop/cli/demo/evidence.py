@@ -16,7 +16,7 @@ from edgeloop.contracts.messages import Event, Reading
 from edgeloop.contracts.states import RolloutState, UpdateState
 from edgeloop.device.agent import open_outbox
 from edgeloop.runtime.predictor import Predictor
-from edgeloop.toolchain.data import Part
+from edgeloop.toolchain.data.dataset import Part
 from edgeloop.transport.cloud_api import CloudApi
 
 _PAGE = 1000
@@ -132,7 +132,7 @@ def _duplicated(in_cloud: list[ReadingView]) -> int:
 def _accuracy(bundle: Bundle, engine: str, camera: Camera, known: Evidence) -> float:
     """Share right of held-out digits, seen through the device's camera, on the variant that it runs."""
     variant = next(v for v in bundle.manifest.variants if f"{v.engine} {v.precision}" == engine)
-    images = known.holdout.images
+    images = known.holdout.inputs
     if camera.is_drifted:
         images = drifted(images, seed=known.seed + _HOLDOUT_SEED)
     predictor = Predictor(bundle, variant)

@@ -27,7 +27,8 @@ from edgeloop.contracts.api import (
 from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.contracts.messages import WatchBounds
 from edgeloop.contracts.states import JobState, RolloutState, UpdateState
-from edgeloop.toolchain.data import Dataset, Part, load_dataset
+from edgeloop.toolchain.data.dataset import Dataset, Part
+from edgeloop.toolchain.data.open import load_dataset
 from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
 
@@ -110,7 +111,7 @@ class Loop:
         share = len(dataset.field) // len(plan)
         cameras = []
         for index, (device_id, via, engine, is_drifted) in enumerate(plan):
-            images = dataset.field.images[index * share : (index + 1) * share]
+            images = dataset.field.inputs[index * share : (index + 1) * share]
             labels = dataset.field.labels[index * share : (index + 1) * share]
             seen = drifted(images, seed=self._seed + index) if is_drifted else images
             spool = self._folder / device_id / "spool"

