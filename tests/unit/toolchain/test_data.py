@@ -82,8 +82,8 @@ def test_other_seed_splits_another_way() -> None:
     assert _numbers(_split(seed=3).holdout.inputs) != _numbers(_split(seed=4).holdout.inputs)
 
 
-def test_too_few_images_are_refused_with_the_count() -> None:
-    with pytest.raises(InvalidInput, match="199 images; at least 200"):
+def test_too_few_samples_are_refused_with_the_count() -> None:
+    with pytest.raises(InvalidInput, match="199 samples; at least 200"):
         _split(199)
 
 

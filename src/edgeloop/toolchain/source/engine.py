@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.engine import Engine, TensorSpec
@@ -42,8 +41,7 @@ def wrap_runnable(data: bytes, form: Format, *, name: str) -> Model:
         inputs=engine.inputs,
         outputs=engine.outputs,
         run=_runner(engine),
-        sha256=digest(data),
-        size_bytes=len(data),
+        data=data,
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.backend import import_keras
@@ -58,8 +57,7 @@ def wrap_keras(model: Any, *, name: str, data: bytes | None = None) -> Model:
         inputs=inputs,
         outputs=tuple(_spec(key, tensor, name) for key, tensor in outputs.items()),
         run=_runner(named, [spec.name for spec in inputs]),
-        sha256=digest(stored),
-        size_bytes=len(stored),
+        data=stored,
     )
 
 

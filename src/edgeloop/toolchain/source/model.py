@@ -7,12 +7,14 @@ here make Models of files, one a framework; `open` chooses among them by what a 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import RecipeStep
 from edgeloop.runtime.engine import TensorSpec
@@ -41,8 +43,8 @@ class Format(StrEnum):
 class Model:
     """One model. inputs, outputs: with batch axis 1, as the runtime would see them. run: takes any batch size.
 
-    size_bytes: of the file that it is stored in. sha256: of that file. steps: what made it from the source, oldest
-    first; empty for a model that a person brought.
+    data: the bytes of the file that it is stored in (of a SavedModel, an archive of its folder; of a function,
+    none). steps: what made it from the source, oldest first; empty for a model that a person brought.
     """
 
     name: str
@@ -51,9 +53,18 @@ class Model:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     run: Run
-    sha256: str
-    size_bytes: int
+    data: bytes
     steps: tuple[RecipeStep, ...] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of `data`."""
+        return digest(self.data)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file that it is stored in."""
+        return len(self.data)
 
     def only_input(self) -> TensorSpec:
         """Its one input. Raises InvalidInput if it has several."""
