@@ -46,7 +46,7 @@ from edgeloop.toolchain.build import Build, BuildFolder
 from edgeloop.toolchain.check import measure
 from edgeloop.toolchain.data.dataset import Dataset, Part
 from edgeloop.toolchain.models import KerasModel
-from edgeloop.toolchain.quantize import quantize_int8
+from edgeloop.toolchain.quantize.litert import quantize_int8
 from edgeloop.toolchain.train import FEATURES, to_tensor
 
 GOLDEN_SAMPLES = 32

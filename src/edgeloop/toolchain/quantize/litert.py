@@ -11,8 +11,9 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
+from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.toolchain.quantize.recipe import require_calibratable
 
 
 def quantize_int8(model: bytes, calibration: NDArray[np.float32], input_name: str) -> bytes:
@@ -21,11 +22,7 @@ def quantize_int8(model: bytes, calibration: NDArray[np.float32], input_name: st
     calibration: (N, ...) preprocessed real inputs, 16 or more. Raises InvalidInput if they cannot calibrate,
     Refused if the model cannot be quantized.
     """
-    if len(calibration) < 16 or not np.isfinite(calibration).all() or calibration.min() == calibration.max():
-        raise InvalidInput(
-            f"{len(calibration)} calibration inputs from {calibration.min(initial=0):g} to "
-            f"{calibration.max(initial=0):g} cannot calibrate; give 16 or more real, finite, unlike ones"
-        )
+    require_calibratable({input_name: calibration})
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:

@@ -1,0 +1,1 @@
+"""Fewer bits for the same answers: weights and activations as integers, in every engine's own way, measured."""
