@@ -14,7 +14,22 @@ import typer
 from rich.console import Console
 
 from edgeloop import __version__
-from edgeloop.cli import bundle, cloud, data, demo, device, doctor, fleet, job, model, node, rollout, sample, worker
+from edgeloop.cli import (
+    bundle,
+    cloud,
+    convert,
+    data,
+    demo,
+    device,
+    doctor,
+    fleet,
+    job,
+    model,
+    node,
+    rollout,
+    sample,
+    worker,
+)
 from edgeloop.contracts.errors import EdgeloopError
 
 app = typer.Typer(
@@ -38,7 +53,7 @@ for name, noun in (
 ):
     app.add_typer(noun, name=name)
 app.command()(model.train)
-app.command()(model.convert)
+app.command()(convert.convert)
 app.command()(model.pack)
 app.command()(model.inspect)
 app.command()(model.predict)

@@ -1,7 +1,6 @@
-"""Models on this machine: train, convert, pack, inspect, predict."""
+"""Models on this machine: train, pack, inspect, predict."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,6 @@ from rich.markup import escape
 
 from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.contracts.manifest import EngineName, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,13 +19,6 @@ if TYPE_CHECKING:
 Data = Annotated[
     str, typer.Option("--data", help="Where digits come from: 'bundled', 'keras', or a folder of IDX files.")
 ]
-
-
-class Target(StrEnum):
-    """What to convert to."""
-
-    LITERT = "litert"
-    ONNX = "onnx"
 
 
 def train(
@@ -64,54 +55,6 @@ def train(
         f"{report.epochs} epochs over {report.fitted_on:,}; {report.parameters:,} parameters",
         highlight=False,
     )
-
-
-def convert(
-    model: Annotated[Path, typer.Argument(help="A .keras model.")],
-    to: Annotated[Target, typer.Option("--to", help="The format.")],
-    out: Annotated[Path, typer.Option("--out", help="The build folder; variants of one model gather in it.")],
-    precision: Annotated[Precision, typer.Option(help="float32 or int8.")] = Precision.FLOAT32,
-    calibrate: Annotated[str, typer.Option(help="The dataset that calibrates and proves: digits.")] = "digits",
-    data: Data = "bundled",
-    seed: Annotated[int, typer.Option(help="The seed that the model was trained with: it splits the data.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Convert a model and prove the result against it, sample by sample, in the runtime that devices use."""
-    from edgeloop.toolchain import convert as converting
-    from edgeloop.toolchain.build import BuildFolder
-    from edgeloop.toolchain.data.open import load_dataset
-
-    engine = EngineName.LITERT if to is Target.LITERT else EngineName.ONNXRUNTIME
-    converting.require_supported(engine, precision)
-    with _stderr().status("converting and checking"):
-        source = converting.load_float_model(model)
-        dataset = load_dataset(calibrate, source=data, seed=seed)
-        folder = BuildFolder(out)
-        recipe: converting.Recipe = {"model": model.name, "calibrate": calibrate, "source": data, "seed": seed}
-        build = converting.begin_build(source, dataset, folder, recipe=recipe)
-        build = converting.convert(source, dataset, folder, build, engine=engine, precision=precision)
-    if as_json:
-        emit_json(build.variants)
-        return
-    rows = []
-    for variant in build.variants:
-        measured = variant.measured
-        assert measured is not None
-        rows.append(
-            (
-                f"{variant.engine} {variant.precision}",
-                size(variant.size_bytes),
-                percent(measured.accuracy),
-                percent(measured.agreement),
-                f"{measured.max_abs_error:.4f}",
-                f"{measured.latency_p50_ms:.3f} ms",
-                f"{measured.latency_p99_ms:.3f} ms",
-            )
-        )
-    columns = ("variant", "size", "accuracy", "agrees with float", "max error", "p50", "p99")
-    held_out = f"{percent(build.accuracy_float)} on {len(dataset.holdout)} held-out images"
-    note = f"float model: {held_out}, {size(build.size_float_bytes)}"
-    show_table(f"{out}", columns, rows, note=note)
 
 
 def pack(

@@ -9,22 +9,28 @@ import numpy as np
 
 from edgeloop.contracts.api import JobView, SampleView
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.manifest import Manifest
+from edgeloop.contracts.manifest import Manifest, Precision
 from edgeloop.contracts.names import BundleRef
 from edgeloop.runtime.images import decode_image
 from edgeloop.runtime.preprocess import preprocess
 from edgeloop.toolchain.build import BuildFolder
-from edgeloop.toolchain.convert import SUPPORTED, begin_build, convert, load_float_model
-from edgeloop.toolchain.data.dataset import Dataset, Part
+from edgeloop.toolchain.convert.keras import export_keras
+from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.data.open import load_dataset
+from edgeloop.toolchain.draft import Draft, add_variant, begin_draft
 from edgeloop.toolchain.models import KerasModel
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import Progress, within
+from edgeloop.toolchain.quantize.litert import quantize_int8
+from edgeloop.toolchain.source.engine import wrap_runnable
+from edgeloop.toolchain.source.keras import load_keras
+from edgeloop.toolchain.source.model import Format, Model
 from edgeloop.toolchain.train import RetrainRecipe, TrainRecipe, TrainReport, retrain, train
 from edgeloop.transport.cloud_api import CloudApi
 
 MODEL = "model.keras"
 BUNDLE = "bundle.edgeloop"
+_CALIBRATION_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,13 @@ def _finish(
 ) -> Made:
     model_path = folder / MODEL
     model.save(model_path)
-    source = load_float_model(model_path)
+    source = load_keras(model_path)
+    data = prepare(dataset, source.only_input())
     build_folder = BuildFolder(folder / "build")
     progress(0.52, "golden samples and drift reference")
     recipe = {"kind": job.kind, **job.recipe}
-    build = begin_build(source, dataset, build_folder, recipe=recipe, parent=job.parent)
-    for index, (engine, precision) in enumerate(SUPPORTED):
-        progress(0.55 + 0.13 * index, f"converting to {engine} {precision} and checking it")
-        build = convert(source, dataset, build_folder, build, engine=engine, precision=precision)
+    draft = begin_draft(source, data, build_folder, recipe=recipe, parent=job.parent)
+    build = _add_variants(draft, source, data, within(progress, 0.55, 0.95)).build
     progress(0.95, "packing")
     ref = BundleRef.parse(job.bundle)
     path = folder / BUNDLE
@@ -108,6 +113,19 @@ def _finish(
         "new_samples": report.new_samples,
     }
     return Made({MODEL: model_path.read_bytes(), BUNDLE: path.read_bytes()}, figures)
+
+
+def _add_variants(draft: Draft, source: Model, data: Prepared, progress: Progress) -> Draft:
+    progress(0.0, "converting to litert float32 and checking it")
+    litert = wrap_runnable(export_keras(source, Format.LITERT), Format.LITERT, name="litert")
+    draft = add_variant(draft, litert, Precision.FLOAT32)
+    progress(0.33, "quantizing to litert int8 and checking it")
+    real = data.tensors(data.dataset.fit.take(_CALIBRATION_SAMPLES).inputs)
+    int8 = quantize_int8(litert.data, real, source.only_input().name)
+    draft = add_variant(draft, wrap_runnable(int8, Format.LITERT, name="litert int8"), Precision.INT8)
+    progress(0.67, "converting to onnx float32 and checking it")
+    onnx = wrap_runnable(export_keras(source, Format.ONNX), Format.ONNX, name="onnx")
+    return add_variant(draft, onnx, Precision.FLOAT32)
 
 
 def _job_of(api: CloudApi, bundle: str) -> JobView:

@@ -44,7 +44,9 @@ def wrap_keras(model: Any, *, name: str, data: bytes | None = None) -> Model:
     """
     keras = import_keras()
     stored = keras_bytes(model) if data is None else data
-    outputs = _named_outputs(model)
+    # A Sequential that was never called has no `output`, and never a structured one.
+    structure = None if isinstance(model, keras.Sequential) else model.output
+    outputs = _named_outputs(model, structure)
     inputs = tuple(_spec(tensor.name, tensor, name) for tensor in model.inputs)
     named = keras.Model(model.inputs[0] if len(model.inputs) == 1 else model.inputs, outputs)
     # An exporter needs a model that was called once.
@@ -86,10 +88,10 @@ def _require_sound_archive(path: Path) -> None:
         raise zipfile.BadZipFile(f"its part {damaged} is damaged")
 
 
-def _named_outputs(model: Any) -> dict[str, Any]:
+def _named_outputs(model: Any, structure: Any) -> dict[str, Any]:
     outputs: dict[str, Any]
-    if isinstance(model.output, dict):
-        outputs = dict(model.output)
+    if isinstance(structure, dict):
+        outputs = dict(structure)
     elif len(model.outputs) == 1:
         outputs = {LOGITS: model.outputs[0]}
     else:
