@@ -66,14 +66,13 @@ def _python() -> list[Finding]:
 
 def _engines() -> list[Finding]:
     from edgeloop.contracts.manifest import EngineName
-    from edgeloop.runtime.engines import installed_engines, probe_engine
+    from edgeloop.runtime.engines import PACKAGES, installed_engines, probe_engine
 
     installed = installed_engines()
     findings = []
     for name in EngineName:
         if name not in installed:
-            package = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}[name]
-            findings.append(Finding(f"engine {name}", "warning", "not installed", f"pip install {package}"))
+            findings.append(Finding(f"engine {name}", "warning", "not installed", f"pip install {PACKAGES[name]}"))
             continue
         failure = probe_engine(name)
         if failure is None:

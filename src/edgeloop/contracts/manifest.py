@@ -36,6 +36,7 @@ class EngineName(StrEnum):
 
     LITERT = "litert"
     ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
 
 
 class Precision(StrEnum):

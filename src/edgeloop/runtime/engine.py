@@ -1,6 +1,6 @@
 """The engine port: what the runtime asks of whatever executes a variant.
 
-Neighbours: `litert` and `onnx` implement it, `predictor` uses it, `engines` finds those that are installed.
+Neighbours: `litert`, `onnx` and `openvino` implement it, `predictor` uses it, `engines` finds those that are installed.
 """
 
 from collections.abc import Mapping

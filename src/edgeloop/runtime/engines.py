@@ -9,9 +9,20 @@ from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.engine import Engine
 from edgeloop.runtime.litert import LiteRtEngine
 from edgeloop.runtime.onnx import OnnxEngine
+from edgeloop.runtime.openvino import OpenVinoEngine
 
-_PACKAGES = {EngineName.LITERT: "ai-edge-litert", EngineName.ONNXRUNTIME: "onnxruntime"}
-_PROBES = {EngineName.LITERT: "double.tflite", EngineName.ONNXRUNTIME: "double.onnx"}
+PACKAGES = {
+    EngineName.LITERT: "ai-edge-litert",
+    EngineName.ONNXRUNTIME: "onnxruntime",
+    EngineName.OPENVINO: "openvino",
+}
+"""The package that each engine comes in."""
+
+_PROBES = {
+    EngineName.LITERT: "double.tflite",
+    EngineName.ONNXRUNTIME: "double.onnx",
+    EngineName.OPENVINO: "double.openvino",
+}
 
 
 def load_engine(name: EngineName, model: bytes, *, threads: int = 1) -> Engine:
@@ -21,13 +32,15 @@ def load_engine(name: EngineName, model: bytes, *, threads: int = 1) -> Engine:
     """
     if name is EngineName.LITERT:
         return LiteRtEngine(model, threads=threads)
+    if name is EngineName.OPENVINO:
+        return OpenVinoEngine(model, threads=threads)
     return OnnxEngine(model, threads=threads)
 
 
 def installed_engines() -> dict[EngineName, str]:
     """The engines whose package is installed, with its version; none of them is loaded."""
     found = {}
-    for name, package in _PACKAGES.items():
+    for name, package in PACKAGES.items():
         try:
             found[name] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -46,5 +59,5 @@ def probe_engine(name: EngineName) -> str | None:
     except EdgeloopError as error:
         return str(error)
     if answer.tolist() != [[2.0, 4.0]]:
-        return f"computes wrong: twice [1, 2] came out as {answer.tolist()}; reinstall {_PACKAGES[name]}"
+        return f"computes wrong: twice [1, 2] came out as {answer.tolist()}; reinstall {PACKAGES[name]}"
     return None

@@ -117,8 +117,8 @@ class Predictor:
 def load(path: str | os.PathLike[str], *, engine: str | None = None, threads: int = 1) -> Predictor:
     """Open a bundle and load the variant that fits this machine best.
 
-    engine: "litert" or "onnxruntime" to insist on one. Raises NotFound, Corrupt, InvalidInput, or Unavailable
-    if no engine here runs any variant.
+    engine: "litert", "onnxruntime" or "openvino" to insist on one. Raises NotFound, Corrupt, InvalidInput, or
+    Unavailable if no engine here runs any variant.
     """
     if engine is not None and engine not in set(EngineName):
         raise InvalidInput(f"there is no engine {engine!r}; known: {', '.join(EngineName)}")

@@ -15,4 +15,5 @@ def test_installed_engines_come_with_their_versions() -> None:
     assert installed_engines() == {
         EngineName.LITERT: metadata.version("ai-edge-litert"),
         EngineName.ONNXRUNTIME: metadata.version("onnxruntime"),
+        EngineName.OPENVINO: metadata.version("openvino"),
     }

@@ -1,4 +1,4 @@
-"""Models that an engine runs as they are (.onnx, .tflite), asked through the same runtime that devices use."""
+"""Models that an engine runs as they are (.onnx, .tflite, .openvino), asked through the runtime that devices use."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
 ENGINES = {
     Format.LITERT: EngineName.LITERT,
     Format.ONNX: EngineName.ONNXRUNTIME,
+    Format.OPENVINO: EngineName.OPENVINO,
 }
 """The engine that runs each format."""
 
-SUFFIXES = {".tflite": Format.LITERT, ".onnx": Format.ONNX}
+SUFFIXES = {".tflite": Format.LITERT, ".onnx": Format.ONNX, ".openvino": Format.OPENVINO}
 
 
 def load_runnable(path: Path) -> Model:
-    """A .onnx or .tflite file. Raises NotFound, or InvalidInput if its engine cannot load it."""
+    """A file of one of SUFFIXES. Raises NotFound, or InvalidInput if its engine cannot load it."""
     if not path.is_file():
         raise NotFound(f"there is no model at {path}")
     if path.suffix not in SUFFIXES:
