@@ -102,7 +102,12 @@ class Prepared:
     steps: tuple[Step, ...]
 
     def tensors(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Samples (N, ...) as the model takes them: (N, *spec.shape[1:]) float32, preprocessed as on a device."""
+        """Samples (N, ...) as the model takes them: (N, *spec.shape[1:]) float32, preprocessed as on a device.
+
+        Raises InvalidInput if one holds NaN or infinity.
+        """
+        if self.spec.modality is Modality.TENSOR and not self.steps:
+            return self._finite(np.asarray(inputs, np.float32))
         scale = self.steps[-1] if self.steps and isinstance(self.steps[-1], Scale) else None
         as_they_are = scale is not None and inputs.shape[1:3] == self.spec.shape[1:3]
         channels = 1 if inputs.ndim == 3 else inputs.shape[-1]
@@ -113,6 +118,12 @@ class Prepared:
         if len(inputs) == 0:
             return np.zeros((0, *self.spec.shape[1:]), np.float32)
         return np.concatenate([preprocess(one, self.steps, self.spec) for one in inputs])
+
+    def _finite(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not np.isfinite(inputs).all():
+            bad = int((~np.isfinite(inputs.reshape(len(inputs), -1))).any(axis=1).sum())
+            raise InvalidInput(f"{bad} of {len(inputs)} samples of {self.dataset.name} hold NaN or infinity; clean it")
+        return inputs
 
 
 def prepare(dataset: Dataset, taken: TensorSpec, *, value_range: tuple[float, float] = (0.0, 1.0)) -> Prepared:
