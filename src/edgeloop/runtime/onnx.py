@@ -1,5 +1,6 @@
 """ONNX Runtime behind the engine port."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,9 @@ class OnnxEngine:
         if self._session is None:
             raise InvalidInput("this engine was closed; load the model again")
         check_feeds(feeds, self.inputs)
-        import onnxruntime
-
         try:
             arrays = self._session.run(self._output_names, dict(feeds))
-        except _foreign(onnxruntime) as error:
+        except foreign_errors(import_onnxruntime()) as error:
             raise Corrupt(f"the model failed while it ran: {error}") from error
         return {name: np.asarray(array) for name, array in zip(self._output_names, arrays, strict=True)}
 
@@ -46,13 +45,22 @@ class OnnxEngine:
         self._session = None
 
 
-def _session(model: bytes, threads: int) -> Any:
+def import_onnxruntime() -> Any:
+    """The package, with its telemetry off. Raises Unavailable if it is not installed."""
+    # Else its Linux builds (1.31, Privacy.md) report to Microsoft and leave a device's id in the home folder. The
+    # library reads this once, when it is loaded; what a person has set already stays.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
         raise Unavailable(
             f"ONNX Runtime is not installed here ({error}); install it with: pip install 'edgeloop[onnx]'"
         ) from error
+    return onnxruntime
+
+
+def _session(model: bytes, threads: int) -> Any:
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -61,12 +69,12 @@ def _session(model: bytes, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except _foreign(onnxruntime) as error:
+    except foreign_errors(onnxruntime) as error:
         raise InvalidInput(f"ONNX Runtime cannot load this model: {error}") from error
 
 
-def _foreign(onnxruntime: Any) -> tuple[type[Exception], ...]:
-    """What it may raise: ONNX Runtime's own exceptions share no base class below Exception."""
+def foreign_errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """What ONNX Runtime may raise: its own exceptions share no base class below Exception."""
     state = onnxruntime.capi.onnxruntime_pybind11_state
     names = ("InvalidProtobuf", "Fail", "InvalidGraph", "NoSuchFile", "NotImplemented", "InvalidArgument")
     own: tuple[type[Exception], ...] = tuple(getattr(state, name) for name in names)

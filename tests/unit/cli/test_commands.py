@@ -234,7 +234,7 @@ def test_missing_image_is_not_found(bundle: Path) -> None:
 
 def test_unknown_engine_names_the_known_ones(bundle: Path, images: Path) -> None:
     code, message = _failed("predict", bundle, images, "--engine", "tvm")
-    assert (code, message) == (2, "there is no engine 'tvm'; known: litert, onnxruntime")
+    assert (code, message) == (2, "there is no engine 'tvm'; known: litert, onnxruntime, openvino")
 
 
 def test_engine_that_the_bundle_has_no_variant_for_is_unavailable(bundle: Path, images: Path) -> None:

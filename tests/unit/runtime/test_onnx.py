@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,3 +56,11 @@ def test_model_that_fails_while_it_runs_raises_one_of_our_errors() -> None:
     engine = OnnxEngine(_model([node], [1], kind=TensorProto.INT64, constants=[table]))
     with pytest.raises(EdgeloopError):
         engine.run({"x": np.array([7], np.int64)})
+
+
+def test_loading_leaves_no_telemetry_behind(tmp_path: Path) -> None:
+    code = "from edgeloop.runtime.engines import EngineName, probe_engine; print(probe_engine(EngineName.ONNXRUNTIME))"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment["HOME"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.stdout.strip(), done.stderr, list(tmp_path.rglob("*onnxruntime*"))) == ("None", "", [])
