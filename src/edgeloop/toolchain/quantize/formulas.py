@@ -105,7 +105,8 @@ class Seen:
 
 def counted(values: Floats, bound: float) -> NDArray[np.int64]:
     """A histogram (BINS,) of values over -bound to bound; those outside fall into the outermost bins."""
-    return np.histogram(np.clip(values, -bound, bound), bins=BINS, range=(-bound, bound))[0].astype(np.int64)
+    bins = ((np.asarray(values, np.float64).ravel() + bound) * (BINS / (2 * bound))).astype(np.int64)
+    return np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
 
 
 def seen_in(samples: Floats) -> Seen:
@@ -172,6 +173,8 @@ def _entropy_threshold(seen: Seen, bits: int, symmetry: Symmetry) -> float:
     Source: Migacz 2017, "8-bit inference with TensorRT" (GTC), slides 35 to 40.
     """
     folded = _folded(seen.counts).astype(np.float64)
+    # Zero is stored exactly whatever the range: the many that a ReLU leaves must not outweigh all else.
+    folded[0] = folded[1]
     one_sided = symmetry is Symmetry.ASYMMETRIC and (seen.lows.min() >= 0 or seen.highs.max() <= 0)
     levels = 2**bits if one_sided else 2 ** (bits - 1)
     # An empty last bin that outliers are added to has no counterpart in Q: infinitely far.

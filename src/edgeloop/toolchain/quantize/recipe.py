@@ -47,8 +47,8 @@ class QuantizeRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """How to quantize.
 
     percentile: of |x|, or of each side where activations are asymmetric; used by Calibration.PERCENTILE only.
-    keep_float: names of layers or tensors that stay as they are: mixed precision. calibration_samples: at most so
-    many of those given, the first ones.
+    keep_float: names of layers or tensors that stay as they are; keep_int8: of those that have 8 bits where the rest
+    has 4: mixed precision. calibration_samples: at most so many of those given, the first ones.
     """
 
     precision: Precision = Precision.INT8
@@ -61,6 +61,7 @@ class QuantizeRecipe(msgspec.Struct, frozen=True, kw_only=True):
     equalize: bool = False
     correct_bias: bool = False
     keep_float: tuple[str, ...] = ()
+    keep_int8: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,8 +85,9 @@ class LayerError(msgspec.Struct, frozen=True, kw_only=True):
 class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
     """What came out, against the float model on `samples` validation inputs.
 
-    scheme: in words. agreement: share of samples with the same highest score. max_abs_error, mean_abs_error: of the
-    scores as the model gives them (logits or probabilities). kept_float: layers that were left as they were.
+    scheme: in words. agreement: share of samples with the same highest score, None where there is only one score.
+    max_abs_error, mean_abs_error: of the scores as the model gives them (logits or probabilities). kept_float: layers
+    that were left as they were.
     """
 
     engine: str
@@ -94,7 +96,7 @@ class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
     size_before_bytes: int
     size_after_bytes: int
     samples: int
-    agreement: float
+    agreement: float | None
     max_abs_error: float
     mean_abs_error: float
     kept_float: tuple[str, ...] = ()

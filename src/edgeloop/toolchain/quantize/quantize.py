@@ -1,0 +1,215 @@
+"""The step: a model to fewer bits on the engine that it is for, measured against what it was.
+
+Neighbours: `litert`, `onnx` and `openvino` do it, `equalize` prepares a Keras model, `sensitivity` mixes precisions.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloop.contracts.errors import InvalidInput, Refused
+from edgeloop.contracts.manifest import Precision
+from edgeloop.toolchain.convert.keras import export_keras
+from edgeloop.toolchain.data.dataset import Prepared
+from edgeloop.toolchain.progress import Progress, silent
+from edgeloop.toolchain.quantize.activations import Ranges
+from edgeloop.toolchain.quantize.equalize import equalize
+from edgeloop.toolchain.quantize.flatbuffer import Graph
+from edgeloop.toolchain.quantize.layers import operators_of_layers, scopes_of
+from edgeloop.toolchain.quantize.litert import eight_bit_operators, quantize_litert
+from edgeloop.toolchain.quantize.recipe import (
+    FEWEST_SAMPLES,
+    QuantizeRecipe,
+    QuantizeReport,
+    in_words,
+)
+from edgeloop.toolchain.source.engine import ENGINES, wrap_runnable
+from edgeloop.toolchain.source.model import LOGITS, Format, Model
+from edgeloop.toolchain.source.save import SUFFIX
+
+Tensors = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""Model inputs (N, ...), by name where the model has several."""
+
+_MOST_JUDGED = 1_000
+
+
+def quantize(
+    model: Model,
+    recipe: QuantizeRecipe,
+    data: Prepared | Tensors,
+    *,
+    to: Format | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    progress: Progress = silent,
+) -> tuple[Model, QuantizeReport]:
+    """The model at the recipe's precision.
+
+    model: float; of Keras (to LiteRT unless `to` says otherwise), LiteRT or ONNX. data: calibrates, and judges by
+    samples that did not calibrate where there are enough. ranges: of activations by Keras layer, as `aware` learns
+    them; LiteRT only. Raises InvalidInput for a scheme that the engine has none of or data that does not fit, Refused
+    for a model that cannot be quantized.
+    """
+    calibration, judged = split_tensors(model, data, recipe.calibration_samples)
+    prepared = _equalized(model, recipe)
+    target = to or (Format.LITERT if model.format is Format.KERAS else model.format)
+    progress(0.1, f"exporting to {target}")
+    source = float_bytes(prepared, target)
+    progress(0.3, "quantizing")
+    data_bytes = _run_engine(prepared, source, target, recipe, calibration, ranges or {})
+    name = f"{Path(model.name).stem}.{recipe.precision}{SUFFIX[target]}"
+    made = wrap_runnable(data_bytes, target, name=name).after("quantize", recipe, before=model)
+    progress(0.7, "comparing with the float model")
+    report = compare(model, made, judged, recipe)
+    progress(1.0, "quantized")
+    return made, report
+
+
+def split_tensors(
+    model: Model, data: Prepared | Tensors, calibration_samples: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Model inputs to calibrate with and to judge by, by name.
+
+    Of a dataset its fit and its validation part. Of tensors the first calibration_samples, and the rest of them, or
+    all again where fewer than 16 are left. Raises InvalidInput if they do not fit the model.
+    """
+    if isinstance(data, Prepared):
+        name = model.only_input().name
+        fit, validation = data.dataset.fit, data.dataset.validation
+        if len(validation) < FEWEST_SAMPLES:
+            validation = fit
+        calibration = {name: data.tensors(fit.take(calibration_samples).inputs)}
+        return calibration, {name: data.tensors(validation.take(_MOST_JUDGED).inputs)}
+    given = dict(data) if isinstance(data, Mapping) else {model.only_input().name: data}
+    _require_fitting(model, given)
+    calibration = {name: array[:calibration_samples] for name, array in given.items()}
+    rest = {name: array[calibration_samples:][:_MOST_JUDGED] for name, array in given.items()}
+    enough = len(next(iter(rest.values()))) >= FEWEST_SAMPLES
+    return calibration, rest if enough else {name: array[:_MOST_JUDGED] for name, array in given.items()}
+
+
+def float_bytes(model: Model, to: Format) -> bytes:
+    """A float model as the bytes that `to` is quantized from. Raises InvalidInput if there is no way from one to the
+    other."""
+    if model.format is Format.KERAS and to in (Format.LITERT, Format.ONNX, Format.OPENVINO):
+        # OpenVINO reads ONNX; its own quantizer starts from there.
+        return export_keras(model, Format.LITERT if to is Format.LITERT else Format.ONNX)
+    if model.format is to or (model.format, to) == (Format.ONNX, Format.OPENVINO):
+        return model.data
+    raise InvalidInput(
+        f"{model.name} is a {model.format} model and is not quantized to {to}; Keras goes to litert, onnx and "
+        f"openvino, ONNX to onnx and openvino, LiteRT to litert: convert it first ('edgeloop convert')"
+    )
+
+
+def compare(before: Model, after: Model, judged: Mapping[str, NDArray[Any]], recipe: QuantizeRecipe) -> QuantizeReport:
+    """The quantized model beside the float one on real inputs by name, in the runtime that devices use."""
+    expected, made = before.run(judged), after.run(_renamed(judged, before, after))
+    missing = [spec.name for spec in before.outputs if spec.name not in made]
+    if missing:
+        raise Refused(f"the quantized model lost the output {missing[0]!r}; it has {', '.join(made)}")
+    main = LOGITS if LOGITS in expected else before.outputs[0].name
+    error = np.abs(np.asarray(made[main], np.float64) - np.asarray(expected[main], np.float64))
+    count = len(error)
+    rivals = expected[main].reshape(count, -1).shape[1] > 1
+    agree = _best(made[main]) == _best(expected[main])
+    return QuantizeReport(
+        engine=ENGINES[after.format],
+        precision=Precision.MIXED if recipe.keep_float or recipe.keep_int8 else recipe.precision,
+        scheme=_scheme(after, recipe),
+        size_before_bytes=before.size_bytes,
+        size_after_bytes=after.size_bytes,
+        samples=count,
+        agreement=float(agree.mean()) if rivals else None,
+        max_abs_error=float(error.max()),
+        mean_abs_error=float(error.mean()),
+        kept_float=recipe.keep_float,
+    )
+
+
+def _best(scores: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(scores.reshape(len(scores), -1).argmax(axis=1))
+
+
+def _renamed(feeds: Mapping[str, NDArray[Any]], before: Model, after: Model) -> dict[str, NDArray[Any]]:
+    """Feeds under the names that the quantized model gave its inputs: its own where there is only one."""
+    names = {spec.name for spec in after.inputs}
+    if set(feeds) == names:
+        return dict(feeds)
+    if len(names) == 1 and len(feeds) == 1:
+        return {next(iter(names)): next(iter(feeds.values()))}
+    raise Refused(f"the quantized model has inputs {', '.join(sorted(names))}; {before.name} has {', '.join(feeds)}")
+
+
+def _scheme(after: Model, recipe: QuantizeRecipe) -> str:
+    words = in_words(recipe)
+    if after.format is Format.LITERT and recipe.precision.startswith("int4"):
+        wide = eight_bit_operators(after.data)
+        return words + (f"; 8-bit weights in {len(wide)} layers: {', '.join(wide)}" if wide else "")
+    return words
+
+
+def _equalized(model: Model, recipe: QuantizeRecipe) -> Model:
+    if not recipe.equalize:
+        return model
+    if model.format is not Format.KERAS:
+        raise InvalidInput(f"equalisation changes the layers of Keras models; {model.name} is a {model.format} model")
+    return equalize(model)
+
+
+def _run_engine(
+    model: Model,
+    source: bytes,
+    to: Format,
+    recipe: QuantizeRecipe,
+    calibration: dict[str, NDArray[Any]],
+    ranges: Mapping[str, tuple[float, float]],
+) -> bytes:
+    if to is Format.LITERT:
+        return _run_litert(model, source, recipe, calibration, ranges)
+    if ranges:
+        raise InvalidInput(f"ranges that training learned are used by litert only; {to} calibrates its own")
+    if recipe.keep_int8:
+        raise InvalidInput(f"4 bits beside 8 are made for litert only, not for {to}; leave out keep_int8")
+    if to is Format.ONNX:
+        from edgeloop.toolchain.quantize.onnx import quantize_onnx
+
+        return quantize_onnx(source, recipe, calibration)
+    from edgeloop.toolchain.quantize.openvino import quantize_openvino
+
+    return quantize_openvino(source, recipe, calibration)
+
+
+def _run_litert(
+    model: Model,
+    source: bytes,
+    recipe: QuantizeRecipe,
+    calibration: dict[str, NDArray[Any]],
+    ranges: Mapping[str, tuple[float, float]],
+) -> bytes:
+    named: Ranges = dict(ranges)
+    if model.format is Format.KERAS:
+        graph = Graph(source)
+        recipe = msgspec.structs.replace(
+            recipe,
+            keep_float=scopes_of(recipe.keep_float, model.native, graph),
+            keep_int8=scopes_of(recipe.keep_int8, model.native, graph),
+        )
+        if ranges:
+            layers = operators_of_layers(model.native, graph)
+            named = {graph.name(layers[name].outputs[0]): ends for name, ends in ranges.items() if name in layers}
+    return quantize_litert(source, recipe, calibration, ranges=named)
+
+
+def _require_fitting(model: Model, given: Mapping[str, NDArray[Any]]) -> None:
+    shapes = {spec.name: tuple(spec.shape[1:]) for spec in model.inputs}
+    if set(given) != set(shapes):
+        raise InvalidInput(
+            f"data is for inputs {', '.join(sorted(given))}; {model.name} has {', '.join(sorted(shapes))}"
+        )
+    for name, array in given.items():
+        if array.shape[1:] != shapes[name]:
+            raise InvalidInput(f"input {name!r} of {model.name} takes {shapes[name]} a sample, got {array.shape[1:]}")
