@@ -1,6 +1,7 @@
 """Keras models as Models: .keras archives and legacy .h5 files, loaded as data."""
 
 import tempfile
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -65,7 +66,9 @@ def wrap_keras(model: Any, *, name: str, data: bytes | None = None) -> Model:
 
 def keras_bytes(model: Any) -> bytes:
     """The model as a .keras file's bytes."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Keras hands its variables to NumPy in a way that NumPy 2 warns of.
+        warnings.simplefilter("ignore", DeprecationWarning)
         path = Path(folder) / "model.keras"
         model.save(path)
         return path.read_bytes()
