@@ -163,10 +163,23 @@ class Measured(msgspec.Struct, frozen=True):
     measured_on: str
 
 
+class RecipeStep(msgspec.Struct, frozen=True):
+    """One step of the toolchain and all its parameters. kind: quantize, prune, distil, transfer, convert, ...
+
+    model: the file name of the model that the step was given; model_sha256: of that file.
+    """
+
+    kind: str
+    recipe: dict[str, Any]
+    model: str = ""
+    model_sha256: str = ""
+
+
 class Variant(msgspec.Struct, frozen=True):
     """One file for one engine at one precision.
 
-    tensors: from the manifest's tensor names to the names in this file, for inputs and outputs alike.
+    tensors: from the manifest's tensor names to the names in this file, for inputs and outputs alike. steps: what
+    made it from the model that the bundle's golden outputs come from, oldest first.
     """
 
     file: Sha256
@@ -175,6 +188,7 @@ class Variant(msgspec.Struct, frozen=True):
     size_bytes: Positive
     tensors: dict[str, str]
     measured: Measured | None = None
+    steps: tuple[RecipeStep, ...] = ()
 
 
 class Tolerance(_Computes, frozen=True):
@@ -219,13 +233,6 @@ class Budget(_Computes, frozen=True):
     """What a device must keep to, or refuse the bundle. None means no bound."""
 
     max_latency_p50_ms: float | None = None
-
-
-class RecipeStep(msgspec.Struct, frozen=True):
-    """One step of the toolchain and all its parameters. kind: quantize, prune, distil, transfer, convert, ..."""
-
-    kind: str
-    recipe: dict[str, Any]
 
 
 class Lineage(msgspec.Struct, frozen=True):

@@ -134,6 +134,7 @@ def add_variant(draft: Draft, candidate: Model, precision: Precision) -> Draft:
         precision=precision,
         size_bytes=candidate.size_bytes,
         tensors={name: name for name in wanted},
+        steps=candidate.steps[len(draft.source.steps) :],
     )
     measured = measure(draft.folder.draft_bundle(build, variant), variant, draft.judged, draft.expected)
     return replace(draft, build=draft.folder.add(build, measured))
