@@ -35,7 +35,7 @@ def convert(
     from edgeloop.toolchain.build import BuildFolder
     from edgeloop.toolchain.convert.keras import export_keras
     from edgeloop.toolchain.data.dataset import prepare
-    from edgeloop.toolchain.data.open import load_dataset
+    from edgeloop.toolchain.data.open import open_dataset
     from edgeloop.toolchain.draft import add_variant, begin_draft
     from edgeloop.toolchain.quantize.litert import quantize_int8
     from edgeloop.toolchain.source.engine import wrap_runnable
@@ -50,7 +50,7 @@ def convert(
         )
     with Console(stderr=True).status("converting and checking"):
         source = open_model(model)
-        prepared = prepare(load_dataset(calibrate, source=data, seed=seed), source.only_input())
+        prepared = prepare(open_dataset(calibrate, source=data, seed=seed), source.only_input())
         recipe: dict[str, str | int | float | bool] = {
             "model": model.name,
             "calibrate": calibrate,

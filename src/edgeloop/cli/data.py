@@ -30,9 +30,9 @@ def export(
     """Write images as PNG files named NUMBER-LABEL.png."""
     from edgeloop.bundle.durable import write_durable
     from edgeloop.runtime.images import encode_png
-    from edgeloop.toolchain.data.open import load_dataset
+    from edgeloop.toolchain.data.open import open_dataset
 
-    loaded = load_dataset(dataset, source=data, seed=seed)
+    loaded = open_dataset(dataset, source=data, seed=seed)
     parts = {"field": loaded.field, "holdout": loaded.holdout}
     if part not in parts:
         raise InvalidInput(f"there is no part {part!r}; choose field or holdout")

@@ -36,10 +36,10 @@ def train(
 
     from edgeloop.bundle.durable import write_durable
     from edgeloop.toolchain import train as training
-    from edgeloop.toolchain.data.open import load_dataset
+    from edgeloop.toolchain.data.open import open_dataset
 
     recipe = training.TrainRecipe(data=dataset, source=data, seed=seed, images_seen=images_seen)
-    loaded = load_dataset(dataset, source=data, seed=seed)
+    loaded = open_dataset(dataset, source=data, seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_stderr(), transient=True) as bar:
         task = bar.add_task("loading Keras", total=1.0)

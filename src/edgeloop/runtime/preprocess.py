@@ -30,6 +30,10 @@ _INTERPOLATION = {
 }
 
 
+CHANNELS_FIRST = "nchw"
+"""The layout of models from PyTorch and of most in ONNX. Steps work on (H, W, C); channels move last of all."""
+
+
 def preprocess(value: NDArray[Any], steps: tuple[Step, ...], spec: InputSpec) -> NDArray[np.float32]:
     """Apply the steps in order and shape the result as the model's input.
 
@@ -43,6 +47,8 @@ def preprocess(value: NDArray[Any], steps: tuple[Step, ...], spec: InputSpec) ->
         array = _apply(array, step)
     if spec.modality is Modality.IMAGE and array.ndim == 2:
         array = array[:, :, np.newaxis]
+    if spec.layout == CHANNELS_FIRST:
+        array = np.moveaxis(array, -1, 0)
     expected = spec.shape[1:]
     if array.shape != expected:
         raise InvalidInput(f"after preprocessing the input is {array.shape}, the model takes {expected}")

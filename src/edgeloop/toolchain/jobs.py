@@ -16,7 +16,7 @@ from edgeloop.runtime.preprocess import preprocess
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.convert.keras import export_keras
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
-from edgeloop.toolchain.data.open import load_dataset
+from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.draft import Draft, add_variant, begin_draft
 from edgeloop.toolchain.models import KerasModel
 from edgeloop.toolchain.package import pack
@@ -47,7 +47,7 @@ def do_job(job: JobView, api: CloudApi, *, progress: Progress) -> Made:
         folder = Path(name)
         if job.kind == "train":
             recipe = msgspec.convert(job.recipe, TrainRecipe)
-            dataset = load_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
+            dataset = open_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
             model, report = train(recipe, dataset, progress=within(progress, 0.05, 0.5))
         else:
             model, report, dataset = _retrain(job, api, folder, progress)
@@ -60,7 +60,7 @@ def _retrain(job: JobView, api: CloudApi, folder: Path, progress: Progress) -> t
     recipe = msgspec.convert(job.recipe, RetrainRecipe)
     if job.parent is None:
         raise InvalidInput("a retrain job needs a parent")
-    dataset = load_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
+    dataset = open_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
     progress(0.02, "fetching the parent and the labelled samples")
     path = folder / "parent.keras"
     path.write_bytes(api.artifact(_job_of(api, job.parent).job_id, MODEL))

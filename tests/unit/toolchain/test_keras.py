@@ -20,7 +20,7 @@ from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.build import Build, BuildFolder
 from edgeloop.toolchain.convert.keras import export_keras
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
-from edgeloop.toolchain.data.open import load_dataset
+from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.draft import Draft, add_variant, begin_draft
 from edgeloop.toolchain.models import KerasModel, digits_net
 from edgeloop.toolchain.package import pack
@@ -72,7 +72,7 @@ def keras() -> Any:
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     """Digits; the parts that judge are small, since every variant answers all of them."""
-    whole = load_dataset("digits")
+    whole = open_dataset("digits")
     return replace(whole, holdout=whole.holdout.take(200))
 
 

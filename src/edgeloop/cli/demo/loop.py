@@ -28,7 +28,7 @@ from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.contracts.messages import WatchBounds
 from edgeloop.contracts.states import JobState, RolloutState, UpdateState
 from edgeloop.toolchain.data.dataset import Dataset, Part
-from edgeloop.toolchain.data.open import load_dataset
+from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
 
@@ -56,7 +56,7 @@ class Loop:
     def run(self) -> Report:
         """All of it. Raises edgeloop's errors if a step cannot be done."""
         with self._steps.step("set up: cloud, keys, real digits"):
-            dataset = load_dataset("digits", source=self._source, seed=self._seed)
+            dataset = open_dataset("digits", source=self._source, seed=self._seed)
             operator = self._found_cloud()
             cameras = self._cameras(dataset)
             self._steps.done(
