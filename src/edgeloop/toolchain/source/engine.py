@@ -52,7 +52,7 @@ def _runner(engine: Engine) -> Run:
         count = len(next(iter(feeds.values())))
         made: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in engine.outputs}
         for index in range(count):
-            one = {spec.name: _stored(feeds[spec.name][index : index + 1], spec) for spec in engine.inputs}
+            one = {spec.name: stored(feeds[spec.name][index : index + 1], spec) for spec in engine.inputs}
             answers = engine.run(one)
             for spec in engine.outputs:
                 made[spec.name].append(dequantize_tensor(answers[spec.name], spec))
@@ -61,7 +61,8 @@ def _runner(engine: Engine) -> Run:
     return run
 
 
-def _stored(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+def stored(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Real numbers as the file's input tensor holds them."""
     if spec.scale == 0.0 or array.dtype == spec.dtype:
         return np.ascontiguousarray(array, dtype=spec.dtype)
     return quantize_tensor(np.asarray(array, np.float32), spec)

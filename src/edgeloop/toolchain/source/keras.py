@@ -1,5 +1,6 @@
 """Keras models as Models: .keras archives and legacy .h5 files, loaded as data."""
 
+import re
 import tempfile
 import warnings
 import zipfile
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Refused
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Feeds, Format, Model, Run
@@ -18,6 +19,7 @@ from edgeloop.toolchain.source.model import FEATURES, LOGITS, Feeds, Format, Mod
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 _BATCH = 256
+_UNKNOWN = re.compile(r"Could not locate (?:class|function) '([\w>]+)'|Unknown \w+(?: \w+)?: '([\w>]+)'")
 
 
 def load_keras(path: Path) -> Model:
@@ -33,6 +35,7 @@ def load_keras(path: Path) -> Model:
         # safe_mode refuses pickled lambdas: a model file is data.
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        _refuse_own_code(str(error), path.name, error)
         raise Corrupt(f"{path} cannot be loaded as a Keras model: {str(error).splitlines()[0]}") from error
     return wrap_keras(model, name=path.name, data=path.read_bytes())
 
@@ -89,6 +92,20 @@ def _require_sound_archive(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"its part {damaged} is damaged")
+
+
+def _refuse_own_code(message: str, name: str, error: Exception) -> None:
+    """Raise Refused if the model needs Python code that its file does not, or must not, bring along."""
+    if "`Lambda` layer" in message:
+        raise Refused(
+            f"{name} has a Lambda layer, which is Python code in the file; write it with keras.ops or Keras' own layers"
+        ) from error
+    found = _UNKNOWN.search(message)
+    if found:
+        raise Refused(
+            f"{name} uses {found[1] or found[2]!r}, which is no class of Keras; build it of Keras' own layers, or open "
+            "it where its class is and hand it over as wrap_keras(model)"
+        ) from error
 
 
 def _named_outputs(model: Any, structure: Any) -> dict[str, Any]:

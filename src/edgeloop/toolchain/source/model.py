@@ -96,9 +96,7 @@ class Model:
 
     def after(self, kind: str, recipe: msgspec.Struct, before: "Model") -> "Model":
         """This model with its history: that of `before`, then one more step."""
-        step = RecipeStep(
-            kind=kind, recipe=msgspec.to_builtins(recipe), model=before.name, model_sha256=before.sha256
-        )
+        step = RecipeStep(kind=kind, recipe=msgspec.to_builtins(recipe), model=before.name, model_sha256=before.sha256)
         return replace(self, steps=(*before.steps, step))
 
 
