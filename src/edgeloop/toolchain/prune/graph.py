@@ -53,13 +53,15 @@ class Blocked:
 class ChannelGraph:
     """A network's channels. made: by layer, the channels of its output, for layers with filters or units.
     reads: tensors that a convolution or dense layer mixes, with their channels. reshapes: by Reshape layer, the
-    channels of its output's last axis. size: number of identities; they are 0 .. size - 1."""
+    channels of its output's last axis. folds: by layer, the batch normalization that alone reads it, which an engine
+    folds into it. size: number of identities; they are 0 .. size - 1."""
 
     size: int
     weights: tuple[Weight, ...]
     made: dict[str, Channels]
     reads: tuple[tuple[Any, Channels], ...]
     reshapes: dict[str, Channels]
+    folds: dict[str, str]
     groups: tuple[Group, ...]
     blocked: tuple[Blocked, ...]
     kept_whole: Channels
@@ -88,6 +90,7 @@ class Tracer:
         self.made: dict[str, Channels] = {}
         self.reads: list[tuple[Any, Channels]] = []
         self.reshapes: dict[str, Channels] = {}
+        self.folds: dict[str, str] = {}
         self._parents: list[int] = []
         self._blocks: list[tuple[Channels, str | None]] = []
 
@@ -151,6 +154,7 @@ class Tracer:
             made=made,
             reads=tuple((tensor, roots[channels]) for tensor, channels in self.reads),
             reshapes={name: roots[channels] for name, channels in self.reshapes.items()},
+            folds=dict(self.folds),
             groups=_groups(made, fixed),
             blocked=self._reasons(made, roots),
             kept_whole=np.flatnonzero(fixed),

@@ -22,9 +22,12 @@ _BATCH = 128
 
 
 class By(StrEnum):
-    """The measure. activation: mean |a| where the channel is read. zeros: share of activations that are not 0, after
-    Hu et al. 2016 (arXiv 1607.03250), eq. 1. l1, l2: norms of the weights that make the channel, after Li et al.
-    2017 (arXiv 1608.08710), sec. 3.1. random: the control that every other measure must beat."""
+    """The measure.
+
+    l1, l2: norms of the weights that make the channel, as batch normalization scales them, after Li et al. 2017
+    (arXiv 1608.08710), sec. 3.1. activation: mean |a| where the channel is read. zeros: share of those that are not
+    0, after Hu et al. 2016 (arXiv 1607.03250), eq. 1. random: the control that every other measure must beat.
+    """
 
     L1 = "l1"
     L2 = "l2"
@@ -66,8 +69,17 @@ def _by_weight(model: Any, graph: ChannelGraph, by: By) -> NDArray[np.float64]:
         weight = next(weight for weight in model.get_layer(one.layer).weights if weight.name == one.name)
         values = np.moveaxis(np.asarray(weight.numpy(), np.float64), one.makes, 0).reshape(len(made), -1)
         norm = np.abs(values).sum(axis=1) if by is By.L1 else np.sqrt((values**2).sum(axis=1))
+        if one.layer in graph.folds:
+            norm = norm * _folded_scale(model.get_layer(graph.folds[one.layer]))
         np.add.at(found, made, norm)
     return found
+
+
+def _folded_scale(normalization: Any) -> NDArray[np.float64]:
+    """What batch normalization multiplies each channel by: without it, the norm of what comes before says nothing."""
+    variance = normalization.moving_variance.numpy().astype(np.float64)
+    scale = 1 / np.sqrt(variance + normalization.epsilon)
+    return np.asarray(scale * np.abs(normalization.gamma.numpy()) if normalization.scale else scale)
 
 
 def _by_activation(model: Any, graph: ChannelGraph, by: By, tensors: NDArray[np.float32]) -> NDArray[np.float64]:

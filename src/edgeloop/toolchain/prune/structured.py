@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.toolchain.data.dataset import UNLABELLED, Prepared
+from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.fitting import (
     FineTune,
     Teacher,
@@ -115,12 +116,13 @@ def prune(
     to fit to, or if a number of the recipe is out of range; Refused if nothing can be taken out, or weights are NaN.
     """
     require_in_range(recipe)
-    net = flattened(_graph_to_cut(model))
-    _check(net, recipe, data)
+    net = flattened(graph_to_change(model))
+    require_teachable(net, data, images_seen=recipe.images_seen, distil=recipe.distil)
+    require_finite(net)
     graph = _traced(net)
     require_prunable(graph, model.name)
     first, widths, whole = graph, _widths(graph), amount(graph, graph.all_channels(), recipe.of)
-    before = _accuracy(net, data)
+    before = accuracy_or_none(net, data)
     teacher = teacher_of(plain_keras(model)) if recipe.distil else None
     rounds: list[PruneRound] = []
     for index in range(recipe.rounds):
@@ -174,24 +176,40 @@ def teacher_of(net: Any) -> Teacher:
     return scores
 
 
-def _graph_to_cut(model: Model) -> Any:
-    """With scores alone where the features are found again by their layer's name; with all outputs otherwise."""
+def graph_to_change(model: Model) -> Any:
+    """The keras.Model inside to change: with scores alone where the features are found again by their layer's name.
+
+    Raises InvalidInput for a model of another format.
+    """
     require_keras(model, "pruning")
     names = {spec.name for spec in model.outputs}
     by_layer = any(layer.name == FEATURES for layer in model.native.layers)
     return plain_keras(model) if names <= {LOGITS, FEATURES} and (by_layer or FEATURES not in names) else model.native
 
 
-def _check(net: Any, recipe: PruneRecipe, data: Prepared) -> None:
+def require_finite(net: Any) -> None:
+    """Raise Refused if a layer of a keras.Model holds NaN or infinity."""
     bad = [layer.name for layer in net.layers if not all(np.isfinite(one).all() for one in layer.get_weights())]
     if bad:
         raise Refused(f"layers {', '.join(bad)} of {net.name!r} hold NaN or infinity; train the model again")
-    some_unlabelled = bool((data.dataset.fit.labels == UNLABELLED).any())
-    if recipe.images_seen and some_unlabelled and not recipe.distil and not _reproduces(net):
+
+
+def require_teachable(net: Any, data: Prepared, *, images_seen: int, distil: bool) -> None:
+    """Raise InvalidInput if there is nothing to fine-tune with, or labels do not match the scores."""
+    if _reproduces(net):
+        return
+    if LOGITS in _widths_of_outputs(net):
+        require_labels_match(data.dataset, _widths_of_outputs(net)[LOGITS])
+    if images_seen and not distil and (data.dataset.fit.labels == UNLABELLED).any():
         raise InvalidInput(
             f"samples of {data.dataset.name} have no labels to fine-tune with; fit to the original's scores instead "
             "(distil=True, --distil), or do not fine-tune (images_seen=0, --fine-tune 0)"
         )
+
+
+def _widths_of_outputs(net: Any) -> dict[str, int]:
+    outputs = net.output if isinstance(net.output, dict) else {LOGITS: net.outputs[0]}
+    return {name: int(tensor.shape[-1]) for name, tensor in outputs.items()}
 
 
 def _reproduces(net: Any) -> bool:
@@ -223,7 +241,7 @@ def _cut_once(
 def _fit(
     net: Any, recipe: PruneRecipe, data: Prepared, teacher: Teacher | None, progress: Progress, left: float, index: int
 ) -> PruneRound:
-    after_cut = _accuracy(net, data)
+    after_cut = accuracy_or_none(net, data)
     if not recipe.images_seen:
         return PruneRound(kept=left, accuracy_cut=after_cut, accuracy_tuned=after_cut, loss=None)
     how = FineTune(
@@ -236,10 +254,10 @@ def _fit(
         teacher_weight=recipe.teacher_weight if teacher else 0.0,
     )
     loss = fine_tune(net, data, how, teacher_scores=teacher, progress=progress)
-    return PruneRound(kept=left, accuracy_cut=after_cut, accuracy_tuned=_accuracy(net, data), loss=loss)
+    return PruneRound(kept=left, accuracy_cut=after_cut, accuracy_tuned=accuracy_or_none(net, data), loss=loss)
 
 
-def _accuracy(net: Any, data: Prepared) -> float | None:
+def accuracy_or_none(net: Any, data: Prepared) -> float | None:
     """On validation data; None where nothing is labelled, or the network does not score classes."""
     part = data.dataset.validation
     if _reproduces(net) or not (part.labels != UNLABELLED).any():

@@ -118,6 +118,9 @@ def _normalization(tracer: Tracer, node: Any) -> None:
         return
     channels = tracer.of(node.input_tensors[0])
     tracer.channels[id(node.outputs[0])] = channels
+    before = node.input_tensors[0]._keras_history.operation.name
+    if type(layer).__name__ == "BatchNormalization" and before in tracer.made:
+        tracer.folds[before] = layer.name
     tracer.weigh(node, {weight.name: {len(weight.shape) - 1: channels} for weight in layer.weights})
 
 

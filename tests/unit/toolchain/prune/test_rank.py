@@ -19,7 +19,7 @@ def _relative(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(("by", "order"), [(By.L1, 1), (By.L2, 2)])
-def test_weight_norms_are_summed_over_the_layers_that_make_a_channel(
+def test_weight_norms_are_folded_and_summed_over_the_layers_that_make_a_channel(
     trained: Model, data: Prepared, by: By, order: int
 ) -> None:
     net = flattened(plain_keras(trained))
@@ -30,8 +30,10 @@ def test_weight_norms_are_summed_over_the_layers_that_make_a_channel(
         kernel = net.get_layer(name).get_weights()[0]
         return np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]).astype(np.float64), ord=order, axis=0)
 
+    gamma, _, _, variance = (one.astype(np.float64) for one in net.get_layer("inner_bn").get_weights())
+    folded = norms("inner") * np.abs(gamma) / np.sqrt(variance + net.get_layer("inner_bn").epsilon)
     # Float64 sums in another order.
-    np.testing.assert_allclose(found[graph.made["inner"]], _relative(norms("inner")), rtol=1e-12)
+    np.testing.assert_allclose(found[graph.made["inner"]], _relative(folded), rtol=1e-12)
     np.testing.assert_allclose(found[graph.made["stem"]], _relative(norms("stem") + norms("back")), rtol=1e-12)
 
 
