@@ -18,7 +18,7 @@ from edgeloop.toolchain.convert.keras import export_keras
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.draft import Draft, add_variant, begin_draft
-from edgeloop.toolchain.models import KerasModel
+from edgeloop.toolchain.nets.digits import KerasModel
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import Progress, within
 from edgeloop.toolchain.quantize.litert import quantize_int8
@@ -107,11 +107,12 @@ def _finish(
     pack(folder / "build", name=ref.name, version=ref.version, out=path)
     figures: dict[str, str | int | float | bool] = {
         "accuracy_float": build.accuracy_float,
-        "validation_accuracy": report.accuracy,
         "epochs": report.epochs,
         "parameters": report.parameters,
         "new_samples": report.new_samples,
     }
+    if report.accuracy is not None:
+        figures["validation_accuracy"] = report.accuracy
     return Made({MODEL: model_path.read_bytes(), BUNDLE: path.read_bytes()}, figures)
 
 

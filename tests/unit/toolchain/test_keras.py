@@ -22,14 +22,14 @@ from edgeloop.toolchain.convert.keras import export_keras
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.draft import Draft, add_variant, begin_draft
-from edgeloop.toolchain.models import KerasModel, digits_net
+from edgeloop.toolchain.nets.digits import KerasModel, digits_net
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import silent
 from edgeloop.toolchain.quantize.litert import quantize_int8
 from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.keras import load_keras, wrap_keras
 from edgeloop.toolchain.source.model import Format, Model
-from edgeloop.toolchain.train import FEATURES, RetrainRecipe, TrainRecipe, TrainReport, retrain, to_tensor, train
+from edgeloop.toolchain.train import RetrainRecipe, TrainRecipe, TrainReport, retrain, to_tensor, train
 
 # TensorFlow's and its exporters' own deprecations; none of them is about a call of ours.
 pytestmark = [
@@ -273,7 +273,7 @@ def test_manifest_states_every_step_of_preprocessing(trained: Trained) -> None:
 
 def test_manifest_leaves_softmax_to_the_runtime(trained: Trained) -> None:
     output = trained.manifest.output
-    assert (output.activation, output.scores, output.features) == (Activation.SOFTMAX, "logits", FEATURES)
+    assert (output.activation, output.scores, output.features) == (Activation.SOFTMAX, "logits", "features")
 
 
 def test_lineage_is_enough_to_make_it_again(trained: Trained) -> None:
@@ -366,7 +366,7 @@ def test_archive_that_is_no_model_is_corrupt(keras: Any, tmp_path: Path) -> None
 
 def test_outputs_that_do_not_match_the_labels_are_refused(keras: Any, small: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="7 outputs, digits 10 labels"):
-        _begin(digits_net(keras, 28, 28, classes=7, features=FEATURES), small, tmp_path)
+        _begin(digits_net(keras, 28, 28, classes=7), small, tmp_path)
 
 
 def test_colour_model_for_grey_images_is_refused(keras: Any, small: Dataset, tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_input_with_free_axes_is_refused(keras: Any) -> None:
 
 
 def test_weights_that_are_nan_are_refused(keras: Any, small: Dataset, tmp_path: Path) -> None:
-    model = digits_net(keras, 28, 28, classes=10, features=FEATURES)
+    model = digits_net(keras, 28, 28, classes=10)
     model.set_weights([np.full_like(weight, np.nan) for weight in _weights(model)])
     with pytest.raises(Refused, match="NaN or infinity"):
         _begin(model, small, tmp_path)
@@ -391,7 +391,7 @@ def test_weights_that_are_nan_are_refused(keras: Any, small: Dataset, tmp_path: 
 
 @pytest.mark.parametrize("case", ["labels", "nan"])
 def test_refused_model_leaves_nothing(keras: Any, small: Dataset, tmp_path: Path, case: str) -> None:
-    model = digits_net(keras, 28, 28, classes=7 if case == "labels" else 10, features=FEATURES)
+    model = digits_net(keras, 28, 28, classes=7 if case == "labels" else 10)
     if case == "nan":
         model.set_weights([np.full_like(weight, np.nan) for weight in _weights(model)])
     with pytest.raises(EdgeloopError):
@@ -404,7 +404,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def test_build_folder_of_another_model_is_refused(trained: Trained, keras: Any, small: Dataset) -> None:
-    model = digits_net(keras, 28, 28, classes=10, features=FEATURES)
+    model = digits_net(keras, 28, 28, classes=10)
     with pytest.raises(InvalidInput, match="holds variants of another model"):
         _begin(model, small, trained.folder_path)
 
@@ -412,7 +412,7 @@ def test_build_folder_of_another_model_is_refused(trained: Trained, keras: Any, 
 def test_build_folder_of_another_model_is_left_as_it_is(trained: Trained, keras: Any, small: Dataset) -> None:
     before = _files(trained.folder_path)
     with pytest.raises(InvalidInput):
-        _begin(digits_net(keras, 28, 28, classes=10, features=FEATURES), small, trained.folder_path)
+        _begin(digits_net(keras, 28, 28, classes=10), small, trained.folder_path)
     assert _files(trained.folder_path) == before
 
 

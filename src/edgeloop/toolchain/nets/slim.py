@@ -1,0 +1,49 @@
+"""Depthwise-separable networks for images, as small as wanted."""
+
+from math import ceil, log2
+from typing import Any
+
+from edgeloop.toolchain.nets.layers import channels, normalised, scored
+
+_STEM = 16
+_WIDEST = 256
+_SIDE_AT_END_PX = 4
+_SIDE_FOR_STRIDED_STEM_PX = 24
+
+
+def slim_net(
+    keras: Any, height_px: int, width_px: int, colours: int, *, classes: int, width: float = 1.0, depth: int = 4
+) -> Any:
+    """A convolution, then `depth` depthwise-separable blocks, mean over all places, one score a class.
+
+    Input "image" (1, H, W, 1 or 3), H and W 8 or more, of any range; output "logits" (1, classes). width: factor on
+    all channels, which begin at 16 and double where a block halves the sides; these end near 4 to 8 pixels.
+    Source: Howard et al. 2017 (arXiv 1704.04861), table 1; without its first-layer width of 32.
+    """
+    layers = keras.layers
+    halvings = max(1, int(log2(min(height_px, width_px) / _SIDE_AT_END_PX)))
+    image = keras.Input((height_px, width_px, colours), name="image")
+    strided_stem = min(height_px, width_px) >= _SIDE_FOR_STRIDED_STEM_PX
+    stem = layers.Conv2D(
+        channels(_STEM, width), 3, strides=1 + strided_stem, padding="same", use_bias=False, name="stem"
+    )
+    x = normalised(keras, image, stem, name="stem")
+    strides = _strides(depth, halvings - strided_stem)
+    base = _STEM
+    for index, stride in enumerate(strides, start=1):
+        if stride == 2 or index == 1:
+            base = min(_WIDEST, 2 * base)
+        name = f"block{index}"
+        deep = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False, name=f"{name}_depth")
+        x = normalised(keras, x, deep, name=f"{name}_depth")
+        point = layers.Conv2D(channels(base, width), 1, use_bias=False, name=f"{name}_point")
+        x = normalised(keras, x, point, name=f"{name}_point")
+    return keras.Model(image, scored(keras, x, classes=classes), name="slim")
+
+
+def _strides(depth: int, halvings: int) -> list[int]:
+    """A stride for each block: as many halvings as there are, spread evenly; at most one a block."""
+    halved = {ceil(depth * turn / max(1, halvings)) - 1 for turn in range(1, min(halvings, depth) + 1)}
+    if halvings >= depth:
+        halved = set(range(depth))
+    return [2 if index in halved else 1 for index in range(depth)]
