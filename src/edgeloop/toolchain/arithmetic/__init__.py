@@ -1,0 +1,1 @@
+"""What a model file computes, read from the file itself."""
