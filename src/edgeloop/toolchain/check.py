@@ -1,28 +1,330 @@
-"""Prove a variant: against the float model sample by sample, and measured in a clean process.
+"""Prove a model against another one: sample by sample, and measured in clean processes; and a bundle's variant.
 
-The same Predictor as on devices does the work: what was verified is what runs.
+The same runtime as on devices does the work: what was verified is what runs. Neighbours: `outputs` matches and
+compares what models give, `bench` times them, `profiles` says whether they fit a device; `draft` measures variants.
 """
 
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.bundle.archive import Bundle, write_bundle
-from edgeloop.contracts.errors import Refused
-from edgeloop.contracts.manifest import Activation, Measured, Variant
+from edgeloop.contracts.errors import InvalidInput, Refused
+from edgeloop.contracts.manifest import Activation, EngineName, Measured, Precision, Variant
 from edgeloop.runtime.footprint import Footprint
 from edgeloop.runtime.postprocess import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.profile import describe, this_machine
 from edgeloop.runtime.replay import replay
-from edgeloop.toolchain.data.dataset import Part
+from edgeloop.toolchain.arithmetic.count import multiply_adds, precision_of
+from edgeloop.toolchain.bench import Subject, engine_of, peak_memory_bytes, time_by_turns
+from edgeloop.toolchain.convert.mcu import to_mcu
+from edgeloop.toolchain.data.dataset import Part, Prepared
+from edgeloop.toolchain.data.open import require_labels_match
+from edgeloop.toolchain.outputs import (
+    Classified,
+    OutputError,
+    OutputPair,
+    Outputs,
+    classify,
+    match_outputs,
+    output_errors,
+    require_finite,
+    require_same_inputs,
+)
+from edgeloop.toolchain.package import Bounds
+from edgeloop.toolchain.profiles.open import THIS
+from edgeloop.toolchain.profiles.target import Estimate, TargetProfile, estimate_latency, fits
+from edgeloop.toolchain.progress import Progress, silent, within
+from edgeloop.toolchain.source.model import FEATURES, LOGITS, Feeds, Format, Model
 
 _FOOTPRINT_TIMEOUT_S = 120
+_CHUNK = 64
+_TIMED_INPUTS = 32
+_RANDOM_SEED = 0
+
+
+class CheckRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How to check.
+
+    samples: at most so many of `part`, the first ones; random ones where there is no data. profile: a device to hold
+    the candidate against; None, or one called "this", is this machine. bounds: what the candidate must keep to.
+    measure: whether to time both models and take their peak memory here, in clean processes.
+    """
+
+    samples: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    part: Literal["holdout", "validation"] = "holdout"
+    profile: TargetProfile | None = None
+    bounds: Bounds = Bounds()
+    measure: bool = True
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's own figures. None stands for what cannot be told or was not measured: a format that no engine runs
+    is not timed. Latency is of one inference, one thread, tensors in and out."""
+
+    name: str
+    format: str
+    size_bytes: int
+    multiply_adds: int | None
+    precision: Precision | None
+    latency_p50_ms: float | None = None
+    latency_p99_ms: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+class OnDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """The candidate on a profile's device. misfits: why it does not fit; none if it does. arena_bytes: of a model for a
+    microcontroller, as its interpreter reports it on this 64-bit machine, which is an upper bound for a 32-bit one."""
+
+    profile: str
+    title: str
+    misfits: tuple[str, ...]
+    latency: Estimate
+    arena_bytes: int | None = None
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check found.
+
+    inputs: what both were given. pairs: which outputs were compared. classified: None for models that give no class
+    scores, or where there are no labels to tell. missed: bounds that were missed, each with by how much. notes: what
+    was not judged, and why.
+    """
+
+    candidate: Checked
+    against: Checked
+    samples: int
+    inputs: str
+    pairs: tuple[OutputPair, ...]
+    errors: tuple[OutputError, ...]
+    classified: Classified | None
+    measured_on: str | None
+    device: OnDevice | None
+    missed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def passes(self) -> bool:
+        """Whether it keeps its bounds and fits its device."""
+        return not self.missed and not (self.device and self.device.misfits)
+
+
+def check(
+    candidate: Model,
+    against: Model,
+    data: Prepared | None = None,
+    recipe: CheckRecipe | None = None,
+    *,
+    progress: Progress = silent,
+) -> CheckReport:
+    """Run both on the same samples and compare; measure both; hold the candidate against bounds and a profile.
+
+    data: prepared for the candidate's input, which `against` must take too; None, or models with several inputs:
+    seeded random numbers, so only differences are told. Bounds that are missed stand in the report. Raises InvalidInput
+    if shapes or labels do not match, Refused if output names do not or an output holds NaN.
+    """
+    recipe = recipe or CheckRecipe()
+    require_same_inputs(candidate, against)
+    pairs = match_outputs(candidate, against)
+    scores = _scores_pair(pairs, candidate, data)
+    feeds, labels, inputs = _feeds(candidate, data, recipe)
+    made = _run(candidate, feeds, within(progress, 0.0, 0.35))
+    wanted = _run(against, _renamed(feeds, candidate, against), within(progress, 0.35, 0.7))
+    classified = None
+    if scores is not None and data is not None:
+        classified = classify(made[scores.candidate], wanted[scores.against], labels, data.dataset.label_names)
+    progress(0.7, "measuring")
+    first, second = _measured(candidate, against, feeds, measure=recipe.measure)
+    device = _on_device(first, candidate, recipe.profile)
+    progress(1.0, "checked")
+    return CheckReport(
+        candidate=first,
+        against=second,
+        samples=len(labels),
+        inputs=inputs,
+        pairs=pairs,
+        errors=output_errors(pairs, made, wanted),
+        classified=classified,
+        measured_on=describe(this_machine()) if recipe.measure else None,
+        device=device,
+        missed=tuple(_missed(first, classified, device, recipe)),
+        notes=tuple(_notes(pairs, first, second, recipe)),
+    )
+
+
+def _scores_pair(pairs: tuple[OutputPair, ...], candidate: Model, data: Prepared | None) -> OutputPair | None:
+    """The outputs that score classes, if there are such and labels to judge them by."""
+    if data is None or not data.dataset.is_labelled:
+        return None
+    named = [pair for pair in pairs if pair.against == LOGITS] or [pair for pair in pairs if pair.against != FEATURES]
+    if len(named) != 1:
+        return None
+    (shape,) = (spec.shape for spec in candidate.outputs if spec.name == named[0].candidate)
+    if len(shape) != 2 or shape[1] < 2 or tuple(shape) == tuple(candidate.inputs[0].shape):
+        return None
+    require_labels_match(data.dataset, int(shape[1]))
+    return named[0]
+
+
+def _feeds(model: Model, data: Prepared | None, recipe: CheckRecipe) -> tuple[Feeds, NDArray[np.int64], str]:
+    """Inputs by the model's names, the labels beside them, and what the inputs are."""
+    if data is None or len(model.inputs) > 1:
+        labels = np.full(recipe.samples, -1, np.int64)
+        return random_feeds(model, recipe.samples), labels, f"{recipe.samples} random samples between 0 and 1"
+    part: Part = getattr(data.dataset, recipe.part).take(recipe.samples)
+    if not len(part):
+        raise InvalidInput(f"{data.dataset.name} has no {recipe.part} part to check with; give more samples")
+    tensors = data.tensors(part.inputs)
+    taken = model.inputs[0]
+    if tensors.shape[1:] != tuple(taken.shape[1:]):
+        raise InvalidInput(
+            f"the data is prepared as {tensors.shape[1:]}, input {taken.name!r} of {model.name} takes "
+            f"{tuple(taken.shape[1:])}; prepare it for this model"
+        )
+    return {taken.name: tensors}, part.labels, f"{len(part)} samples of {data.dataset.name}, {recipe.part}"
+
+
+def random_feeds(model: Model, samples: int) -> Feeds:
+    """Seeded random numbers between 0 and 1 for every input of real numbers, zeros for every other one."""
+    random = np.random.default_rng(_RANDOM_SEED)
+    feeds: dict[str, NDArray[Any]] = {}
+    for spec in model.inputs:
+        shape = (samples, *spec.shape[1:])
+        is_real = spec.dtype.startswith("float") or spec.scale != 0.0
+        feeds[spec.name] = random.random(shape, np.float32) if is_real else np.zeros(shape, spec.dtype)
+    return feeds
+
+
+def _renamed(feeds: Feeds, candidate: Model, against: Model) -> Feeds:
+    if len(feeds) > 1:
+        return feeds
+    return {against.inputs[0].name: feeds[candidate.inputs[0].name]}
+
+
+def _run(model: Model, feeds: Feeds, progress: Progress) -> Outputs:
+    count = len(next(iter(feeds.values())))
+    parts = []
+    for start in range(0, count, _CHUNK):
+        progress(start / count, f"running {model.name}")
+        parts.append(model.run({name: values[start : start + _CHUNK] for name, values in feeds.items()}))
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    require_finite(model, outputs)
+    return outputs
+
+
+def _measured(candidate: Model, against: Model, feeds: Feeds, *, measure: bool) -> tuple[Checked, Checked]:
+    plain = (_unmeasured(candidate), _unmeasured(against))
+    few = {name: values[:_TIMED_INPUTS] for name, values in feeds.items()}
+    subjects = [Subject(candidate, few), Subject(against, _renamed(few, candidate, against))]
+    able = [index for index, one in enumerate(subjects) if engine_of(one.model) is not None]
+    if not measure or not able:
+        return plain
+    timings = time_by_turns([subjects[index] for index in able])
+    found = list(plain)
+    for index, timing in zip(able, timings, strict=True):
+        found[index] = msgspec.structs.replace(
+            plain[index],
+            latency_p50_ms=timing.latency_p50_ms,
+            latency_p99_ms=timing.latency_p99_ms,
+            peak_memory_bytes=peak_memory_bytes(subjects[index]),
+        )
+    return found[0], found[1]
+
+
+def _unmeasured(model: Model) -> Checked:
+    return Checked(
+        name=model.name,
+        format=model.format,
+        size_bytes=model.size_bytes,
+        multiply_adds=multiply_adds(model),
+        precision=precision_of(model),
+    )
+
+
+def _on_device(found: Checked, candidate: Model, profile: TargetProfile | None) -> OnDevice | None:
+    if profile is None:
+        return None
+    engine = EngineName.LITERT if candidate.format is Format.MCU else engine_of(candidate)
+    arena_bytes, refusals = _arena(candidate) if profile.micro else (None, ())
+    misfits = fits(
+        profile,
+        size_bytes=len(candidate.native) if candidate.format is Format.MCU else found.size_bytes,
+        precision=found.precision,
+        engine=engine,
+        peak_memory_bytes=arena_bytes if profile.micro else found.peak_memory_bytes,
+    )
+    if profile.name == THIS and found.latency_p50_ms is not None:
+        latency = Estimate(latency_ms=found.latency_p50_ms, method="measured here, one thread")
+    elif engine is None or found.precision is None:
+        latency = Estimate(latency_ms=None, method=f"unknown: in which numbers {found.name} computes cannot be told")
+    else:
+        latency = estimate_latency(profile, found.multiply_adds, found.precision, engine=engine)
+    return OnDevice(
+        profile=profile.name,
+        title=profile.title,
+        misfits=(*misfits, *refusals),
+        latency=latency,
+        arena_bytes=arena_bytes,
+    )
+
+
+def _arena(candidate: Model) -> tuple[int | None, tuple[str, ...]]:
+    """What tensors take on a microcontroller, and why its interpreter does not run the model."""
+    if candidate.format is not Format.LITERT:
+        return None, ()
+    try:
+        return to_mcu(candidate, name=candidate.name)[1], ()
+    except Refused as error:
+        return None, (str(error),)
+
+
+def _missed(found: Checked, classified: Classified | None, device: OnDevice | None, recipe: CheckRecipe) -> list[str]:
+    bounds = recipe.bounds
+    on_device = device is not None and device.profile != THIS
+    latency_ms = device.latency.latency_ms if device and on_device else found.latency_p50_ms
+    where = f"estimated on {device.title}" if device and on_device else "here"
+    drop_points = classified.drop_points if classified else None
+    judged = (
+        _miss("accuracy", drop_points, bounds.max_drop_points, "loses {0:.2f} points, allowed {1:.2f}"),
+        _miss("size", found.size_bytes, bounds.max_size_bytes, "has {0:,} bytes, allowed {1:,}: {2:,} too many"),
+        _miss("latency", latency_ms, bounds.max_latency_p50_ms, f"takes {{0:.3f}} ms {where}, allowed {{1:.3f}} ms"),
+        _miss("memory", found.peak_memory_bytes, bounds.max_memory_bytes, "peaks at {0:,} bytes, allowed {1:,}"),
+    )
+    return [f"{found.name} {one}" for one in judged if one]
+
+
+def _miss(what: str, value: float | None, bound: float | None, said: str) -> str | None:
+    if bound is None:
+        return None
+    if value is None:
+        return f"cannot be judged by its {what}: it is not known"
+    return said.format(value, bound, value - bound) if value > bound else None
+
+
+def _notes(pairs: tuple[OutputPair, ...], first: Checked, second: Checked, recipe: CheckRecipe) -> list[str]:
+    notes = [
+        f"output {pair.candidate!r} was compared with {pair.against!r}: each model has one"
+        for pair in pairs
+        if pair.candidate != pair.against
+    ]
+    if recipe.measure:
+        notes += [
+            f"{one.name} was not timed: no engine runs {one.format} as it is, convert it first"
+            for one in (first, second)
+            if one.latency_p50_ms is None
+        ]
+    if recipe.profile is not None and recipe.profile.name != THIS:
+        notes.extend(recipe.profile.notes)
+        if not recipe.profile.micro and first.peak_memory_bytes is not None:
+            notes.append("peak memory was measured on this machine, not on the device")
+    return notes
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
