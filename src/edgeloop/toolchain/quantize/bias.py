@@ -1,7 +1,8 @@
-"""Bias correction: what rounding the weights shifts a layer's mean output by is taken off its bias.
+"""Bias correction: what rounding shifts a layer's mean output by is taken off its bias.
 
-E[y] = E[W x + b], and with rounded weights W' = W + e it is E[W' x + b] = E[y] + e E[x]. So b' = b - e E[x], with
-E[x] measured on the calibration samples. Source: Nagel et al. 2019 (arXiv 1906.04721), sec. 4.2, eq. 17.
+E[y] = W E[x] + b in float; with rounded weights W', and inputs x' from layers that are rounded already, it is
+W' E[x'] + b. So b' = b + W E[x] - W' E[x'], layer by layer from the input on, E measured on calibration samples.
+Source: Nagel et al. 2019 (arXiv 1906.04721), sec. 4.2 and appendix D; Nagel et al. 2021 (arXiv 2106.08295), sec. 3.3.
 Neighbours: `litert` calls it on the float graph, before the library quantizes it.
 """
 
@@ -11,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.quantize.activations import channel_means
-from edgeloop.toolchain.quantize.flatbuffer import CHANNEL_AXIS, Graph, Operator
+from edgeloop.toolchain.quantize.flatbuffer import CHANNEL_AXIS, FOUR_BIT_KINDS, Graph, Operator
 from edgeloop.toolchain.quantize.formulas import rounded
-from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe
+from edgeloop.toolchain.quantize.recipe import FOUR_BITS, Granularity, QuantizeRecipe
 
-_FOUR_BITS = (Precision.INT4, Precision.INT4_DYNAMIC, Precision.INT4_WEIGHTS)
-_FOUR_BIT_KINDS = ("CONV_2D", "FULLY_CONNECTED")
+_SAMPLES = 64
 _CORRECTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
@@ -32,33 +31,41 @@ def correct_bias(
 ) -> None:
     """Change the biases of a float graph, in place, to suit the weights that the recipe is going to round.
 
-    feeds: (N, ...) by input name. keep: operators that stay in float; wide: that have 8 bits. A mean over positions
-    counts padding as the inside: at borders the correction is a little too large.
+    feeds: (N, ...) by input name, of which 64 are used: the graph runs once for each layer. keep: operators that stay
+    in float; wide: that have 8 bits. A mean over positions counts padding as the inside: near borders it is inexact.
     """
     spared, eight = {one.index for one in keep}, {one.index for one in wide}
+    some = {name: array[:_SAMPLES] for name, array in feeds.items()}
     chosen = [one for one in graph.operators if _can_be_corrected(graph, one) and one.index not in spared]
-    means = channel_means(graph, tuple(one.inputs[0] for one in chosen), feeds)
+    exact = channel_means(graph, tuple(one.inputs[0] for one in chosen), some)
+    rounding = Graph(graph.to_bytes())
     for one in chosen:
-        four = recipe.precision in _FOUR_BITS and one.kind in _FOUR_BIT_KINDS and one.index not in eight
+        four = recipe.precision in FOUR_BITS and one.kind in FOUR_BIT_KINDS and one.index not in eight
         weights = graph.constant(one.inputs[1]).astype(np.float64)
         axis = CHANNEL_AXIS[one.kind] if recipe.granularity is Granularity.CHANNEL else None
-        error = rounded(weights, bits=4 if four else 8, symmetry=recipe.weights, axis=axis) - weights
-        shift = output_shift(error, means[one.inputs[0]], one.kind)
-        graph.set_constant(one, 2, (graph.constant(one.inputs[2]) - shift).astype(np.float32))
+        coarse = rounded(weights, bits=4 if four else 8, symmetry=recipe.weights, axis=axis)
+        tensor = one.inputs[0]
+        reached = channel_means(rounding, (tensor,), some)[tensor]
+        shift = mean_output(coarse, reached, one.kind) - mean_output(weights, exact[tensor], one.kind)
+        bias = (graph.constant(one.inputs[2]) - shift).astype(np.float32)
+        graph.set_constant(graph.operators[one.index], 2, bias)
+        twin = rounding.operators[one.index]
+        rounding.set_constant(twin, 1, coarse.astype(np.float32))
+        rounding.set_constant(rounding.operators[one.index], 2, bias)
 
 
-def output_shift(error: NDArray[np.float64], mean: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """e E[x] for each output channel (O,).
+def mean_output(weights: NDArray[np.float64], mean: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
+    """W E[x] for each output channel (O,), without the bias.
 
-    error: of the weights, as LiteRT lays them out: (O, H, W, I) for CONV_2D, (1, H, W, O) for DEPTHWISE_CONV_2D,
-    (O, I) for FULLY_CONNECTED. mean: (I,) of the input's channels.
+    weights: as LiteRT lays them out: (O, H, W, I) for CONV_2D, (1, H, W, O) for DEPTHWISE_CONV_2D, (O, I) for
+    FULLY_CONNECTED. mean: (I,) of the input's channels.
     """
     if kind == "DEPTHWISE_CONV_2D":
-        repeated = np.repeat(mean, error.shape[-1] // len(mean))
-        return np.asarray(error.sum(axis=(0, 1, 2)) * repeated)
+        repeated = np.repeat(mean, weights.shape[-1] // len(mean))
+        return np.asarray(weights.sum(axis=(0, 1, 2)) * repeated)
     if kind == "CONV_2D":
-        return np.asarray(error.sum(axis=(1, 2)) @ mean)
-    return np.asarray(error @ mean)
+        return np.asarray(weights.sum(axis=(1, 2)) @ mean)
+    return np.asarray(weights @ mean)
 
 
 def _can_be_corrected(graph: Graph, operator: Operator) -> bool:

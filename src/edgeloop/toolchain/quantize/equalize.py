@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,6 +53,12 @@ _PASSING = (
 
 _MOST_ROUNDS = 30
 _NEAR_ENOUGH = 1e-3
+
+
+class EqualizeRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """There is nothing to choose: until the largest factor of a round is nearer to 1 than this."""
+
+    near_enough: float = _NEAR_ENOUGH
 
 
 def equalize(model: Model) -> Model:

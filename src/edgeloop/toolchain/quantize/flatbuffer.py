@@ -4,6 +4,7 @@ Neighbours: `litert` quantizes it, `activations` runs it tensor by tensor, `bias
 """
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 """The weights' axis that counts output channels. Source: LiteRT's 8-bit quantization specification."""
+
+FOUR_BIT_KINDS = ("CONV_2D", "FULLY_CONNECTED")
+"""Operators that LiteRT has kernels with 4-bit weights for."""
 
 # An operator that remembers between calls has no range that calibration could show.
 _STATEFUL = (
@@ -57,9 +61,14 @@ class Operator:
         """For people: the first of the fused names of its first output."""
         return self.scope.split(";")[0]
 
-    def is_called(self, name: str) -> bool:
-        """Whether `name` is a path part of any fused name of its outputs or weights: a Keras layer's name, say."""
-        return any(name in part.split("/") for part in f"{self.scope};{self.constants}".split(";"))
+    def is_called(self, name: str, *, counted: bool = False) -> bool:
+        """Whether `name` is a path part of any fused name of its outputs or weights: a Keras layer's name, say.
+
+        counted: a part may have a number more behind it.
+        """
+        pattern = re.compile(re.escape(name) + (r"_\d+" if counted else ""))
+        parts = f"{self.scope};{self.constants}".replace(";", "/").split("/")
+        return any(pattern.fullmatch(part) for part in parts)
 
 
 class Graph:

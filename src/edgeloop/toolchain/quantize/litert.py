@@ -21,7 +21,7 @@ from edgeloop.runtime.quiet import without_native_chatter
 from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.bias import correct_bias
 from edgeloop.toolchain.quantize.flatbuffer import WEIGHTED, Graph, Operator, open_float
-from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe, Symmetry, require_calibratable
+from edgeloop.toolchain.quantize.recipe import FOUR_BITS, Granularity, QuantizeRecipe, Symmetry, require_calibratable
 
 STATIC = {Precision.INT8: (8, 8), Precision.INT16: (8, 16), Precision.INT4: (4, 8)}
 """Bits of weights and of activations where both are integers."""
@@ -86,21 +86,23 @@ def require_scheme(recipe: QuantizeRecipe) -> None:
         raise InvalidInput(
             "LiteRT's 16-bit activations are symmetric, the recipe asks for asymmetric; choose symmetric activations"
         )
-    if recipe.keep_int8 and recipe.precision not in (Precision.INT4, Precision.INT4_DYNAMIC, Precision.INT4_WEIGHTS):
+    if recipe.keep_int8 and recipe.precision not in FOUR_BITS:
         raise InvalidInput(f"keep_int8 raises layers of a 4-bit model to 8 bits; precision is {recipe.precision}")
 
 
 def kept_operators(graph: Graph, names: tuple[str, ...]) -> tuple[Operator, ...]:
     """The operators that a recipe's layer names mean. Raises InvalidInput for a name that is none's.
 
-    A name is that of an output tensor in full, else the first of its fused names, else a path part of any of them.
+    A name is that of an output tensor in full, else the first of its fused names, else a path part of any of them,
+    else such a part without the count that exporters add ("conv" of "conv_1").
     """
     kept: dict[int, Operator] = {}
     for name in names:
         exact = [one for one in graph.operators if name in (one.scope, *(graph.name(t) for t in one.outputs if t >= 0))]
         first = [one for one in graph.operators if one.name == name]
         called = [one for one in graph.operators if one.is_called(name)]
-        found = exact or first or called
+        counted = [one for one in graph.operators if one.is_called(name, counted=True)]
+        found = exact or first or called or counted
         if not found:
             known = ", ".join(one.name for one in graph.operators)
             raise InvalidInput(f"no layer is called {name!r}; the model has: {known}")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
-from edgeloop.toolchain.convert.keras import export_keras
+from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.data.dataset import Prepared
-from edgeloop.toolchain.progress import Progress, silent
+from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.activations import Ranges
-from edgeloop.toolchain.quantize.equalize import equalize
+from edgeloop.toolchain.quantize.equalize import EqualizeRecipe, equalize
 from edgeloop.toolchain.quantize.flatbuffer import Graph
 from edgeloop.toolchain.quantize.layers import operators_of_layers, scopes_of
 from edgeloop.toolchain.quantize.litert import eight_bit_operators, quantize_litert
@@ -30,6 +30,7 @@ from edgeloop.toolchain.quantize.recipe import (
 from edgeloop.toolchain.source.engine import ENGINES, wrap_runnable
 from edgeloop.toolchain.source.model import LOGITS, Format, Model
 from edgeloop.toolchain.source.save import SUFFIX
+from edgeloop.toolchain.targets import Target
 
 Tensors = NDArray[Any] | Mapping[str, NDArray[Any]]
 """Model inputs (N, ...), by name where the model has several."""
@@ -48,21 +49,22 @@ def quantize(
 ) -> tuple[Model, QuantizeReport]:
     """The model at the recipe's precision.
 
-    model: float; of Keras (to LiteRT unless `to` says otherwise), LiteRT or ONNX. data: calibrates, and judges by
-    samples that did not calibrate where there are enough. ranges: of activations by Keras layer, as `aware` learns
-    them; LiteRT only. Raises InvalidInput for a scheme that the engine has none of or data that does not fit, Refused
-    for a model that cannot be quantized.
+    model: float; converted first where `to` is another format than its own (Keras goes to LiteRT unless told). data:
+    calibrates, and judges by samples that did not calibrate where there are enough. ranges: of activations by Keras
+    layer, as `aware` learns them; LiteRT only. Raises InvalidInput for a scheme that the engine has none of or data
+    that does not fit, Refused for a model that cannot be quantized.
     """
     calibration, judged = split_tensors(model, data, recipe.calibration_samples)
-    prepared = _equalized(model, recipe)
     target = to or (Format.LITERT if model.format is Format.KERAS else model.format)
-    progress(0.1, f"exporting to {target}")
-    source = float_bytes(prepared, target)
-    progress(0.3, "quantizing")
-    data_bytes = _run_engine(prepared, source, target, recipe, calibration, ranges or {})
+    prepared = _equalized(model, recipe)
+    source = float_source(prepared, target, data, within(progress, 0.0, 0.4))
+    progress(0.4, "quantizing")
+    made_bytes = _run_engine(prepared, source.data, target, recipe, calibration, ranges or {})
     name = f"{Path(model.name).stem}.{recipe.precision}{SUFFIX[target]}"
-    made = wrap_runnable(data_bytes, target, name=name).after("quantize", recipe, before=model)
-    progress(0.7, "comparing with the float model")
+    # Equalisation is a step of its own by now; done again from here, it would be refused.
+    step = msgspec.structs.replace(recipe, equalize=False)
+    made = wrap_runnable(made_bytes, target, name=name).after("quantize", step, before=source)
+    progress(0.8, "comparing with the float model")
     report = compare(model, made, judged, recipe)
     progress(1.0, "quantized")
     return made, report
@@ -91,18 +93,28 @@ def split_tensors(
     return calibration, rest if enough else {name: array[:_MOST_JUDGED] for name, array in given.items()}
 
 
-def float_bytes(model: Model, to: Format) -> bytes:
-    """A float model as the bytes that `to` is quantized from. Raises InvalidInput if there is no way from one to the
-    other."""
-    if model.format is Format.KERAS and to in (Format.LITERT, Format.ONNX, Format.OPENVINO):
-        # OpenVINO reads ONNX; its own quantizer starts from there.
-        return export_keras(model, Format.LITERT if to is Format.LITERT else Format.ONNX)
-    if model.format is to or (model.format, to) == (Format.ONNX, Format.OPENVINO):
-        return model.data
-    raise InvalidInput(
-        f"{model.name} is a {model.format} model and is not quantized to {to}; Keras goes to litert, onnx and "
-        f"openvino, ONNX to onnx and openvino, LiteRT to litert: convert it first ('edgeloop convert')"
-    )
+def float_source(model: Model, to: Format, data: Prepared | Tensors, progress: Progress = silent) -> Model:
+    """A float model in the format that `to` is quantized from, converted and proven where it is another.
+
+    Raises InvalidInput if there is no way from one to the other, Refused if the conversion does not hold.
+    """
+    if to not in (Format.LITERT, Format.ONNX, Format.OPENVINO):
+        raise InvalidInput(f"{model.name} is not quantized to {to}; choose litert, onnx or openvino")
+    # OpenVINO's own quantizer starts from ONNX.
+    wanted = Format.ONNX if to is Format.OPENVINO else to
+    if model.format in (wanted, to):
+        return model
+    step = ConvertRecipe(to=Target(wanted.value))
+    return convert(model, step, data=data if isinstance(data, Prepared) else None, progress=progress)[0]
+
+
+def require_plain(recipe: QuantizeRecipe) -> None:
+    """Raise InvalidInput if a recipe asks for what is not done layer by layer."""
+    if recipe.equalize or recipe.keep_float or recipe.keep_int8:
+        raise InvalidInput(
+            "layers are measured on the model as it is and chosen by what is measured; leave out equalize "
+            "(equalise the model first), keep_float and keep_int8"
+        )
 
 
 def compare(before: Model, after: Model, judged: Mapping[str, NDArray[Any]], recipe: QuantizeRecipe) -> QuantizeReport:
@@ -157,7 +169,7 @@ def _equalized(model: Model, recipe: QuantizeRecipe) -> Model:
         return model
     if model.format is not Format.KERAS:
         raise InvalidInput(f"equalisation changes the layers of Keras models; {model.name} is a {model.format} model")
-    return equalize(model)
+    return equalize(model).after("equalize", EqualizeRecipe(), before=model)
 
 
 def _run_engine(
@@ -191,16 +203,15 @@ def _run_litert(
     ranges: Mapping[str, tuple[float, float]],
 ) -> bytes:
     named: Ranges = dict(ranges)
-    if model.format is Format.KERAS:
+    if model.format is Format.KERAS and (ranges or recipe.keep_float or recipe.keep_int8):
         graph = Graph(source)
+        layers = operators_of_layers(model.native, graph, calibration)
+        named = {graph.name(layers[name].outputs[0]): ends for name, ends in ranges.items() if name in layers}
         recipe = msgspec.structs.replace(
             recipe,
-            keep_float=scopes_of(recipe.keep_float, model.native, graph),
-            keep_int8=scopes_of(recipe.keep_int8, model.native, graph),
+            keep_float=scopes_of(recipe.keep_float, layers, graph),
+            keep_int8=scopes_of(recipe.keep_int8, layers, graph),
         )
-        if ranges:
-            layers = operators_of_layers(model.native, graph)
-            named = {graph.name(layers[name].outputs[0]): ends for name, ends in ranges.items() if name in layers}
     return quantize_litert(source, recipe, calibration, ranges=named)
 
 

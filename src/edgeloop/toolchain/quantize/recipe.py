@@ -18,6 +18,9 @@ from edgeloop.contracts.manifest import Precision
 FEWEST_SAMPLES = 16
 """Fewer inputs than this do not show the range that activations take."""
 
+FOUR_BITS = (Precision.INT4, Precision.INT4_DYNAMIC, Precision.INT4_WEIGHTS)
+"""Precisions with 4-bit weights."""
+
 
 class Symmetry(StrEnum):
     """Where real zero lies on the integer scale."""
