@@ -35,7 +35,7 @@ from edgeloop.toolchain.quantize.onnx_graph import (
 from edgeloop.toolchain.quantize.onnx_ranges import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.onnx_weights import quantize_weights
 from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe, Symmetry, require_calibratable
-from edgeloop.toolchain.source.onnx import import_onnx
+from edgeloop.toolchain.source.onnx import import_onnx, parse_onnx
 
 _ACTIVATION_BITS = {Precision.INT8: 8, Precision.INT4: 8, Precision.INT16: 16}
 _WEIGHT_BITS = {Precision.INT8_WEIGHTS: 8, Precision.INT4_WEIGHTS: 4}
@@ -164,13 +164,15 @@ def _dynamic(ready: Any, recipe: QuantizeRecipe, keep: list[str]) -> bytes:
 
 def _halved(ready: Any, keep: list[str]) -> bytes:
     import_onnxruntime()
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     largest = max(float(np.abs(values).max(initial=0.0)) for values in float_weights(ready).values())
     if largest > float(np.finfo(np.float16).max):
         raise Refused(f"a weight of {largest:g} does not fit into float16 (at most 65504)")
-    halved = convert_float_to_float16(ready, keep_io_types=True, node_block_list=keep)
-    return bytes(halved.SerializeToString())
+    halved = ONNXModel(convert_float_to_float16(ready, keep_io_types=True, node_block_list=keep))
+    halved.topological_sort()  # the converter leaves its casts at the end, where ONNX does not allow them
+    return bytes(halved.model.SerializeToString())
 
 
 def _written(make: Callable[[Path], None]) -> bytes:
@@ -200,7 +202,7 @@ def _without_advice() -> Iterator[None]:
 
 def _require_gain(before: bytes, after: bytes, recipe: QuantizeRecipe) -> None:
     """Raise Refused unless the result runs, has the same tensors, holds what was asked for, and is smaller."""
-    if recipe.precision is not Precision.FLOAT16 and integer_bytes(read_graph(after)) == 0:
+    if recipe.precision is not Precision.FLOAT16 and integer_bytes(parse_onnx(after, "the quantized model")) == 0:
         raise Refused(
             f"nothing of this model could be made {recipe.precision}: ONNX Runtime quantizes convolutions and matrix "
             "products with constant weights"
@@ -210,9 +212,11 @@ def _require_gain(before: bytes, after: bytes, recipe: QuantizeRecipe) -> None:
             f"as {recipe.precision} this model would take {len(after)} bytes instead of {len(before)}: it is too small "
             "to gain by it"
         )
+    old = OnnxEngine(before)
     try:
-        old, new = OnnxEngine(before), OnnxEngine(after)
-    except InvalidInput as error:
+        import_onnx().checker.check_model(after)
+        new = OnnxEngine(after)
+    except (InvalidInput, import_onnx().checker.ValidationError) as error:
         raise Refused(f"ONNX Runtime does not run this model as {recipe.precision}: {error}") from error
     if (old.inputs, old.outputs) != (new.inputs, new.outputs):
         raise Refused(

@@ -21,6 +21,7 @@ WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits"}
 )
+_CHANNELS_SINCE = 13  # in which DequantizeLinear got one scale a channel
 _INTEGERS = ("INT8", "UINT8", "INT4", "UINT4")
 
 
@@ -51,6 +52,7 @@ def prepare(model: Any) -> Any:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     _constants_only(model)
+    model = raised(model, _CHANNELS_SINCE)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "ready.onnx"
         onnx.save(model, source)
@@ -63,6 +65,21 @@ def prepare(model: Any) -> Any:
         # The quantizer excludes nodes by name.
         node.name = node.name or f"{node.op_type}_{node.output[0]}"
     return ready
+
+
+def raised(model: Any, version: int) -> Any:
+    """The same model in this version of ONNX's operators, or in its own if that is later. Raises Refused."""
+    onnx = import_onnx()
+    own = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=version)
+    if own >= version:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, version)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        raise Refused(
+            f"this model is of ONNX version {own} and cannot be raised to {version}, which quantizing needs: {error}; "
+            "export it again in a later version"
+        ) from error
 
 
 def require_float(model: Any) -> None:

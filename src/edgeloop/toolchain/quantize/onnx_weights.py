@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.toolchain.quantize.formulas import channel_range, quantize, scale_and_zero
-from edgeloop.toolchain.quantize.onnx_graph import WEIGHTED, float_weights
+from edgeloop.toolchain.quantize.onnx_graph import WEIGHTED, float_weights, raised
 from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe
 from edgeloop.toolchain.source.onnx import import_onnx
 
@@ -23,10 +23,7 @@ def quantize_weights(ready: Any, recipe: QuantizeRecipe, *, bits: int, keep: Col
 
     Weights that a kept node shares stay float too. The scale's axis is the output channel's.
     """
-    onnx = import_onnx()
-    version = max((one.version for one in ready.opset_import if one.domain in ("", "ai.onnx")), default=0)
-    if version < _FIRST_OPSET[bits]:
-        ready = onnx.version_converter.convert_version(ready, _FIRST_OPSET[bits])
+    ready = raised(ready, _FIRST_OPSET[bits])
     weights = float_weights(ready)
     axes = _channel_axes(ready, weights, keep)
     for name, axis in axes.items():

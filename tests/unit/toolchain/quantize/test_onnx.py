@@ -187,6 +187,17 @@ def test_weights_that_are_listed_as_inputs_too_are_quantized() -> None:
     assert [spec.name for spec in OnnxEngine(made).inputs] == ["x"]
 
 
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS])
+def test_model_of_an_older_onnx_is_raised_to_one_that_knows_channels(precision: Precision) -> None:
+    old = onnx.load_model_from_string(dense(np.random.default_rng(9).normal(size=(96, 64))))
+    old.opset_import[0].version, old.ir_version = 9, 4
+    inputs = np.random.default_rng(2).normal(size=(32, 96)).astype(np.float32)
+    made = quantize_onnx(old.SerializeToString(), QuantizeRecipe(precision=precision), {"x": inputs})
+    assert onnx.load_model_from_string(made).opset_import[0].version >= 13
+    before = _run(old.SerializeToString(), inputs)
+    assert np.abs(_run(made, inputs) - before).max() <= 0.2 * np.abs(before).max()  # 4 bits: 1/16 a weight
+
+
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT4_DYNAMIC, Precision.MIXED])
 def test_precision_that_it_has_not_is_refused_by_name(precision: Precision) -> None:
     with pytest.raises(Refused, match=f"does not do {precision}; it does int8"):
