@@ -127,7 +127,7 @@ def inspect(
 def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
     source: Annotated[str, typer.Argument(help="An image, a folder of images, or - for an image on standard input.")],
-    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime, to insist on one.")] = None,
+    engine: Annotated[str | None, typer.Option(help="litert, onnxruntime or openvino, to insist on one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict for an image, a folder of them, or standard input."""
