@@ -2,7 +2,7 @@
 
 Only products count (convolutions, dense layers, matrix products), as papers count them; additions, activations and
 pooling do not. A file that holds something whose products cannot be told (loops, recurrence, custom operators, trees)
-has no count: None, never a guess. Neighbours: `litert` and `onnx` read the formats;
+has no count: None, never a guess. Neighbours: `litert` and `onnx` read the formats, `prune.macs` counts Keras models;
 `profiles` turns a count into a latency.
 """
 
@@ -12,6 +12,7 @@ from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.arithmetic.litert import litert_products
 from edgeloop.toolchain.arithmetic.onnx import onnx_products
 from edgeloop.toolchain.arithmetic.product import Product
+from edgeloop.toolchain.prune.macs import count
 from edgeloop.toolchain.source.model import Format, Model
 
 _FLOATS = ("float32", "float64")
@@ -25,13 +26,19 @@ _BY_NUMBERS = {
 
 
 def multiply_adds(model: Model) -> int | None:
-    """Of one inference, one sample. None for formats that no engine runs, and for files that cannot be counted."""
+    """Of one inference, one sample. None for formats that are not read here, and for models that cannot be counted."""
+    if model.format is Format.KERAS:
+        cost = count(model.native)
+        return None if cost.uncounted else cost.macs
     products = _products(model)
     return None if products is None else sum(product.multiply_adds for product in products)
 
 
 def precision_of(model: Model) -> Precision | None:
-    """In which numbers its products are computed: `mixed` where they differ. None where it cannot be told."""
+    """In which numbers its products are computed: `mixed` where they differ. None where it cannot be told.
+
+    A Keras model is float32 while it is one, so it has no precision of its own here.
+    """
     products = _products(model)
     if not products:
         return None

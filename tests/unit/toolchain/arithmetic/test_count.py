@@ -224,6 +224,7 @@ def test_litert_file_of_every_counted_operator_agrees_with_counting_by_hand() ->
         + 4 * 4 * 144  # rows by rows
         + 16 * 5  # dense
     )
+    assert multiply_adds(wrap_keras(keras.Model(taken, layers.Dense(5)(layers.Flatten()(taken))), name="flat")) == 1440
     exported = wrap_runnable(export_keras(model, Format.LITERT), Format.LITERT, name="net.tflite")
     assert multiply_adds(exported) == expected
 
