@@ -14,23 +14,23 @@ from edgeloop.contracts.names import BundleRef
 from edgeloop.runtime.images import decode_image
 from edgeloop.runtime.preprocess import preprocess
 from edgeloop.toolchain.build import BuildFolder
-from edgeloop.toolchain.convert.keras import export_keras
+from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.draft import Draft, add_variant, begin_draft
 from edgeloop.toolchain.nets.digits import KerasModel
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import Progress, within
-from edgeloop.toolchain.quantize.litert import quantize_int8
-from edgeloop.toolchain.source.engine import wrap_runnable
+from edgeloop.toolchain.quantize.quantize import quantize
+from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
 from edgeloop.toolchain.source.keras import load_keras
-from edgeloop.toolchain.source.model import Format, Model
+from edgeloop.toolchain.source.model import Model
+from edgeloop.toolchain.targets import Target
 from edgeloop.toolchain.train import RetrainRecipe, TrainRecipe, TrainReport, retrain, train
 from edgeloop.transport.cloud_api import CloudApi
 
 MODEL = "model.keras"
 BUNDLE = "bundle.edgeloop"
-_CALIBRATION_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,13 @@ def _finish(
 
 def _add_variants(draft: Draft, source: Model, data: Prepared, progress: Progress) -> Draft:
     progress(0.0, "converting to litert float32 and checking it")
-    litert = wrap_runnable(export_keras(source, Format.LITERT), Format.LITERT, name="litert")
+    litert, _ = convert(source, ConvertRecipe(to=Target.LITERT), data=data)
     draft = add_variant(draft, litert, Precision.FLOAT32)
     progress(0.33, "quantizing to litert int8 and checking it")
-    real = data.tensors(data.dataset.fit.take(_CALIBRATION_SAMPLES).inputs)
-    int8 = quantize_int8(litert.data, real, source.only_input().name)
-    draft = add_variant(draft, wrap_runnable(int8, Format.LITERT, name="litert int8"), Precision.INT8)
+    int8, _ = quantize(litert, QuantizeRecipe(precision=Precision.INT8), data)
+    draft = add_variant(draft, int8, Precision.INT8)
     progress(0.67, "converting to onnx float32 and checking it")
-    onnx = wrap_runnable(export_keras(source, Format.ONNX), Format.ONNX, name="onnx")
+    onnx, _ = convert(source, ConvertRecipe(to=Target.ONNX), data=data)
     return add_variant(draft, onnx, Precision.FLOAT32)
 
 

@@ -33,7 +33,7 @@ _OPERATOR = re.compile(
 )
 
 
-def to_mcu(model: Model) -> tuple[Model, int]:
+def to_mcu(model: Model, *, name: str) -> tuple[Model, int]:
     """A LiteRT model as a C header, and the bytes of arena that it needs on this 64-bit machine; a 32-bit
     controller needs somewhat less, since a third of it is bookkeeping with pointers.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -62,7 +63,10 @@ def _examples(model: Model) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Exporters report each step; what counts is checked on the result."""
+    """Exporters report each step, torch its missing extras; what counts is checked on the result."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     quiet = io.StringIO()
     with (
         warnings.catch_warnings(),
@@ -71,7 +75,10 @@ def _quietly() -> Iterator[None]:
         contextlib.redirect_stderr(quiet),
     ):
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
