@@ -25,6 +25,7 @@ from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.prune.choose import Mask, Of, Scope, amount, choose
 from edgeloop.toolchain.prune.graph import ChannelGraph, require_prunable
 from edgeloop.toolchain.prune.rank import By, importance
+from edgeloop.toolchain.prune.settle import settle
 from edgeloop.toolchain.prune.surgery import cost_of, cut, flattened
 from edgeloop.toolchain.prune.trace import trace_channels
 from edgeloop.toolchain.recipe import require_in_range
@@ -235,7 +236,9 @@ def _cut_once(
         least_channels=recipe.least_channels,
         multiple_of=recipe.multiple_of,
     )
-    return cut(net, graph, kept), kept
+    smaller = cut(net, graph, kept)
+    settle(smaller, data, seed=recipe.seed + index)
+    return smaller, kept
 
 
 def _fit(
