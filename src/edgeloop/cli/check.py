@@ -12,9 +12,10 @@ from edgeloop.cli.units import parse_duration_s, parse_range, parse_size_bytes
 from edgeloop.contracts.errors import Refused
 
 if TYPE_CHECKING:
-    from edgeloop.toolchain.check import CheckReport, OnDevice
+    from edgeloop.toolchain.check import CheckReport
     from edgeloop.toolchain.outputs import Classified
     from edgeloop.toolchain.profiles.target import Estimate
+    from edgeloop.toolchain.weigh import OnDevice
 
 _SHOWN_LABELS = 10
 

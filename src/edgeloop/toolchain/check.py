@@ -1,7 +1,7 @@
 """Prove a model against another one: sample by sample, and measured in clean processes; and a bundle's variant.
 
 The same runtime as on devices does the work: what was verified is what runs. Neighbours: `outputs` matches and
-compares what models give, `bench` times them, `profiles` says whether they fit a device; `draft` measures variants.
+compares what models give, `weigh` measures them and holds them against a device; `draft` measures variants.
 """
 
 import subprocess
@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 
 from edgeloop.bundle.archive import Bundle, write_bundle
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.manifest import Activation, EngineName, Measured, Precision, Variant
+from edgeloop.contracts.manifest import Activation, Measured, Variant
 from edgeloop.runtime.footprint import Footprint
 from edgeloop.runtime.postprocess import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.profile import describe, this_machine
 from edgeloop.runtime.replay import replay
-from edgeloop.toolchain.arithmetic.count import multiply_adds, precision_of
-from edgeloop.toolchain.bench import Subject, engine_of, peak_memory_bytes, time_by_turns
-from edgeloop.toolchain.convert.mcu import to_mcu
+from edgeloop.toolchain.bench import Subject
 from edgeloop.toolchain.data.dataset import Part, Prepared
 from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.outputs import (
@@ -40,9 +38,10 @@ from edgeloop.toolchain.outputs import (
 )
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.profiles.open import THIS
-from edgeloop.toolchain.profiles.target import Estimate, TargetProfile, estimate_latency, fits
+from edgeloop.toolchain.profiles.target import TargetProfile
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Feeds, Format, Model
+from edgeloop.toolchain.weigh import Checked, OnDevice, measure_all, on_device, weigh
 
 _FOOTPRINT_TIMEOUT_S = 120
 _CHUNK = 64
@@ -63,31 +62,6 @@ class CheckRecipe(msgspec.Struct, frozen=True, kw_only=True):
     profile: TargetProfile | None = None
     bounds: Bounds = Bounds()
     measure: bool = True
-
-
-class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's own figures. None stands for what cannot be told or was not measured: a format that no engine runs
-    is not timed. Latency is of one inference, one thread, tensors in and out."""
-
-    name: str
-    format: str
-    size_bytes: int
-    multiply_adds: int | None
-    precision: Precision | None
-    latency_p50_ms: float | None = None
-    latency_p99_ms: float | None = None
-    peak_memory_bytes: int | None = None
-
-
-class OnDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """The candidate on a profile's device. misfits: why it does not fit; none if it does. arena_bytes: of a model for a
-    microcontroller, as its interpreter reports it on this 64-bit machine, which is an upper bound for a 32-bit one."""
-
-    profile: str
-    title: str
-    misfits: tuple[str, ...]
-    latency: Estimate
-    arena_bytes: int | None = None
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,8 +115,8 @@ def check(
     if scores is not None and data is not None:
         classified = classify(made[scores.candidate], wanted[scores.against], labels, data.dataset.label_names)
     progress(0.7, "measuring")
-    first, second = _measured(candidate, against, feeds, measure=recipe.measure)
-    device = _on_device(first, candidate, recipe.profile)
+    first, second = _weighed(candidate, against, feeds, measure=recipe.measure)
+    device = on_device(first, candidate, recipe.profile) if recipe.profile else None
     progress(1.0, "checked")
     return CheckReport(
         candidate=first,
@@ -219,70 +193,11 @@ def _run(model: Model, feeds: Feeds, progress: Progress) -> Outputs:
     return outputs
 
 
-def _measured(candidate: Model, against: Model, feeds: Feeds, *, measure: bool) -> tuple[Checked, Checked]:
-    plain = (_unmeasured(candidate), _unmeasured(against))
+def _weighed(candidate: Model, against: Model, feeds: Feeds, *, measure: bool) -> tuple[Checked, ...]:
+    if not measure:
+        return weigh(candidate), weigh(against)
     few = {name: values[:_TIMED_INPUTS] for name, values in feeds.items()}
-    subjects = [Subject(candidate, few), Subject(against, _renamed(few, candidate, against))]
-    able = [index for index, one in enumerate(subjects) if engine_of(one.model) is not None]
-    if not measure or not able:
-        return plain
-    timings = time_by_turns([subjects[index] for index in able])
-    found = list(plain)
-    for index, timing in zip(able, timings, strict=True):
-        found[index] = msgspec.structs.replace(
-            plain[index],
-            latency_p50_ms=timing.latency_p50_ms,
-            latency_p99_ms=timing.latency_p99_ms,
-            peak_memory_bytes=peak_memory_bytes(subjects[index]),
-        )
-    return found[0], found[1]
-
-
-def _unmeasured(model: Model) -> Checked:
-    return Checked(
-        name=model.name,
-        format=model.format,
-        size_bytes=model.size_bytes,
-        multiply_adds=multiply_adds(model),
-        precision=precision_of(model),
-    )
-
-
-def _on_device(found: Checked, candidate: Model, profile: TargetProfile | None) -> OnDevice | None:
-    if profile is None:
-        return None
-    engine = EngineName.LITERT if candidate.format is Format.MCU else engine_of(candidate)
-    arena_bytes, refusals = _arena(candidate) if profile.micro else (None, ())
-    misfits = fits(
-        profile,
-        size_bytes=len(candidate.native) if candidate.format is Format.MCU else found.size_bytes,
-        precision=found.precision,
-        engine=engine,
-        peak_memory_bytes=arena_bytes if profile.micro else found.peak_memory_bytes,
-    )
-    if profile.name == THIS and found.latency_p50_ms is not None:
-        latency = Estimate(latency_ms=found.latency_p50_ms, method="measured here, one thread")
-    elif engine is None or found.precision is None:
-        latency = Estimate(latency_ms=None, method=f"unknown: in which numbers {found.name} computes cannot be told")
-    else:
-        latency = estimate_latency(profile, found.multiply_adds, found.precision, engine=engine)
-    return OnDevice(
-        profile=profile.name,
-        title=profile.title,
-        misfits=(*misfits, *refusals),
-        latency=latency,
-        arena_bytes=arena_bytes,
-    )
-
-
-def _arena(candidate: Model) -> tuple[int | None, tuple[str, ...]]:
-    """What tensors take on a microcontroller, and why its interpreter does not run the model."""
-    if candidate.format is not Format.LITERT:
-        return None, ()
-    try:
-        return to_mcu(candidate, name=candidate.name)[1], ()
-    except Refused as error:
-        return None, (str(error),)
+    return measure_all([Subject(candidate, few), Subject(against, _renamed(few, candidate, against))])
 
 
 def _missed(found: Checked, classified: Classified | None, device: OnDevice | None, recipe: CheckRecipe) -> list[str]:
@@ -315,6 +230,11 @@ def _notes(pairs: tuple[OutputPair, ...], first: Checked, second: Checked, recip
         if pair.candidate != pair.against
     ]
     if recipe.measure:
+        notes += [
+            f"{one.name} was timed as the float LiteRT file that it becomes"
+            for one in (first, second)
+            if one.format == Format.KERAS and one.latency_p50_ms is not None
+        ]
         notes += [
             f"{one.name} was not timed: no engine runs {one.format} as it is, convert it first"
             for one in (first, second)
