@@ -38,6 +38,9 @@ def check(
     samples: Annotated[int, typer.Option(min=1, help="At most so many samples of the held-out part.")] = 1000,
     seed: Annotated[int, typer.Option(help="The seed that the model was trained with: it splits the data.")] = 0,
     input_range: Annotated[str, typer.Option(help="What the model takes for black..white of images.")] = "0..1",
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Load pickled models: they can run code.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare a model with another one sample by sample; ends with exit code 4 if it misses a bound or the device."""
@@ -60,7 +63,7 @@ def check(
         ),
     )
     with progress_bar("reading models and data") as progress:
-        made, original = open_model(candidate), open_model(against)
+        made, original = (open_model(one, trust_pickle=trust_pickle) for one in (candidate, against))
         prepared = None
         if data is not None:
             taken = made.only_input()
