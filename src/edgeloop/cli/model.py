@@ -4,11 +4,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.markup import escape
 
+from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.manifest import RecipeStep
+from edgeloop.toolchain.nets.build import NetName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,36 +26,56 @@ Data = Annotated[
 
 
 def train(
-    dataset: Annotated[str, typer.Argument(help="What to learn: digits.")],
+    dataset: Annotated[
+        str, typer.Argument(help="What to learn: digits, or a path: images or WAV by class, IDX, .csv, .npz.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where the .keras model goes.")],
     data: Data = "bundled",
+    net: Annotated[NetName, typer.Option(help="The network.")] = NetName.DIGITS,
+    width: Annotated[float, typer.Option(help="Factor on the network's channels.")] = 1.0,
+    depth: Annotated[int | None, typer.Option(help="Its layers or blocks; the network's own default unless told.")] = (
+        None
+    ),
+    side: Annotated[int | None, typer.Option(min=8, help="Bring images to squares of so many pixels.")] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="Take colour images as grey.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.")] = 0,
-    images_seen: Annotated[int, typer.Option(min=1, help="Training images shown in all.")] = 40_000,
+    images_seen: Annotated[int, typer.Option(min=1, help="Training samples shown in all.")] = 40_000,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, at the start.")] = 1e-3,
     as_json: AsJson = False,
 ) -> None:
-    """Train the digits network: two convolutions with pooling, a dense layer, softmax over ten digits."""
+    """Train a network from scratch: a classifier, or an autoencoder that needs no labels."""
     if out.suffix != ".keras":
         raise InvalidInput(f"--out {out} must end in .keras")
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from dataclasses import replace
 
-    from edgeloop.bundle.durable import write_durable
     from edgeloop.toolchain import train as training
     from edgeloop.toolchain.data.open import open_dataset
+    from edgeloop.toolchain.source.keras import wrap_keras
+    from edgeloop.toolchain.source.save import save_model
 
-    recipe = training.TrainRecipe(data=dataset, source=data, seed=seed, images_seen=images_seen)
-    loaded = open_dataset(dataset, source=data, seed=seed)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_stderr(), transient=True) as bar:
-        task = bar.add_task("loading Keras", total=1.0)
-        made, report = training.train(
-            recipe, loaded, progress=lambda share, message: bar.update(task, completed=share, description=message)
-        )
-    write_durable(out, _saved(made))
+    recipe = training.TrainRecipe(
+        data=dataset,
+        source=data,
+        seed=seed,
+        images_seen=images_seen,
+        learning_rate=learning_rate,
+        net=net,
+        width=width,
+        depth=depth,
+        side_px=side,
+        grey=grey,
+    )
+    loaded = open_dataset(dataset, source=data, taken=training.wanted_input(recipe), seed=seed)
+    with progress_bar("loading Keras") as progress:
+        made, report = training.train(recipe, loaded, progress=progress)
+    step = RecipeStep(kind="train", recipe=msgspec.to_builtins(recipe))
+    save_model(replace(wrap_keras(made, name=out.name), steps=(step,)), out, report=report)
     if as_json:
         emit_json(report)
         return
+    judged = "" if report.accuracy is None else f"{percent(report.accuracy)} right, "
     console.print(
-        f"{out}: {percent(report.accuracy)} right on {len(loaded.validation)} validation images, after "
+        f"{out}: {judged}loss {report.loss:.3f} on {len(loaded.validation)} validation samples, after "
         f"{report.epochs} epochs over {report.fitted_on:,}; {report.parameters:,} parameters",
         highlight=False,
     )
@@ -181,22 +205,3 @@ def _inputs(source: str) -> "Iterator[tuple[str, bytes]]":
     if not path.is_file():
         raise NotFound(f"there is no image or folder {path}")
     yield path.name, path.read_bytes()
-
-
-def _saved(model: object) -> bytes:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)  # type: ignore[attr-defined]
-        return path.read_bytes()
-
-
-def _stderr() -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-if TYPE_CHECKING:
-    from rich.console import Console

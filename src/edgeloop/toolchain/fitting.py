@@ -107,7 +107,8 @@ def accuracy(model: Any, prepared: Prepared, part: Part) -> float:
 def scores_of(model: Any, prepared: Prepared, inputs: NDArray[Any]) -> NDArray[np.float32]:
     """What a Model or keras.Model answers for samples as they lie in a Part: its one output (N, ...) float32."""
     size = _round_size(prepared)
-    net = None if isinstance(model, Model) else _scores_only(model)
+    # A model that has answered before answers at once; a fresh one over its layers is traced anew.
+    net = None if isinstance(model, Model) else _scores_only(model) if isinstance(model.output, dict) else model
     made = []
     for start in range(0, len(inputs), size):
         tensors = prepared.tensors(inputs[start : start + size])

@@ -311,7 +311,7 @@ def test_convert_of_a_missing_model_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(("letters",), 2), (("digits", "--data", "nowhere"), 3)], ids=["dataset", "folder"]
+    ("arguments", "code"), [(("letters",), 3), (("digits", "--data", "nowhere"), 3)], ids=["dataset", "folder"]
 )
 def test_train_on_what_is_not_there_writes_nothing(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
     assert (_failed("train", *arguments, "--out", tmp_path / "m.keras")[0], _tree(tmp_path)) == (code, set())
