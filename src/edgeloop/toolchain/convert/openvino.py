@@ -108,6 +108,11 @@ def _graph(data: bytes) -> Any:
         raise InvalidInput("the model keeps weights in files beside it; open it from its path, which takes them in")
     if not graph.output:
         raise InvalidInput("this is no ONNX model: it has no outputs")
+    wide = {one.name for one in graph.initializer if one.data_type in (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and wide & set(node.input):
+            # It reads such a file and answers wrongly, by far more than 16 bits would explain.
+            raise Refused(f"OpenVINO has no 16-bit activations ({node.name or node.output[0]}); quantize to int8")
     return graph
 
 

@@ -21,6 +21,9 @@ WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits"}
 )
+_LAYER_ENDS = frozenset(
+    {"Add", "Relu", "Clip", "Sigmoid", "Tanh", "Softmax", "LeakyRelu", "Elu", "HardSwish", "HardSigmoid", "Gelu"}
+)
 _CHANNELS_SINCE = 13  # in which DequantizeLinear got one scale a channel
 _INTEGERS = ("INT8", "UINT8", "INT4", "UINT4")
 
@@ -118,6 +121,7 @@ def integer_bytes(model: Any) -> int:
 def kept_nodes(keep: Iterable[str], model: Any, ready: Any) -> list[str]:
     """The names in `ready` of the nodes that `keep` names in `model`, by their own name or that of an output.
 
+    A bias or an activation stands for the layer that it ends.
     Raises InvalidInput on a name that the model has not, Refused if a node was merged into others in `ready`.
     """
     found: list[str] = []
@@ -127,11 +131,23 @@ def kept_nodes(keep: Iterable[str], model: Any, ready: Any) -> list[str]:
             some = ", ".join(node.name or node.output[0] for node in model.graph.node[:8])
             raise InvalidInput(f"the model has no layer or tensor {name!r} to keep in float; it has {some}, ...")
         names = {node.name for node in meant if node.name} | {out for node in meant for out in node.output}
-        here = [node.name for node in ready.graph.node if node.name in names or names & set(node.output)]
+        here = [node for node in ready.graph.node if node.name in names or names & set(node.output)]
         if not here:
             raise Refused(f"{name!r} is merged into other layers before quantizing; name one of those to keep in float")
-        found += here
+        found += [node.name for node in _whole_layer(here, ready)]
     return found
+
+
+def _whole_layer(nodes: list[Any], ready: Any) -> list[Any]:
+    """A layer may be a product, the sum with its bias and an activation, and go by the name of the last one."""
+    made_by = {name: node for node in ready.graph.node for name in node.output}
+    found = list(nodes)
+    for node in found:  # grows while it is walked
+        made = [made_by[name] for name in node.input if name in made_by]
+        # A sum of two activations joins layers; it ends none.
+        if node.op_type in _LAYER_ENDS and len(made) == 1:
+            found += made
+    return [node for node in found if node in nodes or node.op_type in WEIGHTED]
 
 
 def _constants_only(model: Any) -> None:

@@ -38,6 +38,7 @@ _ABLE = (Precision.INT8, *_WEIGHTS_ONLY, Precision.FLOAT16)
 _CALIBRATIONS = (Calibration.MIN_MAX, Calibration.PERCENTILE, Calibration.MSE)
 _INTEGERS = {8: ("i8", "u8"), 4: ("i4", "u4")}
 _WEIGHTED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
+_LAYER_ENDS = ("Add", "Relu", "Clamp", "Sigmoid", "Tanh", "SoftMax", "PRelu", "Elu", "HSwish", "HSigmoid", "Gelu")
 _IS_ZIP = b"PK"
 
 
@@ -164,7 +165,10 @@ def _feeds(data: bytes, calibration: Mapping[str, NDArray[Any]], recipe: Quantiz
 
 
 def _kept_nodes(recipe: QuantizeRecipe, network: Any, source: Mapping[str, set[str]]) -> list[str]:
-    """The nodes that keep_float names, by their own name, that of a tensor that they make, or that in the source."""
+    """The nodes that keep_float names, by their own name, that of a tensor that they make, or that in the source.
+
+    A bias or an activation stands for the layer that it ends.
+    """
     found = []
     nodes = [node for node in network.get_ordered_ops() if node.get_type_name() not in ("Constant", "Result")]
     for name in recipe.keep_float:
@@ -175,7 +179,7 @@ def _kept_nodes(recipe: QuantizeRecipe, network: Any, source: Mapping[str, set[s
         if not here:
             some = ", ".join(node.get_friendly_name() for node in nodes[:8])
             raise InvalidInput(f"the model has no layer or tensor {name!r} to keep in float; it has {some}, ...")
-        found += [node.get_friendly_name() for node in (*here, *_before_bias(here))]
+        found += [node.get_friendly_name() for node in _whole_layer(here)]
     return sorted(set(found))
 
 
@@ -183,10 +187,16 @@ def _tensors(node: Any) -> set[str]:
     return {str(name) for port in node.outputs() for name in port.get_names()}
 
 
-def _before_bias(nodes: list[Any]) -> list[Any]:
-    """A layer with a bias is two nodes in OpenVINO; the second one has its name. These are the first ones."""
-    feeding = [port.get_node() for node in nodes if node.get_type_name() == "Add" for port in node.input_values()]
-    return [node for node in feeding if node.get_type_name() in _WEIGHTED]
+def _whole_layer(nodes: list[Any]) -> list[Any]:
+    """A layer may be a product, the sum with its bias and an activation, and go by the name of the last one."""
+    found = list(nodes)
+    for node in found:  # grows while it is walked
+        made = [port.get_node() for port in node.input_values() if port.get_node().get_type_name() != "Constant"]
+        # A sum of two activations joins layers; it ends none.
+        if node.get_type_name() in _LAYER_ENDS and len(made) == 1:
+            found += made
+    named = {node.get_friendly_name() for node in nodes}
+    return [node for node in found if node.get_friendly_name() in named or node.get_type_name() in _WEIGHTED]
 
 
 def _require_float(network: Any) -> None:

@@ -3,9 +3,12 @@ import onnx
 import pytest
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
+from edgeloop.contracts.manifest import Precision
 from edgeloop.runtime.onnx import OnnxEngine
 from edgeloop.runtime.openvino import OpenVinoEngine
 from edgeloop.toolchain.convert.openvino import read_network, to_openvino, write_network
+from edgeloop.toolchain.quantize.onnx import quantize_onnx
+from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
 from small_onnx import convnet, dense, images, two_in_two_out
 
 
@@ -63,6 +66,23 @@ def test_unknown_operator_is_refused_by_name() -> None:
     model.opset_import.append(onnx.helper.make_opsetid("my.lab", 1))
     with pytest.raises(Refused, match=r"operations: my\.lab\.Warp"):
         to_openvino(model.SerializeToString())
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS])
+def test_quantized_onnx_answers_as_in_onnx_runtime(precision: Precision) -> None:
+    quantized = quantize_onnx(convnet(), QuantizeRecipe(precision=precision), {"image": images(32)})
+    before, after = OnnxEngine(quantized), OpenVinoEngine(to_openvino(quantized))
+    for image in images(4):
+        feeds = {"image": image[None]}
+        expected = before.run(feeds)["scores"]
+        # Both do the same integer or float arithmetic; a value at .5 may round either way, one step of 256.
+        np.testing.assert_allclose(after.run(feeds)["scores"], expected, atol=2 * np.abs(expected).max() / 256)
+
+
+def test_activations_of_16_bits_are_refused() -> None:
+    wide = quantize_onnx(convnet(), QuantizeRecipe(precision=Precision.INT16), {"image": images(32)})
+    with pytest.raises(Refused, match="no 16-bit activations"):
+        to_openvino(wide)
 
 
 def test_weights_in_another_file_are_invalid_input() -> None:

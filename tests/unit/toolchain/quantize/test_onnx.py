@@ -146,6 +146,28 @@ def test_four_bit_weights_alone_are_those_of_the_formula(granularity: Granularit
     assert np.abs(shown - expected).max() <= 1.01 * np.max(scale)
 
 
+@pytest.mark.parametrize("precision", [Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS])
+def test_weights_alone_are_computed_in_float(precision: Precision) -> None:
+    # Integer activations would be off by 1/256 of the largest: some 1e-1 here.
+    weights = np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
+    inputs = np.random.default_rng(2).normal(size=(8, 256)).astype(np.float32)
+    made = quantize_onnx(dense(weights), QuantizeRecipe(precision=precision), {})
+    # The identity shows the weights that the file has; with those, float arithmetic is exact to 256 * 2**-22.
+    np.testing.assert_allclose(_run(made, inputs), inputs @ _run(made, np.eye(256, dtype=np.float32)), atol=1e-4)
+
+
+def test_product_is_kept_by_the_name_of_its_bias() -> None:
+    rng = np.random.default_rng(5)
+    model = onnx.load_model_from_string(dense(rng.normal(size=(64, 64))))
+    model.graph.node[0].output[0] = "product"
+    model.graph.node.append(onnx.helper.make_node("Add", ["product", "b"], ["y"], "biased"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(64, np.float32), "b"))
+    with pytest.raises(Refused, match="nothing of this model"):
+        quantize_onnx(
+            model.SerializeToString(), QuantizeRecipe(precision=Precision.INT8_WEIGHTS, keep_float=("biased",)), {}
+        )
+
+
 def test_layer_that_is_kept_in_float_keeps_its_weights() -> None:
     made = _constants(quantize_onnx(NET, QuantizeRecipe(keep_float=("dense",)), CALIBRATION))
     assert made["w3"].dtype == np.float32
@@ -164,6 +186,13 @@ def test_layer_that_is_merged_is_kept_by_the_one_that_it_is_merged_into() -> Non
     kept = quantize_onnx(NET, QuantizeRecipe(precision=Precision.INT8_WEIGHTS, keep_float=("norm",)), {})
     shapes = [array.shape for array in _constants(kept).values() if array.dtype == np.float32]
     assert (32, 1, 3, 3) in shapes
+
+
+@pytest.mark.parametrize("name", ["second", "c2", "r2"])
+def test_layer_is_kept_by_the_name_of_its_activation_too(name: str) -> None:
+    made = quantize_onnx(NET, QuantizeRecipe(keep_float=(name,)), CALIBRATION)
+    shapes = {array.shape for array in _constants(made).values() if array.dtype == np.float32}
+    assert {(32, 1, 3, 3), (64, 32, 3, 3)} & shapes == {(64, 32, 3, 3)}
 
 
 def test_unknown_layer_to_keep_is_invalid_input() -> None:

@@ -147,6 +147,13 @@ def test_layer_that_was_merged_is_refused_by_name() -> None:
         quantize_openvino(NET, QuantizeRecipe(keep_float=("first",)), CALIBRATION)
 
 
+@pytest.mark.parametrize("name", ["second", "c2", "r2"])
+def test_layer_is_kept_by_the_name_of_its_activation_too(name: str) -> None:
+    made = quantize_openvino(NET, QuantizeRecipe(keep_float=(name,)), CALIBRATION)
+    assert (64, 32, 3, 3) not in _integers(made)
+    assert (32, 1, 3, 3) in _integers(made)
+
+
 def test_unknown_layer_to_keep_is_invalid_input() -> None:
     with pytest.raises(InvalidInput, match="no layer or tensor 'conv9' to keep in float"):
         quantize_openvino(NET, QuantizeRecipe(keep_float=("conv9",)), CALIBRATION)
