@@ -32,14 +32,17 @@ HOW_TO_EXPORT = (
 # What a graph may call: operators of torch's libraries, and arithmetic on sizes. Anything else under `torch` or
 # `_operator` could be any Python function, torch.os.system among them.
 _CALLS = re.compile(
-    r"torch\.ops\.(aten|prims|prim|higher_order|quantized_decomposed|torchvision)\.[\w.]+"
+    r"torch\.ops\.(aten|prims|prim|quantized_decomposed|torchvision)\.[\w.]+"
+    r"|torch\.ops\.higher_order\.(cond|while_loop|scan|wrap_with_set_grad_enabled)"
     r"|torch\.sym_(int|float|max|min|not|ite|sqrt)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
     r"|math\.(ceil|floor|trunc|sqrt)"
 )
-# Sizes are parsed by sympy, which evaluates what it reads; these are the characters and words of real size formulas.
+# Sizes are read by sympy, which evaluates them as Python; these are the words of real formulas of sizes.
 _SIZES = re.compile(
-    r"(?:[-+*/%(),.\s\d<>=!&|~]|\b[suz]\d+\b|\b(?:Max|Min|Mod|FloorDiv|CeilDiv|PythonMod|int_oo|oo)\b)*"
+    r"(?:[-+*/%(),\s\d<>=]|'[suz]\d+'|\b(?:Symbol|Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv"
+    r"|CleanDiv|ModularIndexing|IntTrueDiv|Eq|Ne|Equality|Unequality|integer|positive|nonnegative|True|False|int_oo|oo"
+    r"|[suz]\d+)\b)*"
 )
 
 

@@ -1,0 +1,21 @@
+import numpy as np
+
+from edgeloop.contracts.manifest import InputSpec, Modality, Scale
+from edgeloop.runtime.preprocess import CHANNELS_FIRST, preprocess
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def test_channels_move_first_as_the_last_step() -> None:
+    spec = InputSpec(
+        name="x", modality=Modality.IMAGE, shape=(1, 3, 6, 8), layout=CHANNELS_FIRST, value_range=(0.0, 1.0)
+    )
+    made = preprocess(PIXELS, (Scale(factor=1 / 255),), spec)
+    assert np.array_equal(made, np.moveaxis(PIXELS, 2, 0)[np.newaxis].astype(np.float32) * np.float32(1 / 255))
+
+
+def test_grey_image_gets_its_one_channel_first() -> None:
+    spec = InputSpec(
+        name="x", modality=Modality.IMAGE, shape=(1, 1, 6, 8), layout=CHANNELS_FIRST, value_range=(0.0, 255.0)
+    )
+    assert np.array_equal(preprocess(PIXELS[:, :, 0], (), spec)[0, 0], PIXELS[:, :, 0])
