@@ -176,6 +176,17 @@ class Graph:
         self.operators = tuple(operators)
         return inputs[position]
 
+    def point_signatures_like(self, before: "Graph") -> None:
+        """Let each name of a signature mean the input or output at the place where it meant one in `before`.
+
+        The quantizer adds tensors where float and integers meet, and leaves the names on the old ones.
+        """
+        for mine, theirs in zip(self._model.signatureDefs, before._model.signatureDefs, strict=True):
+            for found, old in zip(mine.inputs, theirs.inputs, strict=True):
+                found.tensorIndex = self.inputs[before.inputs.index(int(old.tensorIndex))]
+            for found, old in zip(mine.outputs, theirs.outputs, strict=True):
+                found.tensorIndex = self.outputs[before.outputs.index(int(old.tensorIndex))]
+
     def restore_float(self) -> None:
         """Turn 8-bit weights that float activations are multiplied with back into the float values they stand for.
 

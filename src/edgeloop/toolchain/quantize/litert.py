@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
-from edgeloop.contracts.manifest import Precision
+from edgeloop.contracts.manifest import EngineName, Precision
+from edgeloop.runtime.engines import load_engine
 from edgeloop.runtime.quiet import without_native_chatter
 from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.bias import correct_bias
@@ -53,9 +54,10 @@ def quantize_litert(
     found = dict(ranges or {})
     if recipe.precision in STATIC and not {graph.name(index) for index in graph.activations()} <= set(found):
         found = calibrated_ranges(graph, recipe, feeds, bits=STATIC[recipe.precision][1]) | found
-    made = _run_library(graph, _library_recipe(graph, recipe, kept, wider), found)
-    _require_done(Graph(made), recipe, kept)
-    return made
+    made = Graph(_run_library(graph, _library_recipe(graph, recipe, kept, wider), found))
+    made.point_signatures_like(graph)
+    _require_done(made, recipe, kept)
+    return _loadable(made.to_bytes())
 
 
 def quantize_int8(model: bytes, calibration: NDArray[np.float32], input_name: str) -> bytes:
@@ -143,6 +145,9 @@ def _library_recipe(
             # The library keys rules by pattern: the same one twice would drop the first.
             rules.append(("^", _settings(recipe, 4), uniform))
             rules += [(_exactly(one), _settings(recipe, 8), uniform) for one in wider]
+    if any(made in graph.outputs for one in kept for made in one.outputs):
+        # Quantized as an output and float where it is read, one tensor cannot be.
+        rules.append((f"^{re.escape(';'.join(graph.name(index) for index in graph.outputs))};$", None, none))
     return rules + [(_exactly(one), None, none) for one in kept]
 
 
@@ -215,6 +220,15 @@ def _run_library(graph: Graph, rules: list[tuple[str, Any, str]], ranges: Ranges
             return bytes(work.quantize(given or None, enable_progress_report=False).quantized_model)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         raise Refused(f"ai-edge-quantizer cannot quantize this model: {error}") from error
+
+
+def _loadable(made: bytes) -> bytes:
+    """The same. Raises Refused if LiteRT cannot load what the library made."""
+    try:
+        load_engine(EngineName.LITERT, made).close()
+    except InvalidInput as error:
+        raise Refused(f"ai-edge-quantizer made a model that does not load, choose another scheme: {error}") from error
+    return made
 
 
 def _require_done(made: Graph, recipe: QuantizeRecipe, kept: tuple[Operator, ...]) -> None:
