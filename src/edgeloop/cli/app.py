@@ -16,6 +16,7 @@ from rich.console import Console
 from edgeloop import __version__
 from edgeloop.cli import (
     bundle,
+    check,
     cloud,
     convert,
     data,
@@ -26,8 +27,10 @@ from edgeloop.cli import (
     job,
     model,
     node,
+    profile,
     rollout,
     sample,
+    search,
     worker,
 )
 from edgeloop.contracts.errors import EdgeloopError
@@ -50,10 +53,15 @@ for name, noun in (
     ("sample", sample.app),
     ("job", job.app),
     ("data", data.app),
+    ("profile", profile.app),
 ):
     app.add_typer(noun, name=name)
 app.command()(model.train)
 app.command()(convert.convert)
+app.command()(check.check)
+app.command()(search.compress)
+app.command()(search.compare)
+app.command()(search.repeat)
 app.command()(model.pack)
 app.command()(model.inspect)
 app.command()(model.predict)

@@ -33,3 +33,18 @@ def seed_everything(keras: Any, seed: int) -> None:
 
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+
+
+def use_threads(count: int) -> None:
+    """Let TensorFlow compute with so many threads from now on, in a process that has not used it yet.
+
+    Raises Unavailable if TensorFlow is at work in this process already.
+    """
+    import_keras()
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+    except RuntimeError as error:
+        raise Unavailable(f"TensorFlow's threads cannot be set to {count} any more here: {error}") from error

@@ -17,6 +17,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_drop_points: float | None = None
     max_size_bytes: int | None = None
     max_latency_p50_ms: float | None = None
+    max_memory_bytes: int | None = None
 
 
 def pack(folder: Path, *, name: str, version: str, out: Path, bounds: Bounds | None = None) -> Manifest:
@@ -55,4 +56,7 @@ def _misses(build: Build, bounds: Bounds) -> list[str]:
         slowest_ms = bounds.max_latency_p50_ms
         if slowest_ms is not None and measured.latency_p50_ms > slowest_ms:
             misses.append(f"{what} takes {measured.latency_p50_ms:.2f} ms here, allowed {slowest_ms:.2f}")
+        most = bounds.max_memory_bytes
+        if most is not None and measured.peak_memory_bytes > most:
+            misses.append(f"{what} peaks at {measured.peak_memory_bytes:,} bytes, allowed {most:,}")
     return misses

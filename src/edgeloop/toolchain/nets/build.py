@@ -25,6 +25,7 @@ class NetName(StrEnum):
 
     DIGITS = "digits"
     SLIM = "slim"
+    PLAIN = "plain"
     RESIDUAL = "residual"
     SERIES = "series"
     DENSE = "dense"
@@ -65,7 +66,12 @@ def _digits(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> Ke
 
 def _slim(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> KerasModel:
     _require_image(NetName.SLIM, shape)
-    return slim_net(keras, *shape, classes=classes, **given)
+    return slim_net(keras, (shape[0], shape[1]), shape[2], classes=classes, **given)
+
+
+def _plain(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> KerasModel:
+    _require_image(NetName.PLAIN, shape)
+    return slim_net(keras, (shape[0], shape[1]), shape[2], classes=classes, separable=False, **given)
 
 
 def _residual(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> KerasModel:
@@ -101,6 +107,7 @@ def _require_image(name: NetName, shape: Shape) -> None:
 _BUILDERS: dict[NetName, Callable[[Any, Shape, int, dict[str, Any]], KerasModel]] = {
     NetName.DIGITS: _digits,
     NetName.SLIM: _slim,
+    NetName.PLAIN: _plain,
     NetName.RESIDUAL: _residual,
     NetName.SERIES: _series,
     NetName.DENSE: _dense,

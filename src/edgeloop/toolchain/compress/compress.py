@@ -1,0 +1,193 @@
+"""Search for the best models under a person's bounds: the step `compress`, from a model to a front of bundles.
+
+Neighbours: `sitting` spends the budget, `finals` measures and packs, `page` draws.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgeloop.bundle.durable import write_durable
+from edgeloop.contracts.codec import from_json, to_pretty_json
+from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
+from edgeloop.contracts.manifest import EngineName, Precision
+from edgeloop.toolchain.arithmetic.count import precision_of
+from edgeloop.toolchain.backend import import_keras
+from edgeloop.toolchain.compress.crew import Crew, LocalCrew
+from edgeloop.toolchain.compress.finals import Finals, Naming
+from edgeloop.toolchain.compress.lessons import class_count, labelled_by, prepare_setting
+from edgeloop.toolchain.compress.page import page
+from edgeloop.toolchain.compress.plan import Body, CompressRecipe
+from edgeloop.toolchain.compress.ray import RayCrew
+from edgeloop.toolchain.compress.records import Records, Search
+from edgeloop.toolchain.compress.report import CompressReport
+from edgeloop.toolchain.compress.sitting import Clock, SearchRun
+from edgeloop.toolchain.compress.space import Space, finishes
+from edgeloop.toolchain.compress.workbench import Setting, data_for, student_net
+from edgeloop.toolchain.data.dataset import Prepared
+from edgeloop.toolchain.draft import Recipe
+from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.profiles.open import open_profile
+from edgeloop.toolchain.profiles.target import TargetProfile
+from edgeloop.toolchain.progress import Progress, silent, within
+from edgeloop.toolchain.source.model import Format, Model
+
+FRONT, PAGE = "front.json", "front.html"
+
+_IMAGES_A_SECOND = 100
+_FEWEST_IMAGES, _MOST_IMAGES = 2_000, 60_000
+_LONGEST = 40
+_SEARCH_SHARE = 0.85
+
+_RUNS_AS_IT_IS = {
+    Format.KERAS: (EngineName.LITERT, EngineName.ONNXRUNTIME, EngineName.OPENVINO),
+    Format.SAVED_MODEL: (EngineName.LITERT, EngineName.ONNXRUNTIME, EngineName.OPENVINO),
+    Format.TORCH: (EngineName.LITERT, EngineName.ONNXRUNTIME, EngineName.OPENVINO),
+    Format.ONNX: (EngineName.ONNXRUNTIME, EngineName.OPENVINO),
+    Format.SKLEARN: (EngineName.ONNXRUNTIME, EngineName.OPENVINO),
+    Format.LITERT: (EngineName.LITERT,),
+    Format.OPENVINO: (EngineName.OPENVINO,),
+}
+"""Engines that a source can be brought to without a student."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where model and data lie, as a person named them, and what the bundles are to be called."""
+
+    model: str
+    data: str
+    data_seed: int
+    name: str
+    version: str
+    trust_pickle: bool = False
+
+
+def compress(
+    model: Model,
+    recipe: CompressRecipe,
+    data: Prepared,
+    *,
+    out: Path,
+    origin: Origin,
+    crew_size: int | str = 1,
+    progress: Progress = silent,
+) -> CompressReport:
+    """Search within the budget, then measure the best and write a bundle for each that meets the bounds.
+
+    out: the search's folder; one that was begun is gone on with. crew_size: worker processes here, or the address of
+    a Ray cluster. Data without labels is judged by agreement with the source. Raises InvalidInput if model, data and
+    recipe do not go together, or `out` holds another search; Refused if the profile runs nothing that was asked for.
+    """
+    recipe.require_sound()
+    classes = class_count(model)
+    target = open_profile(recipe.profile)
+    judged = data if data.dataset.is_labelled else labelled_by(model, data)
+    if len(judged.dataset.label_names) != classes:
+        raise InvalidInput(
+            f"{model.name} scores {classes} classes, {judged.dataset.name} has {len(judged.dataset.label_names)} labels"
+        )
+    records = Records(out)
+    search = records.begin(_search(model, recipe, judged, origin))
+    space = _space(model, search.recipe, target, judged, classes)
+    clock = Clock(recipe.budget_s, _spent_before_s(records), time.monotonic())
+    run = SearchRun(records, search, space, clock, within(progress, 0.1, _SEARCH_SHARE))
+    if not run.is_over():
+        setting = prepare_setting(model, judged, seed=recipe.seed, progress=within(progress, 0.0, 0.1))
+        with _crew(setting, crew_size) as crew:
+            run.run(crew)
+    facts: Recipe = {"model": origin.model, "data": origin.data, "seed": origin.data_seed}
+    naming = Naming(origin.name, origin.version, {**facts, "input_range": "{}..{}".format(*data.spec.value_range)})
+    finals = Finals(model, judged, search, target, out=out, naming=naming)
+    report = finals.report(run.outcomes, spent_s=lambda: clock.spent_s, progress=within(progress, _SEARCH_SHARE, 1.0))
+    write_durable(out / FRONT, to_pretty_json(report))
+    write_durable(out / PAGE, page(report).encode())
+    return report
+
+
+def read_report(out: Path) -> CompressReport:
+    """The report of a search that came to its end. Raises NotFound."""
+    path = out / FRONT
+    if not path.is_file():
+        raise NotFound(f"there is no finished search in {out}; run 'edgeloop compress ... --out {out}' to its end")
+    return from_json(path.read_bytes(), CompressReport, what=str(path))
+
+
+def _search(model: Model, recipe: CompressRecipe, data: Prepared, origin: Origin) -> Search:
+    images = recipe.images_seen or round(recipe.budget_s * _IMAGES_A_SECOND)
+    settled = msgspec.structs.replace(recipe, images_seen=min(_MOST_IMAGES, max(_FEWEST_IMAGES, images)))
+    return Search(
+        recipe=settled,
+        model=origin.model,
+        model_sha256=model.sha256,
+        data=origin.data,
+        data_sha256=data.dataset.sha256,
+        data_seed=origin.data_seed,
+        input_range=data.spec.value_range,
+    )
+
+
+def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Prepared, classes: int) -> Space:
+    runs = [
+        (engine, precision)
+        for engine in recipe.engines
+        for precision in recipe.precisions
+        if engine in target.engines and precision in target.precisions
+    ]
+    if not runs:
+        raise Refused(
+            f"{target.name} runs {', '.join(target.engines)} at {', '.join(target.precisions)}; nothing of what was "
+            f"asked for ({', '.join(recipe.engines)} at {', '.join(recipe.precisions)}) is among it: "
+            "choose --engines and --precisions"
+        )
+    plain = _RUNS_AS_IT_IS.get(model.format, ())
+    # A file that is quantized already cannot be quantized again; it only teaches.
+    is_float = model.format not in (Format.LITERT, Format.ONNX, Format.OPENVINO) or precision_of(model) in (
+        Precision.FLOAT32,
+        None,
+    )
+
+    def parameters_of(body: Body) -> int:
+        shape = data_for(body, model, data).spec.shape[1:]
+        import_keras().backend.clear_session()
+        return int(student_net(body, shape, classes).count_params())
+
+    return Space(
+        as_it_is=tuple(f for f in finishes(recipe, tuple(runs)) if f.engine in plain and is_float),
+        finishes=finishes(recipe, tuple(runs)),
+        can_prune=model.format is Format.KERAS,
+        can_resize=len(data.spec.shape) == 4,
+        nets=_students_for(data.spec.shape[1:]),
+        parameters_of=parameters_of,
+        images_seen=recipe.images_seen,
+        longest=_LONGEST * recipe.images_seen,
+        seed=recipe.seed,
+    )
+
+
+def _students_for(shape: tuple[int, ...]) -> tuple[NetName, ...]:
+    """Kinds of students that take inputs (H, W, C), (T, C) or (D,)."""
+    kinds = {3: (NetName.PLAIN, NetName.SLIM), 2: (NetName.SERIES,), 1: (NetName.DENSE,)}
+    if len(shape) not in kinds:
+        raise InvalidInput(
+            f"there is no student for inputs of shape {shape}; the search takes images (H, W, C), series (T, C) and "
+            "rows (D,)"
+        )
+    return kinds[len(shape)]
+
+
+def _spent_before_s(records: Records) -> float:
+    return max((trial.spent_s for trial in records.trials()), default=0.0)
+
+
+@contextmanager
+def _crew(setting: Setting, size: int | str) -> Iterator[Crew]:
+    crew: Crew = RayCrew(setting, address=size) if isinstance(size, str) else LocalCrew(setting, size=size)
+    try:
+        yield crew
+    finally:
+        crew.close()

@@ -1,0 +1,156 @@
+"""Who tries plans: worker processes on this machine, one thread each, ended with the search whatever ends it.
+
+Neighbours: `workbench` is what a worker runs, `ray` spreads the same over a cluster.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Protocol, Self
+
+from edgeloop.toolchain.compress.plan import Outcome
+from edgeloop.toolchain.compress.workbench import Setting, Task, Tried, Workbench
+
+_END_S = 5.0
+
+
+class Crew(Protocol):
+    """Tries tasks, several at once."""
+
+    size: int
+
+    def run(self, tasks: Sequence[Task], *, deadline: float) -> Iterator[tuple[int, Tried]]:
+        """Yield (index, what came of it) as tasks are done, in any order.
+
+        deadline: of time.monotonic(); what is not done by then is given up and not yielded.
+        """
+        ...
+
+    def close(self) -> None:
+        """End all workers. May be called twice."""
+        ...
+
+
+@dataclass
+class _Hand:
+    """One worker process, and the task that it is at."""
+
+    process: BaseProcess
+    connection: Connection
+    task: int | None = None
+
+
+class LocalCrew:
+    """Processes on this machine, made anew when one dies."""
+
+    def __init__(self, setting: Setting, *, size: int) -> None:
+        self.size = size
+        self._setting = setting
+        self._context = multiprocessing.get_context("spawn")
+        self._hands = [self._hire() for _ in range(size)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, tasks: Sequence[Task], *, deadline: float) -> Iterator[tuple[int, Tried]]:
+        """See Crew.run."""
+        waiting = list(enumerate(tasks))[::-1]
+        while waiting or any(hand.task is not None for hand in self._hands):
+            for hand in self._hands:
+                if hand.task is None and waiting:
+                    hand.task, task = waiting.pop()
+                    hand.connection.send(task)
+            busy = [hand for hand in self._hands if hand.task is not None]
+            ready = wait([hand.connection for hand in busy], timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self._give_up(busy)
+                return
+            for hand in busy:
+                if hand.connection in ready:
+                    yield self._taken(hand, tasks)
+
+    def close(self) -> None:
+        """End all workers."""
+        for hand in self._hands:
+            _end(hand)
+        self._hands = []
+
+    def _taken(self, hand: _Hand, tasks: Sequence[Task]) -> tuple[int, Tried]:
+        index = hand.task
+        assert index is not None
+        try:
+            tried: Tried = hand.connection.recv()
+            hand.task = None
+        except (EOFError, ConnectionResetError):
+            _end(hand)
+            code = hand.process.exitcode
+            tried = Tried(
+                Outcome(
+                    plan=tasks[index].plan,
+                    failure=f"its process died (exit code {code}); often this is too little memory",
+                )
+            )
+            self._replace(hand)
+        return index, tried
+
+    def _give_up(self, busy: Sequence[_Hand]) -> None:
+        for hand in busy:
+            _end(hand)
+            self._replace(hand)
+
+    def _replace(self, hand: _Hand) -> None:
+        self._hands[self._hands.index(hand)] = self._hire()
+
+    def _hire(self) -> _Hand:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(self._setting, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        return _Hand(process, ours)
+
+
+def _end(hand: _Hand) -> None:
+    """An idle worker ends by itself when its connection closes; a busy one is told to."""
+    hand.connection.close()
+    if hand.task is not None:
+        hand.process.terminate()
+    hand.process.join(_END_S)
+    if hand.process.is_alive():
+        hand.process.kill()
+        hand.process.join()
+
+
+def _work(setting: Setting, connection: Connection) -> None:
+    """A worker's life: tasks in, what came of them out, until the other end is gone."""
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # By an exception, so that what libraries hold (semaphores, folders) is given back.
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    bench = Workbench(setting)
+    try:
+        while True:
+            connection.send(bench.try_task(connection.recv()))
+    except (EOFError, BrokenPipeError):
+        return
+
+
+def _leave(_signal: int, _frame: object) -> None:
+    raise SystemExit(0)
+
+
+def _follow_parent() -> None:
+    """A parent that was killed leaves no worker behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,94 @@
+"""The front: candidates that no other beats in everything, who meets the bounds, and by how much the others miss."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edgeloop.contracts.manifest import Measured
+from edgeloop.toolchain.compress.plan import Plan
+from edgeloop.toolchain.package import Bounds
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial's model as it was measured at the end, on held-out data and in a process of its own.
+
+    number: of the trial. lost_points: of accuracy on held-out data against the source. latency_is: "measured" here,
+    or "estimated" for another device, by `method`. fits: why it does not fit the profile; empty when it does.
+    bundle: its file, empty where it misses a bound.
+    """
+
+    number: int
+    plan: Plan
+    title: str
+    size_bytes: int
+    lost_points: float
+    multiply_adds: int | None
+    measured: Measured
+    target_latency_ms: float | None
+    latency_is: str
+    method: str
+    misfits: tuple[str, ...] = ()
+    misses: tuple[str, ...] = ()
+    on_front: bool = False
+    bundle: str = ""
+
+
+def misses(candidate: Candidate, bounds: Bounds) -> tuple[str, ...]:
+    """By how much it misses each bound that it misses; empty when it keeps to all of them."""
+    found = list(candidate.misfits)
+    drop, size, latency = bounds.max_drop_points, bounds.max_size_bytes, bounds.max_latency_p50_ms
+    if drop is not None and candidate.lost_points > drop:
+        found.append(f"loses {candidate.lost_points:.2f} points, {candidate.lost_points - drop:.2f} too many")
+    if size is not None and candidate.size_bytes > size:
+        found.append(f"has {candidate.size_bytes:,} bytes, {candidate.size_bytes - size:,} too many")
+    if latency is not None:
+        took = candidate.target_latency_ms
+        if took is None:
+            found.append(f"its latency is not known there ({candidate.method})")
+        elif took > latency:
+            found.append(f"takes {took:.3g} ms ({candidate.latency_is}), {took - latency:.3g} too many")
+    most = bounds.max_memory_bytes
+    if most is not None and candidate.measured.peak_memory_bytes > most:
+        over = candidate.measured.peak_memory_bytes - most
+        found.append(f"peaks at {candidate.measured.peak_memory_bytes:,} bytes, {over:,} too many")
+    return tuple(found)
+
+
+def objectives(candidate: Candidate) -> tuple[float, ...]:
+    """What is to be small: bytes, median latency (the target's where known), points lost, peak memory in MB.
+
+    Memory in whole megabytes: a process's peak moves by some pages from run to run, and a page wins no place.
+    """
+    latency = candidate.target_latency_ms
+    return (
+        float(candidate.size_bytes),
+        candidate.measured.latency_p50_ms if latency is None else latency,
+        candidate.lost_points,
+        float(candidate.measured.peak_memory_bytes // 2**20),
+    )
+
+
+def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether `first` is nowhere larger and somewhere smaller."""
+    return all(a <= b for a, b in zip(first, second, strict=True)) and any(
+        a < b for a, b in zip(first, second, strict=True)
+    )
+
+
+def with_front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """All of them, each marked whether it is on the front; the smallest first."""
+    points = [objectives(candidate) for candidate in candidates]
+    marked = [
+        msgspec.structs.replace(candidate, on_front=not any(dominates(other, point) for other in points))
+        for candidate, point in zip(candidates, points, strict=True)
+    ]
+    return tuple(sorted(marked, key=lambda candidate: (candidate.size_bytes, candidate.number)))
+
+
+def undominated(points: Sequence[tuple[float, ...]]) -> list[int]:
+    """Indices of the points that no other dominates; of equal points, the first."""
+    return [
+        index
+        for index, point in enumerate(points)
+        if not any(dominates(other, point) for other in points) and point not in points[:index]
+    ]

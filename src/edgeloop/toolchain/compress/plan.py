@@ -1,0 +1,144 @@
+"""What a trial does, as data: a body (which network, how trained), then a finish (which engine, which numbers).
+
+A plan and a seed decide a trial's model; nothing about time or the machine is in it. Neighbours: `space` says which
+plans are allowed, `propose` chooses the next ones, `workbench` carries one out.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from edgeloop.bundle.archive import digest
+from edgeloop.contracts.codec import to_json
+from edgeloop.contracts.errors import InvalidInput
+from edgeloop.contracts.manifest import EngineName, Precision
+from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.package import Bounds
+from edgeloop.toolchain.quantize.recipe import Calibration
+
+
+class BodyKind(StrEnum):
+    """Where a trial's network comes from."""
+
+    SOURCE = "source"  # the person's model as it is
+    PRUNED = "pruned"  # the person's model with channels cut away, fine-tuned
+    STUDENT = "student"  # a slim network that learns from the person's model
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """A network and its training; fields of other kinds stay at their defaults.
+
+    keep: share of multiply-adds left by pruning. by: how channels are ranked. net: a student's kind, see nets.build.
+    width: factor on its channels. depth: its blocks. side_share: its input's side against the source's. images_seen:
+    training images shown in all.
+    """
+
+    kind: BodyKind
+    keep: float = 1.0
+    by: str = "l1"
+    net: NetName = NetName.SLIM
+    width: float = 1.0
+    depth: int = 0
+    side_share: float = 1.0
+    images_seen: int = 0
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """The same for the same body: under which its trained network is kept."""
+        return digest(to_json(self))
+
+    def like(self, other: "Body") -> bool:
+        """Whether both are the same network, however long each was trained."""
+        return self.for_longer(0) == other.for_longer(0)
+
+    def for_longer(self, images_seen: int) -> "Body":
+        """The same network, trained on so many images."""
+        return msgspec.structs.replace(self, images_seen=images_seen)
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a trained network. aware_images: images of quantization-aware training, 0 for none."""
+
+    engine: EngineName = EngineName.LITERT
+    precision: Precision = Precision.INT8
+    calibration: Calibration = Calibration.MIN_MAX
+    correct_bias: bool = False
+    aware_images: int = 0
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether activations are integers too, so that calibration and awareness have a meaning."""
+        return self.precision in (Precision.INT8, Precision.INT4, Precision.INT16)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial."""
+
+    body: Body
+    finish: Finish
+
+    @property
+    def title(self) -> str:
+        """A few words for tables."""
+        body = self.body
+        what = {
+            BodyKind.SOURCE: "as it is",
+            BodyKind.PRUNED: f"pruned to {100 * body.keep:.0f}% by {body.by}",
+            BodyKind.STUDENT: f"{body.net} student, width {body.width:g}, depth {body.depth}"
+            + (f", side {body.side_share:g}" if body.side_share < 1 else ""),
+        }[body.kind]
+        aware = ", quantization-aware" if self.finish.aware_images else ""
+        return f"{what}; {self.finish.engine} {self.finish.precision}{aware}"
+
+
+class CompressRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What to search for, and how long.
+
+    trials: ends the search after so many, which makes it the same on every machine; with None the budget alone
+    does. images_seen: what the shortest training shows; 0 takes what suits the budget. engines: what candidates may
+    run on. precisions: what they may compute in.
+    """
+
+    bounds: Bounds
+    profile: str = "this"
+    budget_s: float = 600.0
+    trials: int | None = None
+    images_seen: int = 0
+    seed: int = 0
+    engines: tuple[EngineName, ...] = (EngineName.LITERT,)
+    precisions: tuple[Precision, ...] = (Precision.FLOAT32, Precision.FLOAT16, Precision.INT8, Precision.INT8_WEIGHTS)
+
+    def require_sound(self) -> None:
+        """Raise InvalidInput where a field cannot be."""
+        if self.budget_s <= 0:
+            raise InvalidInput(f"the budget is {self.budget_s:g} s; give the search some time, such as 10min")
+        if self.trials is not None and self.trials < 1:
+            raise InvalidInput(f"trials is {self.trials}; at least one is needed")
+        if not self.engines or not self.precisions:
+            raise InvalidInput("the search needs at least one engine and one precision to try")
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a plan, by what the seed decides.
+
+    lost_points: of accuracy against the source on the judging part. body_lost_points: the same before the finish,
+    so that what training and what quantization cost can be told apart.
+    multiply_adds: of one inference, None where they cannot be counted. bit_operations: multiply-adds times the bits
+    of weights and of activations (Baskin et al. 2018, arXiv 1804.10969): the search's stand-in for time.
+    failure: why there is no model, in a sentence; figures are then 0.
+    seconds: what the trial took; for people and for planning, it decides nothing that is recorded of models.
+    """
+
+    plan: Plan
+    lost_points: float = 0.0
+    body_lost_points: float = 0.0
+    accuracy: float = 0.0
+    agreement: float = 0.0
+    size_bytes: int = 0
+    multiply_adds: int | None = None
+    bit_operations: int = 0
+    variant: str = ""
+    body: str = ""
+    seconds: float = 0.0
+    failure: str | None = None

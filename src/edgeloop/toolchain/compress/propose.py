@@ -1,0 +1,241 @@
+"""Which plans come next: a pure function of what was asked and what came out, so a search can be taken up again.
+
+First the source as it is and a ladder of students; then Optuna's multi-objective tree-structured Parzen estimator
+proposes bodies at short training; then the best bodies train longer, as in successive halving (Jamieson and
+Talwalkar 2016, arXiv 1502.07943), and get their other finishes. It steers by what the seed decides (points lost,
+bytes, bit operations), never by a clock: the clock is measured at the end and held to the bounds there (ADR 0013).
+Source: Ozaki et al. 2022, "Multiobjective tree-structured Parzen estimator", JAIR 73.
+"""
+
+import math
+import statistics
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan
+from edgeloop.toolchain.compress.space import DEPTHS, KEEPS, RANKS, SIDE_SHARES, WIDTHS, Space
+from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.package import Bounds
+from edgeloop.toolchain.quantize.recipe import Calibration
+
+GENERATION = 4
+"""Plans proposed at once: what came out of one generation shapes the next, however many workers try them."""
+
+EXPLORE_SHARE = 0.45
+"""Of the budget, until when new bodies are sought; after that the best train longer."""
+
+_LONGER = 4
+_EXPECTED_GAIN = 0.6
+_SLACK_POINTS = 0.2
+_WORTH_CURING_POINTS = 0.1
+_ASKS = 60
+
+
+def propose(
+    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], *, share_done: float, most_images: int
+) -> tuple[Plan, ...]:
+    """The next generation, none of which was tried before; empty when there is nothing left to try.
+
+    outcomes: of all earlier generations, in order. share_done: of the budget, 0..1. most_images: what still can be
+    shown to one body in the time left.
+    """
+    tried = {outcome.plan for outcome in outcomes}
+    first = [plan for plan in space.first_plans(recipe.bounds) if plan not in tried]
+    if first:
+        return tuple(first[:GENERATION])
+    finishing = _finishing(recipe, space, outcomes, tried)
+    if finishing:
+        return tuple(finishing[:GENERATION])
+    if share_done < EXPLORE_SHARE:
+        found = _explored(recipe, space, outcomes, tried)
+        if found:
+            return found
+    return _longer(recipe, space, outcomes, tried, most_images=most_images)[: GENERATION // 2] or _explored(
+        recipe, space, outcomes, tried
+    )
+
+
+def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
+    """How far beyond the bounds on accuracy and on size: above 0 is beyond, in shares of the bound."""
+    lost = 0.0 if bounds.max_drop_points is None else outcome.lost_points - bounds.max_drop_points
+    size = 0.0 if bounds.max_size_bytes is None else outcome.size_bytes / bounds.max_size_bytes - 1
+    return lost, size
+
+
+def _finishing(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan]) -> list[Plan]:
+    """For bodies that trained for longer: other engines, and cures where quantization cost something."""
+    plans: list[Plan] = []
+    for outcome in outcomes:
+        plan = outcome.plan
+        trained_longer = plan.body.kind is not BodyKind.SOURCE and plan.body.images_seen > space.images_seen
+        if outcome.failure or not trained_longer or plan.finish != space.first_finish:
+            continue
+        plans += [one for one in space.siblings(plan.body) if one.finish.engine is not plan.finish.engine]
+        if outcome.lost_points - outcome.body_lost_points >= _WORTH_CURING_POINTS:
+            plans += _cures(plan, space)
+    return [plan for plan in dict.fromkeys(plans) if plan not in tried and space.can_fit(plan, recipe.bounds)]
+
+
+def _cures(plan: Plan, space: Space) -> list[Plan]:
+    """Other calibration, training that knows of the quantization, and finishes that lose less."""
+    finish = plan.finish
+    cured = (
+        msgspec.structs.replace(finish, calibration=Calibration.MSE),
+        msgspec.structs.replace(finish, aware_images=space.images_seen),
+    )
+    others = [one for one in space.siblings(plan.body) if one.finish.engine is finish.engine]
+    return [*(Plan(body=plan.body, finish=one) for one in cured if finish.is_integer), *others]
+
+
+def _longer(
+    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan], *, most_images: int
+) -> tuple[Plan, ...]:
+    """The most promising bodies, each to be trained for longer than it was, the smallest promising one first."""
+    mine = [o for o in outcomes if not o.failure and o.plan.body.kind is not BodyKind.SOURCE]
+    fitting = [o for o in mine if violations(o, recipe.bounds)[1] <= 0 and o.plan.finish == space.first_finish]
+    if not fitting:
+        return ()
+    gain = {kind: _gain([o for o in mine if o.plan.body.kind is kind]) for kind in BodyKind}
+    hoped = {
+        o.plan: o.lost_points * gain[o.plan.body.kind] ** _rungs(o.plan.body, space.longest, most_images)
+        for o in fitting
+    }
+    bound = recipe.bounds.max_drop_points
+    reach = max(min(hoped.values()), 0.0 if bound is None else bound) + _SLACK_POINTS
+    promising = sorted((o for o in fitting if hoped[o.plan] <= reach), key=_weight)
+    chosen = []
+    for outcome in _alternating(promising):
+        body = outcome.plan.body
+        longest = max(o.plan.body.images_seen for o in mine if o.plan.body.like(body))
+        images = min(longest * _LONGER, space.longest, most_images)
+        plan = Plan(body=body.for_longer(images), finish=space.first_finish)
+        if images >= 2 * longest and plan not in tried:
+            chosen.append(plan)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _gain(outcomes: Sequence[Outcome]) -> float:
+    """What training longer by one rung left of the points lost, in this search so far: the median share."""
+    shares = [
+        longer.lost_points / shorter.lost_points
+        for longer in outcomes
+        for shorter in outcomes
+        if longer.plan.body.like(shorter.plan.body)
+        and longer.plan.finish == shorter.plan.finish
+        and longer.plan.body.images_seen > shorter.plan.body.images_seen
+        and shorter.lost_points > 0
+    ]
+    return min(1.0, max(0.1, statistics.median(shares))) if shares else _EXPECTED_GAIN
+
+
+def _rungs(body: Body, longest: int, most_images: int) -> float:
+    """How often a body can still be trained for longer, at most twice: hope is not stretched further."""
+    images = min(longest, most_images)
+    return min(2.0, math.log(max(1.0, images / body.images_seen), _LONGER))
+
+
+def _weight(outcome: Outcome) -> float:
+    """Smaller is smaller and quicker: the geometric mean of bytes and bit operations."""
+    return math.sqrt(outcome.size_bytes * max(1, outcome.bit_operations))
+
+
+def _alternating(by_weight: Sequence[Outcome]) -> Iterable[Outcome]:
+    """The most accurate, the lightest, the next most accurate, the next lightest, ..."""
+    by_loss = sorted(by_weight, key=lambda outcome: outcome.lost_points)
+    for accurate, light in zip(by_loss, by_weight, strict=True):
+        yield accurate
+        yield light
+
+
+def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan]) -> tuple[Plan, ...]:
+    """A generation from Optuna, which is told everything so far anew: its state is a function of the outcomes."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kinds = [BodyKind.STUDENT, *([BodyKind.PRUNED] if space.can_prune else [])]
+    study = _study(recipe, space, [o for o in outcomes if o.plan.body.kind in kinds and not o.failure])
+    bodies = {plan.body.for_longer(0) for plan in tried}
+    found: list[Plan] = []
+    for _ in range(_ASKS):
+        if len(found) == GENERATION:
+            break
+        trial = study.ask()
+        body = _suggested(trial, kinds, space)
+        plan = Plan(body=body, finish=space.first_finish)
+        if body.for_longer(0) in bodies or not space.can_fit(plan, recipe.bounds):
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        bodies.add(body.for_longer(0))
+        found.append(plan)
+    return tuple(found)
+
+
+def _study(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome]) -> optuna.Study:
+    with warnings.catch_warnings():
+        # Constraints and grouping bear Optuna's mark "experimental".
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=GENERATION,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            seed=recipe.seed * 1_000_003 + len(outcomes),
+        )
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
+    for outcome in outcomes:
+        study.add_trial(_told(outcome, recipe.bounds, space))
+    return study
+
+
+def _told(outcome: Outcome, bounds: Bounds, space: Space) -> FrozenTrial:
+    params, distributions = _coordinates(outcome.plan.body, space)
+    lost, size = violations(outcome, bounds)
+    return create_trial(
+        params=params,
+        distributions=distributions,
+        values=[
+            outcome.lost_points,
+            math.log(max(1, outcome.size_bytes)),
+            math.log(max(1, outcome.bit_operations)),
+        ],
+        constraints={"lost": lost, "size": size},
+    )
+
+
+_KIND = CategoricalDistribution([BodyKind.STUDENT.value, BodyKind.PRUNED.value])
+_STUDENT: dict[str, BaseDistribution] = {
+    "width": FloatDistribution(*WIDTHS, log=True),
+    "depth": IntDistribution(*DEPTHS),
+    "side_share": CategoricalDistribution(list(SIDE_SHARES)),
+}
+_PRUNED: dict[str, BaseDistribution] = {
+    "keep": FloatDistribution(*KEEPS, log=True),
+    "by": CategoricalDistribution(list(RANKS)),
+}
+
+
+def _coordinates(body: Body, space: Space) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Where a body lies in Optuna's space."""
+    if body.kind is BodyKind.PRUNED:
+        own, params = dict(_PRUNED), {"kind": body.kind.value}
+    else:
+        nets = CategoricalDistribution([net.value for net in space.nets])
+        own, params = {"net": nets, **_STUDENT}, {"kind": body.kind.value, "net": body.net.value}
+    found = {name: getattr(body, name) for name in own if name != "net"}
+    return {**params, **found}, {"kind": _KIND, **own}
+
+
+def _suggested(trial: optuna.Trial, kinds: Sequence[BodyKind], space: Space) -> Body:
+    kind = trial.suggest_categorical("kind", [BodyKind.STUDENT.value, BodyKind.PRUNED.value])
+    if kind == BodyKind.PRUNED.value and BodyKind.PRUNED in kinds:
+        keep = trial.suggest_float("keep", *KEEPS, log=True)
+        return space.pruned(round(keep, 3), str(trial.suggest_categorical("by", list(RANKS))))
+    net = NetName(trial.suggest_categorical("net", [net.value for net in space.nets]))
+    width = trial.suggest_float("width", *WIDTHS, log=True)
+    depth = trial.suggest_int("depth", *DEPTHS)
+    side_share = float(trial.suggest_categorical("side_share", list(SIDE_SHARES)))
+    return space.student(net, round(width, 3), depth, side_share if space.can_resize else 1.0)

@@ -1,0 +1,93 @@
+"""The same trials on a Ray cluster: one actor a core, each with the setting, results as on one machine.
+
+Needs edgeloop[ray] here and edgeloop[toolchain,ray] on the cluster's machines.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.toolchain.compress.plan import Outcome
+from edgeloop.toolchain.compress.workbench import Setting, Task, Tried, Workbench
+
+
+class RayCrew:
+    """Actors on a cluster. address: ray://HOST:PORT, HOST:PORT of its head, or "auto" on one of its machines."""
+
+    def __init__(self, setting: Setting, *, address: str) -> None:
+        self._ray = _connected(address)
+        cores = int(self._ray.cluster_resources().get("CPU", 0))
+        if cores < 1:
+            self._ray.shutdown()
+            raise Unavailable(f"the Ray cluster at {address} offers no CPU; add a worker node to it")
+        self.size = cores
+        self._setting = self._ray.put(setting)
+        # Trials use one thread; an actor that dies is made anew by Ray, its task fails once.
+        self._kind = self._ray.remote(num_cpus=1, max_restarts=2, max_task_retries=1)(Workbench)
+        self._actors = [self._kind.remote(self._setting) for _ in range(cores)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, tasks: Sequence[Task], *, deadline: float) -> Iterator[tuple[int, Tried]]:
+        """See Crew.run."""
+        idle = list(self._actors)
+        waiting = list(enumerate(tasks))[::-1]
+        running: dict[Any, tuple[int, Any]] = {}
+        while waiting or running:
+            while idle and waiting:
+                index, task = waiting.pop()
+                actor = idle.pop()
+                running[actor.try_task.remote(task)] = (index, actor)
+            left_s = max(0.0, deadline - time.monotonic())
+            done, _ = self._ray.wait(list(running), num_returns=1, timeout=left_s)
+            if not done:
+                self._give_up(actor for _, actor in running.values())
+                return
+            index, actor = running.pop(done[0])
+            idle.append(actor)
+            yield index, self._got(done[0], tasks[index])
+
+    def close(self) -> None:
+        """End the actors and leave the cluster."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+        self._ray.shutdown()
+
+    def _got(self, reference: Any, task: Task) -> Tried:
+        try:
+            tried: Tried = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            return Tried(Outcome(plan=task.plan, failure=f"its Ray actor failed: {reason}"))
+        return tried
+
+    def _give_up(self, actors: Iterator[Any]) -> None:
+        for actor in actors:
+            self._ray.kill(actor)
+            self._actors[self._actors.index(actor)] = self._kind.remote(self._setting)
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise Unavailable(
+            f"--on {address} needs Ray ({error}); install it with: pip install 'edgeloop[ray]'"
+        ) from error
+    if not address:
+        raise InvalidInput("--on is empty; give the cluster's address, such as ray://10.0.0.7:10001")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="edgeloop")
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise Unavailable(
+            f"there is no Ray cluster at {address}: {str(error).strip().splitlines()[0]}. Start one with "
+            "'ray start --head' and give its address"
+        ) from error
+    return ray

@@ -1,0 +1,35 @@
+"""What a search came to, as it stands in OUT/front.json."""
+
+import msgspec
+
+from edgeloop.contracts.codec import SCHEMA
+from edgeloop.toolchain.compress.front import Candidate
+from edgeloop.toolchain.package import Bounds
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """The source itself, on the same held-out samples. accuracy: 1.0 where data has no labels (agreement then
+    stands in for accuracy everywhere). latency_p50_ms: of its float form in the runtime here, None where it has none.
+    """
+
+    format: str
+    size_bytes: int
+    accuracy: float
+    samples: int
+    latency_p50_ms: float | None = None
+    multiply_adds: int | None = None
+
+
+class CompressReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole. failures: trials that gave no model, with their reasons. out: the folder."""
+
+    model: str
+    profile: str
+    bounds: Bounds
+    seed: int
+    trials: int
+    spent_s: float
+    baseline: Baseline
+    candidates: tuple[Candidate, ...]
+    failures: tuple[str, ...] = ()
+    schema: int = SCHEMA

@@ -1,0 +1,151 @@
+"""One sitting of a search: generation after generation within the budget, each trial on the disk when it is done.
+
+`propose` decides, `crew` does; what lies in the folder is enough to go on from, whatever ended the last sitting.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from edgeloop.toolchain.compress.crew import Crew
+from edgeloop.toolchain.compress.plan import Body, CompressRecipe, Outcome, Plan
+from edgeloop.toolchain.compress.propose import propose, violations
+from edgeloop.toolchain.compress.records import Generation, Records, Search, Trial
+from edgeloop.toolchain.compress.space import Space
+from edgeloop.toolchain.compress.workbench import Task, Tried
+from edgeloop.toolchain.progress import Progress
+
+_FINAL_SHARE, _LEAST_FINAL_S, _MOST_FINAL_S = 0.15, 15.0, 90.0
+_SAFE = 0.8
+
+
+@dataclass
+class Clock:
+    """What of the budget is spent, over all sittings. before_s: in earlier ones."""
+
+    budget_s: float
+    before_s: float
+    started: float
+
+    @property
+    def spent_s(self) -> float:
+        """So far."""
+        return self.before_s + time.monotonic() - self.started
+
+    @property
+    def search_s(self) -> float:
+        """Of the budget, for trials; the rest is for measuring the best of them."""
+        return self.budget_s - min(_MOST_FINAL_S, max(_LEAST_FINAL_S, _FINAL_SHARE * self.budget_s))
+
+    @property
+    def left_s(self) -> float:
+        """For trials."""
+        return self.search_s - self.spent_s
+
+
+class SearchRun:
+    """One sitting of a search: from what lies in the folder to its end, or until the budget is spent."""
+
+    def __init__(self, records: Records, search: Search, space: Space, clock: Clock, progress: Progress) -> None:
+        self._records = records
+        self._recipe: CompressRecipe = search.recipe
+        self._space = space
+        self._clock = clock
+        self._progress = progress
+        self._trials = {trial.number: trial for trial in records.trials()}
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of all trials that are done, by number."""
+        return [self._trials[number].outcome for number in sorted(self._trials)]
+
+    def run(self, crew: Crew) -> None:
+        """Try generation after generation until budget, trials or ideas run out."""
+        generations = self._records.generations()
+        index = 0
+        while not self.is_over():
+            if index == len(generations):
+                generation = self._next(generations)
+                if generation is None:
+                    return
+                self._records.write_generation(index, generation)
+                generations.append(generation)
+            self._try(generations[index], crew)
+            index += 1
+
+    def is_over(self) -> bool:
+        """Whether budget or trials are spent."""
+        most = self._recipe.trials
+        return self._clock.left_s <= 0 or (most is not None and len(self._trials) >= most)
+
+    def _next(self, generations: Sequence[Generation]) -> Generation | None:
+        recipe, outcomes = self._recipe, self.outcomes
+        share = self._clock.spent_s / self._clock.search_s
+        most_images = self._space.longest
+        if recipe.trials is not None:
+            share = len(outcomes) / recipe.trials
+        else:
+            most_images = min(most_images, self._images_left(outcomes))
+        plans = propose(recipe, self._space, outcomes, share_done=share, most_images=most_images)
+        first = sum(len(generation.plans) for generation in generations)
+        return Generation(first=first, plans=plans) if plans else None
+
+    def _images_left(self, outcomes: Sequence[Outcome]) -> int:
+        """Images that one worker can still be shown in the time left, at the pace of the slowest body so far."""
+        paces = [
+            outcome.seconds / outcome.plan.body.images_seen
+            for outcome in outcomes
+            if outcome.plan.body.images_seen and not outcome.failure
+        ]
+        return int(_SAFE * self._clock.left_s / max(paces)) if paces else self._space.longest
+
+    def _try(self, generation: Generation, crew: Crew) -> None:
+        bodies = {outcome.plan.body: outcome.body for outcome in self.outcomes if outcome.body}
+        numbered = list(enumerate(generation.plans, start=generation.first))
+        waiting = [(number, plan) for number, plan in numbered if number not in self._trials]
+        if self._recipe.trials is not None:
+            waiting = waiting[: self._recipe.trials - len(self._trials)]
+        tasks = [self._task(plan, bodies) for _, plan in waiting]
+        deadline = time.monotonic() + max(0.0, self._clock.left_s)
+        for index, tried in crew.run(tasks, deadline=deadline):
+            self._keep(waiting[index][0], tried)
+
+    def _task(self, plan: Plan, bodies: dict[Body, str]) -> Task:
+        known = bodies.get(plan.body)
+        return Task(plan, self._records.read(known) if known else None)
+
+    def _keep(self, number: int, tried: Tried) -> None:
+        outcome = msgspec.structs.replace(
+            tried.outcome,
+            body=self._records.put(tried.body) if tried.body else "",
+            variant=self._records.put(tried.variant) if tried.variant else "",
+        )
+        trial = Trial(number=number, outcome=outcome, spent_s=round(self._clock.spent_s, 1))
+        self._records.write_trial(trial)
+        self._trials[number] = trial
+        self._tell()
+
+    def _tell(self) -> None:
+        share = min(1.0, max(0.0, self._clock.spent_s / self._clock.search_s))
+        most = self._recipe.trials
+        if most is not None:
+            share = max(share, len(self._trials) / most)
+        left_s = max(0.0, self._clock.left_s)
+        self._progress(
+            share, f"trial {len(self._trials)}, {left_s:.0f} s left; {best_so_far(self.outcomes, self._recipe)}"
+        )
+
+
+def best_so_far(outcomes: Sequence[Outcome], recipe: CompressRecipe) -> str:
+    """The smallest that meets the bounds, or the nearest to them, in a few words."""
+    made = [outcome for outcome in outcomes if not outcome.failure]
+    if not made:
+        return "nothing yet"
+    within = [outcome for outcome in made if max(violations(outcome, recipe.bounds)) <= 0]
+    if within:
+        best = min(within, key=lambda outcome: outcome.size_bytes)
+        return f"best {best.size_bytes:,} B at {best.lost_points:+.2f} points lost"
+    nearest = min(made, key=lambda outcome: sum(max(0.0, beyond) for beyond in violations(outcome, recipe.bounds)))
+    return f"nearest {nearest.size_bytes:,} B at {nearest.lost_points:+.2f} points lost"

@@ -1,0 +1,228 @@
+"""One trial, done: a plan to a trained network, to a variant, to its figures. The seed decides all of it.
+
+Judged on data that neither trained nor calibrated, in the runtime that devices use. Runs in a worker process or a
+Ray actor; neighbours: `crew` and `ray` feed it, `plan` says what a plan is.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.manifest import EngineName, Precision
+from edgeloop.runtime.engine import TensorSpec
+from edgeloop.toolchain.arithmetic.count import multiply_adds
+from edgeloop.toolchain.backend import import_keras, seed_everything, use_threads
+from edgeloop.toolchain.compress.plan import Body, BodyKind, Outcome, Plan
+from edgeloop.toolchain.compress.space import BITS
+from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
+from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
+from edgeloop.toolchain.fitting import FineTune, fine_tune
+from edgeloop.toolchain.nets.build import build_net
+from edgeloop.toolchain.prune.rank import By
+from edgeloop.toolchain.prune.structured import PruneRecipe, prune
+from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware
+from edgeloop.toolchain.quantize.quantize import quantize
+from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
+from edgeloop.toolchain.source.keras import keras_bytes, plain_keras, wrap_keras
+from edgeloop.toolchain.source.model import Format, Model
+from edgeloop.toolchain.source.open import open_model
+from edgeloop.toolchain.targets import Target
+
+FORMATS = {
+    EngineName.LITERT: Format.LITERT,
+    EngineName.ONNXRUNTIME: Format.ONNX,
+    EngineName.OPENVINO: Format.OPENVINO,
+}
+
+_TARGETS = {
+    EngineName.LITERT: Target.LITERT,
+    EngineName.ONNXRUNTIME: Target.ONNX,
+    EngineName.OPENVINO: Target.OPENVINO,
+}
+_LEARNING_RATE = 2e-3
+_TEACHER_WEIGHT = 0.7
+_TEMPERATURE = 4.0
+_SMALLEST_SIDE_PX = 8
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that trials share. Plain data, so that it travels to other processes and machines.
+
+    model_name, model_data: the source's file. lessons: what bodies train on, the fit part and varied copies of it.
+    teacher_scores: (len(lessons), classes) logits of the source for them. judged: what trials are judged by.
+    judged_labels_by_source: (len(judged),) the source's answers. source_accuracy: on judged.
+    """
+
+    model_name: str
+    model_data: bytes
+    dataset: Dataset
+    input_range: tuple[float, float]
+    lessons: Part
+    teacher_scores: NDArray[np.float32]
+    judged: Part
+    judged_labels_by_source: NDArray[np.int64]
+    source_accuracy: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """A plan, with its body where that was trained before."""
+
+    plan: Plan
+    body: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of a task. body: the trained network as .keras bytes, None for the source itself."""
+
+    outcome: Outcome
+    body: bytes | None = None
+    variant: bytes | None = None
+
+
+class Workbench:
+    """Does one task at a time, with one thread."""
+
+    def __init__(self, setting: Setting) -> None:
+        use_threads(1)
+        self._setting = setting
+        self._source = open_bytes(setting.model_name, setting.model_data)
+
+    def try_task(self, task: Task) -> Tried:
+        """Carry out a plan. What cannot be done is an outcome with its reason, not an error."""
+        started = time.monotonic()
+        try:
+            tried = self._try(task)
+        except EdgeloopError as error:
+            tried = Tried(Outcome(plan=task.plan, failure=str(error)))
+        seconds = round(time.monotonic() - started, 2)
+        return replace(tried, outcome=_took(tried.outcome, seconds))
+
+    def candidate(self, plan: Plan, body_data: bytes | None) -> tuple[Model, Model, Prepared]:
+        """The plan's body, its finished variant, and the data as both take it."""
+        setting = self._setting
+        whole = prepare(setting.dataset, self._source.only_input(), value_range=setting.input_range)
+        lessons = data_for(plan.body, self._source, whole)
+        body = self._body(plan.body, body_data, lessons)
+        # A body calls its input by its own name.
+        data = prepare(setting.dataset, body.only_input(), value_range=setting.input_range)
+        return body, self._finished(plan, body, data), data
+
+    def _try(self, task: Task) -> Tried:
+        plan = task.plan
+        body, variant, data = self.candidate(plan, task.body)
+        setting = self._setting
+        tensors = data.tensors(setting.judged.inputs)
+        answers = variant.scores(tensors).argmax(axis=1)
+        by_body = body.scores(tensors).argmax(axis=1)
+        accuracy = float((answers == setting.judged.labels).mean())
+        macs = multiply_adds(variant)
+        bits = BITS.get(plan.finish.precision, (8, 8))
+        outcome = Outcome(
+            plan=plan,
+            lost_points=self._lost(answers),
+            body_lost_points=self._lost(by_body),
+            accuracy=accuracy,
+            agreement=float((answers == setting.judged_labels_by_source).mean()),
+            size_bytes=variant.size_bytes,
+            multiply_adds=macs,
+            bit_operations=(macs or 0) * bits[0] * bits[1],
+        )
+        kept = None if plan.body.kind is BodyKind.SOURCE else keras_bytes(plain_keras(body))
+        return Tried(outcome, kept, variant.data)
+
+    def _lost(self, answers: NDArray[np.int64]) -> float:
+        accuracy = float((answers == self._setting.judged.labels).mean())
+        return round(100 * (self._setting.source_accuracy - accuracy), 4)
+
+    def _body(self, body: Body, data: bytes | None, prepared: Prepared) -> Model:
+        if body.kind is BodyKind.SOURCE:
+            return self._source
+        if data is not None:
+            return open_bytes("body.keras", data)
+        lessons = replace(prepared, dataset=replace(prepared.dataset, fit=self._setting.lessons))
+        if body.kind is BodyKind.PRUNED:
+            return self._pruned(body, lessons)
+        return self._student(body, lessons)
+
+    def _student(self, body: Body, lessons: Prepared) -> Model:
+        keras = import_keras()
+        seed_everything(keras, body.seed)
+        net = student_net(body, lessons.spec.shape[1:], self._setting.teacher_scores.shape[1])
+        fine_tune(net, lessons, _lesson_plan(body, _LEARNING_RATE), teacher_scores=self._setting.teacher_scores)
+        return wrap_keras(net, name="student")
+
+    def _pruned(self, body: Body, lessons: Prepared) -> Model:
+        """Cut at once, then fitted to what the source answered: the lessons hold its scores already."""
+        recipe = PruneRecipe(keep=body.keep, by=By(body.by), images_seen=0, seed=body.seed)
+        cut, _ = prune(self._source, recipe, lessons)
+        net = plain_keras(cut)
+        fine_tune(net, lessons, _lesson_plan(body, _LEARNING_RATE), teacher_scores=self._setting.teacher_scores)
+        return wrap_keras(net, name="pruned")
+
+    def _finished(self, plan: Plan, body: Model, data: Prepared) -> Model:
+        finish = plan.finish
+        if finish.precision is Precision.FLOAT32:
+            made, _ = convert(body, ConvertRecipe(to=_TARGETS[finish.engine]), data=data)
+            return made
+        recipe = QuantizeRecipe(
+            precision=finish.precision,
+            calibration=finish.calibration,
+            correct_bias=finish.correct_bias,
+            seed=plan.body.seed,
+        )
+        ranges: Mapping[str, tuple[float, float]] | None = None
+        if finish.aware_images:
+            lessons = replace(data, dataset=replace(data.dataset, fit=self._setting.lessons))
+            aware = AwareRecipe(images_seen=finish.aware_images, seed=plan.body.seed)
+            body, ranges = train_aware(body, aware, recipe, lessons, teacher_scores=self._setting.teacher_scores)
+        made, _ = quantize(body, recipe, data, to=FORMATS[finish.engine], ranges=ranges)
+        return made
+
+
+def data_for(body: Body, source: Model, data: Prepared) -> Prepared:
+    """The dataset as the body takes it: a student may look at fewer pixels than the source."""
+    if body.side_share == 1.0:
+        return data
+    taken = source.only_input()
+    height, width = (max(_SMALLEST_SIDE_PX, round(side * body.side_share)) for side in taken.shape[1:3])
+    smaller = TensorSpec(taken.name, (1, height, width, taken.shape[3]), taken.dtype)
+    return prepare(data.dataset, smaller, value_range=data.spec.value_range)
+
+
+def student_net(body: Body, shape: tuple[int, ...], classes: int) -> Any:
+    """A student's network, untrained, for inputs of `shape` without batch."""
+    return build_net(body.net, shape, classes, width=body.width, depth=body.depth)
+
+
+def open_bytes(name: str, data: bytes) -> Model:
+    """A model from its file's bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(name).name
+        path.write_bytes(data)
+        return open_model(path)
+
+
+def _lesson_plan(body: Body, learning_rate: float) -> FineTune:
+    return FineTune(
+        images_seen=body.images_seen,
+        learning_rate=learning_rate,
+        seed=body.seed,
+        augment=False,
+        temperature=_TEMPERATURE,
+        teacher_weight=_TEACHER_WEIGHT,
+    )
+
+
+def _took(outcome: Outcome, seconds: float) -> Outcome:
+    return msgspec.structs.replace(outcome, seconds=seconds)

@@ -1,0 +1,131 @@
+"""What is proposed next: a function of the outcomes, within the space, never twice, longer for the best."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from edgeloop.contracts.manifest import Precision
+from edgeloop.toolchain.compress.plan import BodyKind, CompressRecipe, Finish, Outcome, Plan
+from edgeloop.toolchain.compress.propose import GENERATION, propose
+from edgeloop.toolchain.compress.space import Space
+from edgeloop.toolchain.package import Bounds
+from edgeloop.toolchain.quantize.recipe import Calibration
+from landscape import LONG, SHORT, parameters, recipe_of, space_of
+from landscape import judge as judge_plan
+
+
+def _search(
+    recipe: CompressRecipe, space: Space, *, trials: int = 40, judge: Callable[[Plan], Outcome] = judge_plan
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    while len(outcomes) < trials:
+        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / trials, most_images=LONG)
+        if not plans:
+            break
+        outcomes += [judge(plan) for plan in plans]
+    return outcomes
+
+
+def test_same_seed_proposes_the_same_plans() -> None:
+    recipe = recipe_of()
+    first, second = _search(recipe, space_of(recipe)), _search(recipe, space_of(recipe))
+    assert [one.plan for one in first] == [one.plan for one in second]
+
+
+def test_another_seed_proposes_others() -> None:
+    recipe, other = recipe_of(), recipe_of(seed=4)
+    assert _search(recipe, space_of(recipe)) != _search(other, space_of(other))
+
+
+def test_no_plan_is_proposed_twice() -> None:
+    recipe = recipe_of()
+    plans = [outcome.plan for outcome in _search(recipe, space_of(recipe), trials=60)]
+    assert len(plans) == len(set(plans))
+
+
+def test_the_source_as_it_is_comes_first_in_every_finish() -> None:
+    recipe = recipe_of()
+    plans = [outcome.plan for outcome in _search(recipe, space_of(recipe), trials=8)]
+    plain = [plan.finish.precision for plan in plans if plan.body.kind is BodyKind.SOURCE]
+    assert plain == [Precision.INT8, Precision.INT8_WEIGHTS, Precision.FLOAT16, Precision.FLOAT32]
+    assert all(plan.body.kind is BodyKind.SOURCE for plan in plans[:4])
+
+
+def test_students_that_cannot_fit_are_never_trained() -> None:
+    recipe = recipe_of()
+    students = [o.plan.body for o in _search(recipe, space_of(recipe)) if o.plan.body.kind is BodyKind.STUDENT]
+    assert students
+    assert max(parameters(body) for body in students) <= 16 * 1024
+
+
+@pytest.mark.parametrize("kind", [BodyKind.PRUNED, BodyKind.STUDENT])
+def test_a_source_that_cannot_be_cut_is_not_pruned(kind: BodyKind) -> None:
+    recipe = recipe_of()
+    found = {o.plan.body.kind for o in _search(recipe, space_of(recipe, can_prune=False))}
+    assert (kind in found) is (kind is BodyKind.STUDENT)
+
+
+def test_input_that_is_no_image_is_not_made_smaller() -> None:
+    recipe = recipe_of()
+    assert all(o.plan.body.side_share == 1.0 for o in _search(recipe, space_of(recipe, can_resize=False)))
+
+
+def test_the_best_train_longer_and_reach_the_bounds() -> None:
+    recipe = recipe_of()
+    outcomes = _search(recipe, space_of(recipe))
+    within = [o for o in outcomes if o.lost_points <= 0.3 and o.size_bytes <= 16 * 1024]
+    assert within
+    assert all(o.plan.body.images_seen > SHORT for o in within)
+
+
+def test_training_is_never_longer_than_the_time_left_allows() -> None:
+    recipe = recipe_of()
+    outcomes = _search(recipe, space_of(recipe), trials=20)
+    plans = propose(recipe, space_of(recipe), outcomes, share_done=0.9, most_images=SHORT)
+    assert all(plan.body.images_seen <= SHORT for plan in plans)
+
+
+def test_a_body_that_loses_to_quantization_is_offered_cures() -> None:
+    recipe = recipe_of()
+
+    def judge(plan: Plan) -> Outcome:
+        outcome = judge_plan(plan)
+        costs = plan.finish == Finish() and plan.body.kind is not BodyKind.SOURCE
+        return msgspec.structs.replace(outcome, lost_points=outcome.lost_points + (0.2 if costs else 0.0))
+
+    finishes_tried = {o.plan.finish for o in _search(recipe, space_of(recipe), judge=judge, trials=50)}
+    assert Finish(calibration=Calibration.MSE) in finishes_tried
+    assert Finish(aware_images=SHORT) in finishes_tried
+
+
+def test_a_body_that_loses_nothing_to_quantization_gets_no_cures() -> None:
+    recipe = recipe_of()
+    tried = {o.plan.finish for o in _search(recipe, space_of(recipe)) if o.plan.body.kind is not BodyKind.SOURCE}
+    assert tried == {Finish()}
+
+
+def test_trials_that_gave_no_model_do_not_stop_the_search() -> None:
+    recipe = recipe_of()
+
+    def judge(plan: Plan) -> Outcome:
+        if plan.body.kind is BodyKind.PRUNED:
+            return Outcome(plan=plan, failure="layer lambda is unknown")
+        return judge_plan(plan)
+
+    assert len(_search(recipe, space_of(recipe), judge=judge)) >= 40
+
+
+def test_without_bounds_the_search_still_offers_large_and_small() -> None:
+    recipe = recipe_of(Bounds())
+    sizes = [o.size_bytes for o in _search(recipe, space_of(recipe))]
+    assert max(sizes) > 10 * min(sizes)
+
+
+def test_a_generation_is_never_larger_than_stated() -> None:
+    recipe = recipe_of()
+    space, outcomes = space_of(recipe), []
+    for _ in range(10):
+        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / 40, most_images=LONG)
+        assert 0 < len(plans) <= GENERATION
+        outcomes += [judge_plan(plan) for plan in plans]
