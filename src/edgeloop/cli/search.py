@@ -148,7 +148,7 @@ def _show(report: "CompressReport", out: Path, *, as_json: bool) -> None:
                 size(one.size_bytes),
                 f"{one.lost_points:+.2f}",
                 "unknown" if took is None else f"{took:.3g} ms{'' if one.latency_is == 'measured' else ' est.'}",
-                f"{one.measured.peak_memory_bytes / 2**20:.0f} MB",
+                f"{one.memory_bytes / 2**20:.0f} MB",
                 "yes" if not one.misses else escape("; ".join(one.misses)),
             )
         )

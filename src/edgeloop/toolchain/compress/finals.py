@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from edgeloop.contracts.errors import EdgeloopError
-from edgeloop.contracts.manifest import Precision, RecipeStep
-from edgeloop.toolchain.arithmetic.count import multiply_adds
+from edgeloop.contracts.manifest import Measured, Precision, RecipeStep
+from edgeloop.toolchain.bench import Subject
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.compress.front import Candidate, misses, undominated, with_front
-from edgeloop.toolchain.compress.plan import BodyKind, Finish, Outcome
+from edgeloop.toolchain.compress.plan import BodyKind, Outcome, Plan
 from edgeloop.toolchain.compress.propose import violations
 from edgeloop.toolchain.compress.records import Records, Search
 from edgeloop.toolchain.compress.report import Baseline, CompressReport
@@ -25,12 +25,14 @@ from edgeloop.toolchain.draft import Recipe, add_variant, begin_draft
 from edgeloop.toolchain.fitting import scores_of
 from edgeloop.toolchain.package import Bounds, pack
 from edgeloop.toolchain.profiles.open import THIS
-from edgeloop.toolchain.profiles.target import Estimate, TargetProfile, estimate_latency, fits
+from edgeloop.toolchain.profiles.target import TargetProfile
 from edgeloop.toolchain.progress import Progress
 from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.model import Model
+from edgeloop.toolchain.weigh import Checked, measure_all, on_device
 
 _MOST = 12
+_TIMED_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Naming:
     name: str
     version: str
     recipe: Recipe
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """A trial that was proven and judged; still to be timed. subject: its variant with real inputs."""
+
+    number: int
+    plan: Plan
+    measured: Measured
+    subject: Subject
 
 
 class Finals:
@@ -62,15 +74,17 @@ class Finals:
         """Measure the chosen, pack those that may be packed."""
         accuracy = self._source_accuracy()
         chosen = finalists(outcomes, self._search.recipe.bounds)
-        candidates: list[Candidate] = []
         failures = [f"{o.plan.title}: {o.failure}" for o in outcomes if o.failure]
+        proven: list[_Proven] = []
         for place, number in enumerate(chosen):
-            progress(place / len(chosen), f"measuring trial {number}, {place + 1} of {len(chosen)}")
+            progress(0.8 * place / len(chosen), f"proving trial {number}, {place + 1} of {len(chosen)}")
             try:
-                candidates.append(self._candidate(number, outcomes[number], accuracy))
+                proven.append(self._proven(number, outcomes[number]))
             except EdgeloopError as error:
-                failures.append(f"{outcomes[number].plan.title}, when it was measured: {error}")
-        bounded = [self._packed(candidate) for candidate in candidates]
+                failures.append(f"{outcomes[number].plan.title}, when it was proven: {error}")
+        progress(0.8, "timing the source and all candidates by turns")
+        whole, *timed = measure_all([self._subject(self._source, self._data), *(one.subject for one in proven)])
+        candidates = [self._candidate(one, found, accuracy) for one, found in zip(proven, timed, strict=True)]
         return CompressReport(
             model=self._search.model,
             profile=self._search.recipe.profile,
@@ -78,8 +92,16 @@ class Finals:
             seed=self._search.recipe.seed,
             trials=len(outcomes),
             spent_s=round(spent_s(), 1),
-            baseline=self._baseline(accuracy, candidates),
-            candidates=with_front(bounded),
+            baseline=Baseline(
+                format=self._source.format,
+                size_bytes=self._source.size_bytes,
+                accuracy=accuracy,
+                samples=len(self._data.dataset.holdout),
+                latency_p50_ms=whole.latency_p50_ms,
+                multiply_adds=whole.multiply_adds,
+                peak_memory_bytes=whole.peak_memory_bytes,
+            ),
+            candidates=with_front([self._packed(candidate) for candidate in candidates]),
             failures=tuple(dict.fromkeys(failures)),
         )
 
@@ -88,65 +110,49 @@ class Finals:
         answers = scores_of(self._source, self._data, holdout.inputs).argmax(axis=1)
         return float((answers == holdout.labels).mean())
 
-    def _baseline(self, accuracy: float, candidates: Sequence[Candidate]) -> Baseline:
-        as_it_is = [
-            candidate
-            for candidate in candidates
-            if candidate.plan.body.kind is BodyKind.SOURCE and candidate.plan.finish.precision is Precision.FLOAT32
-        ]
-        return Baseline(
-            format=self._source.format,
-            size_bytes=self._source.size_bytes,
-            accuracy=accuracy,
-            samples=len(self._data.dataset.holdout),
-            latency_p50_ms=as_it_is[0].measured.latency_p50_ms if as_it_is else None,
-            multiply_adds=as_it_is[0].multiply_adds if as_it_is else None,
-        )
+    def _subject(self, model: Model, data: Prepared) -> Subject:
+        samples = data.dataset.holdout.take(_TIMED_SAMPLES).inputs
+        return Subject(model, {model.only_input().name: data.tensors(samples)})
 
-    def _candidate(self, number: int, outcome: Outcome, source_accuracy: float) -> Candidate:
+    def _proven(self, number: int, outcome: Outcome) -> "_Proven":
+        """The trial's model as a draft: golden samples replayed, judged on held-out data."""
         plan = outcome.plan
-        step = RecipeStep(kind="compress", recipe=msgspec.to_builtins({"plan": plan, "search": self._search}))
+        step = RecipeStep(
+            kind="compress",
+            recipe=msgspec.to_builtins({"plan": plan, "search": self._search}),
+            model=self._source.name,
+            model_sha256=self._source.sha256,
+        )
         body = replace(self._body(outcome), steps=(*self._source.steps, step))
         # A body may look at fewer pixels, and calls its input by its own name.
         data = prepare(self._data.dataset, body.only_input(), value_range=self._data.spec.value_range)
-        folder = BuildFolder(self._folder(number))
-        draft = begin_draft(body, data, folder, recipe=self._naming.recipe)
-        form = FORMATS[plan.finish.engine]
-        variant = wrap_runnable(self._records.read(outcome.variant), form, name=f"trial {number}")
-        draft = add_variant(draft, variant, plan.finish.precision)
-        measured = draft.build.variants[-1].measured
+        draft = begin_draft(body, data, BuildFolder(self._folder(number)), recipe=self._naming.recipe)
+        made = self._records.read(outcome.variant)
+        variant = wrap_runnable(made, FORMATS[plan.finish.engine], name=f"trial {number}")
+        measured = add_variant(draft, variant, plan.finish.precision).build.variants[-1].measured
         assert measured is not None
-        macs = multiply_adds(variant)
-        there = self._latency(measured.latency_p50_ms, macs, plan.finish)
+        return _Proven(number, plan, measured, self._subject(variant, data))
+
+    def _candidate(self, proven: "_Proven", found: Checked, source_accuracy: float) -> Candidate:
+        found = msgspec.structs.replace(found, precision=found.precision or proven.plan.finish.precision)
+        there = on_device(found, proven.subject.model, self._target)
+        here = there.profile == THIS
+        latency = there.latency
         candidate = Candidate(
-            number=number,
-            plan=plan,
-            title=plan.title,
-            size_bytes=variant.size_bytes,
-            lost_points=round(100 * (source_accuracy - measured.accuracy), 4),
-            multiply_adds=macs,
-            measured=measured,
-            target_latency_ms=there.latency_ms,
-            latency_is="measured" if self._is_here else "estimated",
-            method=there.method,
-            misfits=fits(
-                self._target,
-                size_bytes=variant.size_bytes,
-                precision=plan.finish.precision,
-                engine=plan.finish.engine,
-                peak_memory_bytes=measured.peak_memory_bytes,
-            ),
+            number=proven.number,
+            plan=proven.plan,
+            title=proven.plan.title,
+            size_bytes=found.size_bytes,
+            lost_points=round(100 * (source_accuracy - proven.measured.accuracy), 4),
+            multiply_adds=found.multiply_adds,
+            measured=_timed(proven.measured, found),
+            memory_bytes=there.arena_bytes or found.peak_memory_bytes or proven.measured.peak_memory_bytes,
+            target_latency_ms=latency.latency_ms,
+            latency_is="measured" if here else "estimated",
+            method="by turns with all candidates in one clean process, one thread" if here else latency.method,
+            misfits=there.misfits,
         )
         return msgspec.structs.replace(candidate, misses=misses(candidate, self._search.recipe.bounds))
-
-    @property
-    def _is_here(self) -> bool:
-        return self._search.recipe.profile == THIS
-
-    def _latency(self, here_ms: float, macs: int | None, finish: Finish) -> Estimate:
-        if self._is_here:
-            return Estimate(latency_ms=here_ms, method="median of 300 predictions in a process of its own, one thread")
-        return estimate_latency(self._target, macs, finish.precision, engine=finish.engine)
 
     def _body(self, outcome: Outcome) -> Model:
         if outcome.plan.body.kind is BodyKind.SOURCE:
@@ -164,6 +170,14 @@ class Finals:
 
     def _folder(self, number: int) -> Path:
         return self._out / "candidates" / f"{number:04d}"
+
+
+def _timed(measured: Measured, found: Checked) -> Measured:
+    """What was measured, with the latency that was taken by turns: all candidates met the same noise."""
+    p50, p99 = found.latency_p50_ms, found.latency_p99_ms
+    if p50 is None or p99 is None:
+        return measured
+    return msgspec.structs.replace(measured, latency_p50_ms=p50, latency_p99_ms=p99)
 
 
 def finalists(outcomes: Sequence[Outcome], bounds: Bounds) -> list[int]:

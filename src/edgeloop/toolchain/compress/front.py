@@ -13,7 +13,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A trial's model as it was measured at the end, on held-out data and in a process of its own.
 
     number: of the trial. lost_points: of accuracy on held-out data against the source. latency_is: "measured" here,
-    or "estimated" for another device, by `method`. fits: why it does not fit the profile; empty when it does.
+    or "estimated" for another device, by `method`. memory_bytes: the peak of a process that runs it here, or the
+    arena on a microcontroller. misfits: why it does not fit the profile; misses: those, and the bounds it misses.
     bundle: its file, empty where it misses a bound.
     """
 
@@ -24,6 +25,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     lost_points: float
     multiply_adds: int | None
     measured: Measured
+    memory_bytes: int
     target_latency_ms: float | None
     latency_is: str
     method: str
@@ -48,9 +50,8 @@ def misses(candidate: Candidate, bounds: Bounds) -> tuple[str, ...]:
         elif took > latency:
             found.append(f"takes {took:.3g} ms ({candidate.latency_is}), {took - latency:.3g} too many")
     most = bounds.max_memory_bytes
-    if most is not None and candidate.measured.peak_memory_bytes > most:
-        over = candidate.measured.peak_memory_bytes - most
-        found.append(f"peaks at {candidate.measured.peak_memory_bytes:,} bytes, {over:,} too many")
+    if most is not None and candidate.memory_bytes > most:
+        found.append(f"peaks at {candidate.memory_bytes:,} bytes, {candidate.memory_bytes - most:,} too many")
     return tuple(found)
 
 
@@ -64,7 +65,7 @@ def objectives(candidate: Candidate) -> tuple[float, ...]:
         float(candidate.size_bytes),
         candidate.measured.latency_p50_ms if latency is None else latency,
         candidate.lost_points,
-        float(candidate.measured.peak_memory_bytes // 2**20),
+        float(candidate.memory_bytes // 2**20),
     )
 
 

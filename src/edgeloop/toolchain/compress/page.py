@@ -164,7 +164,7 @@ def _row(candidate: Candidate) -> str:
         f'<td>{escape(candidate.title)}</td><td class="n">{candidate.size_bytes:,} B</td>'
         f"<td>{candidate.lost_points:+.2f}</td><td>{100 * measured.accuracy:.2f} %</td>"
         f'<td class="n">{_ms(candidate.target_latency_ms)}</td><td>{_count(candidate.multiply_adds)}</td>'
-        f'<td class="n">{measured.peak_memory_bytes / 2**20:.1f} MB</td><td>{within}</td></tr>'
+        f'<td class="n">{candidate.memory_bytes / 2**20:.1f} MB</td><td>{within}</td></tr>'
     )
 
 

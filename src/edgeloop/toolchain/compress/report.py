@@ -9,7 +9,8 @@ from edgeloop.toolchain.package import Bounds
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """The source itself, on the same held-out samples. accuracy: 1.0 where data has no labels (agreement then
-    stands in for accuracy everywhere). latency_p50_ms: of its float form in the runtime here, None where it has none.
+    stands in for accuracy everywhere). latency_p50_ms: here, in the same turns as the candidates'; of a Keras model
+    as the float LiteRT file that it becomes; None for a format that no engine runs.
     """
 
     format: str
@@ -18,6 +19,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     latency_p50_ms: float | None = None
     multiply_adds: int | None = None
+    peak_memory_bytes: int | None = None
 
 
 class CompressReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ def _candidate(number: int = 0, *, size: int = 1000, lost: float = 0.0, ms: floa
     plan = Plan(body=Body(kind=BodyKind.SOURCE), finish=Finish())
     return Candidate(
         number=number, plan=plan, title=plan.title, size_bytes=size, lost_points=lost, multiply_adds=1,
-        measured=measured, target_latency_ms=ms, latency_is="measured", method="timed",
+        measured=measured, memory_bytes=mb * 2**20, target_latency_ms=ms, latency_is="measured", method="timed",
     )  # fmt: skip
 
 
@@ -51,17 +51,9 @@ def test_a_candidate_that_is_beaten_in_everything_is_not_on_the_front() -> None:
 
 
 def test_some_pages_of_memory_win_no_place_on_the_front() -> None:
-    heavy = _candidate(1, size=2000)
-    measured = msgspec.structs.replace(heavy.measured, peak_memory_bytes=heavy.measured.peak_memory_bytes - 0)
-    light_by_pages = msgspec.structs.replace(
-        heavy, measured=msgspec.structs.replace(measured, peak_memory_bytes=50 * 2**20 + 4096)
-    )
-    better = _candidate(2, size=1000)
-    better = msgspec.structs.replace(
-        better, measured=msgspec.structs.replace(measured, peak_memory_bytes=50 * 2**20 + 8192)
-    )
-    marked = {one.number: one.on_front for one in with_front([light_by_pages, better])}
-    assert marked == {1: False, 2: True}
+    larger = msgspec.structs.replace(_candidate(1, size=2000), memory_bytes=50 * 2**20 + 4096)
+    smaller = msgspec.structs.replace(_candidate(2, size=1000), memory_bytes=50 * 2**20 + 8192)
+    assert {one.number: one.on_front for one in with_front([larger, smaller])} == {1: False, 2: True}
 
 
 @pytest.mark.parametrize(
