@@ -168,8 +168,8 @@ def _hint(keras: Any, net: Any, lesson: _Lesson, recipe: DistilRecipe, progress:
     assert wanted is not None  # Questions with features gives them or raises
     # Teachers differ in scale; a unit deviation makes one learning rate fit all.
     target = (wanted - wanted.mean(axis=0)) / (wanted.std() + 1e-6)
-    features = keras.layers.Flatten()(net.get_layer(FEATURES).output)
-    guided = keras.Model(net.input, keras.layers.Dense(target.shape[1])(features))
+    features = keras.layers.Flatten(name="hint_flat")(net.get_layer(FEATURES).output)
+    guided = keras.Model(net.input, keras.layers.Dense(target.shape[1], name="hint")(features))
     guided.compile(optimizer=keras.optimizers.Adam(recipe.learning_rate), loss="mse", jit_compile=False)
     rng = np.random.default_rng(recipe.seed)
     left, loss = recipe.hints, float("nan")

@@ -83,12 +83,10 @@ def test_keras_teacher_gives_hints_through_its_features(data: Prepared) -> None:
     image = keras.Input(SHAPE, name="image")
     features = keras.layers.Dense(9, activation="relu", name="features")(keras.layers.Flatten(name="flat")(image))
     teacher = wrap_keras(keras.Model(image, keras.layers.Dense(3, name="logits")(features)), name="teacher.keras")
-    recipe = msgspec.structs.replace(QUICK, hints=1_400, images_seen=64)
-    _, longer = distil(teacher, recipe, data)
-    _, shorter = distil(teacher, msgspec.structs.replace(recipe, hints=32), data)
-    assert longer.hint_loss is not None
-    assert shorter.hint_loss is not None
-    assert longer.hint_loss < 0.7 * shorter.hint_loss
+    _, report = distil(teacher, msgspec.structs.replace(QUICK, hints=2_000, images_seen=32), data)
+    assert report.hint_loss is not None
+    # Features are brought to a deviation of 1: guessing their mean loses 1.
+    assert report.hint_loss < 0.5
 
 
 def test_same_seed_gives_the_same_student(data: Prepared) -> None:

@@ -1,6 +1,7 @@
 """Batch normalization's statistics, estimated anew: after a cut, what reaches a layer is no longer what it was.
 
-Fitting would bring them along, but slowly: at Keras's momentum of 0.99, hundreds of steps.
+Fitting brings them along, but slowly: at Keras's momentum of 0.99 they are hundreds of steps behind the weights, so
+they are estimated anew after a short fit, too.
 """
 
 from typing import Any

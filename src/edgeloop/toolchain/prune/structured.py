@@ -257,6 +257,7 @@ def _fit(
         teacher_weight=recipe.teacher_weight if teacher else 0.0,
     )
     loss = fine_tune(net, data, how, teacher_scores=teacher, progress=progress)
+    settle(net, data, seed=recipe.seed + index)
     return PruneRound(kept=left, accuracy_cut=after_cut, accuracy_tuned=accuracy_or_none(net, data), loss=loss)
 
 

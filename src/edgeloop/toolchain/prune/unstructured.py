@@ -19,6 +19,7 @@ from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.fitting import FineTune, fine_tune
 from edgeloop.toolchain.progress import Progress, silent, within
+from edgeloop.toolchain.prune.settle import settle
 from edgeloop.toolchain.prune.structured import (
     accuracy_or_none,
     graph_to_change,
@@ -107,6 +108,7 @@ def sparsify(
             fine_tune(net, data, how, teacher_scores=teacher, progress=told)
     for kernel, constraint in zip(kernels, held, strict=True):
         kernel.constraint = constraint
+    settle(net, data, seed=recipe.seed)
     made = wrap_keras(keras.Model(net.input, net.output), name=model.name).after("sparsify", recipe, before=model)
     plain_before = wrap_keras(source, name=model.name).data
     return made, SparsifyReport(
