@@ -180,9 +180,10 @@ def teacher_of(net: Any) -> Teacher:
 def graph_to_change(model: Model) -> Any:
     """The keras.Model inside to change: with scores alone where the features are found again by their layer's name.
 
-    Raises InvalidInput for a model of another format.
+    Raises InvalidInput for a model of another format, or with several inputs.
     """
     require_keras(model, "pruning")
+    model.only_input()
     names = {spec.name for spec in model.outputs}
     by_layer = any(layer.name == FEATURES for layer in model.native.layers)
     return plain_keras(model) if names <= {LOGITS, FEATURES} and (by_layer or FEATURES not in names) else model.native

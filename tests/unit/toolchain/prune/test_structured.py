@@ -91,6 +91,15 @@ def test_model_of_another_format_is_refused(trained: Model, data: Prepared) -> N
         prune(replace(trained, format=Format.ONNX), PruneRecipe(), data)
 
 
+def test_network_with_two_inputs_is_refused(data: Prepared) -> None:
+    keras = import_keras()
+    inputs = [keras.Input((8, 8, 1), name=name) for name in ("left", "right")]
+    x = keras.layers.Flatten(name="flat")(keras.layers.Add(name="plus")(inputs))
+    net = keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
+    with pytest.raises(InvalidInput, match="2 inputs"):
+        prune(wrap_keras(net, name="pair"), PruneRecipe(), data)
+
+
 def test_network_with_nan_is_refused_before_anything_is_cut(data: Prepared) -> None:
     keras = import_keras()
     image = keras.Input((8, 8, 1), name="image")
