@@ -142,9 +142,7 @@ def _shaped(model: Model, recipe: ConvertRecipe) -> Model:
         return fixed.after("shape", recipe, before=model)
     for name, shape in recipe.shapes.items():
         if known.get(name) != tuple(shape):
-            raise InvalidInput(
-                f"input {name!r} of {model.name} cannot be given the shape {shape}; its inputs are {known}"
-            )
+            raise InvalidInput(f"input {name!r} of {model.name} cannot take the shape {shape}; its inputs are {known}")
     return model
 
 

@@ -71,7 +71,9 @@ def _layers(layer: Any) -> Iterator[Any]:
 
 def _one_sample(model: Model) -> list[Any]:
     keras = import_keras()
-    return [keras.InputSpec(dtype=spec.dtype, shape=spec.shape, name=spec.name) for spec in model.inputs]
+    specs = [keras.InputSpec(dtype=spec.dtype, shape=spec.shape, name=spec.name) for spec in model.inputs]
+    # One argument: the tensor, or the list of them.
+    return specs if len(specs) == 1 else [specs]
 
 
 @contextlib.contextmanager

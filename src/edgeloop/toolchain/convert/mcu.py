@@ -4,12 +4,12 @@ The header is plain text and the same for the same model. The arena, the memory 
 runs, is what the interpreter says it took, and is tried out at that size.
 """
 
-import os
 import re
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.runtime.predictor import dequantize_tensor
+from edgeloop.toolchain.convert import mcu_trial
 from edgeloop.toolchain.convert.litert import graph_order, litert_operators
 from edgeloop.toolchain.source.engine import stored
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
@@ -25,6 +26,7 @@ from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
 _FIRST_ARENA_BYTES, _LARGEST_ARENA_BYTES = 1 << 20, 1 << 28
 _ALIGNMENT = 16
 _BYTES_A_LINE = 12
+_TIMEOUT_S = 300
 
 _TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
 _NO_MEMORY = re.compile(r"Failed to (resize buffer|allocate)")
@@ -48,7 +50,7 @@ def to_mcu(model: Model, *, name: str) -> tuple[Model, int]:
         native=model.data,
         data=header.encode(),
         run=_runner(model, arena_bytes),
-        name="model.h",
+        name=name,
     )
     return made, arena_bytes
 
@@ -79,106 +81,66 @@ def _in_words(spec: TensorSpec) -> str:
 
 
 def _arena(model: Model) -> int:
-    """What the interpreter took, tried out: the first size from there on that it starts with."""
-    feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}
+    """What the interpreter took, and starts with."""
+    zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}
     size = _FIRST_ARENA_BYTES + 10 * model.size_bytes
     while True:
-        with _native_stderr() as said:
-            try:
-                interpreter = _interpreter(model.data, size)
-                _order(model)(interpreter, feeds)
-                interpreter.print_allocations()
-                break
-            except (RuntimeError, ValueError) as error:
-                failure = error
-        if not _NO_MEMORY.search(said()) or size >= _LARGEST_ARENA_BYTES:
-            raise _refusal(model, said(), failure) from failure
+        said, answers = _try(model, zeros, size)
+        if answers is not None:
+            break
+        if not _NO_MEMORY.search(said) or size >= _LARGEST_ARENA_BYTES:
+            raise _refusal(model, said)
         size *= 4
-    found = _TOTAL.search(said())
-    assert found is not None, said()
-    return _smallest_that_starts(model, -(-int(found[1]) // _ALIGNMENT) * _ALIGNMENT)
+    found = _TOTAL.search(said)
+    assert found is not None, said
+    least = -(-int(found[1]) // _ALIGNMENT) * _ALIGNMENT
+    for extra in (0, 64, 256, 1024, 4096):
+        if _try(model, zeros, least + extra)[1] is not None:
+            return least + extra
+    raise Refused(f"{model.name} does not start in the {least:,} bytes of arena that it said it used, nor in 4 KB more")
 
 
-def _smallest_that_starts(model: Model, size: int) -> int:
-    for extra in range(0, 4096, _ALIGNMENT):
-        with _native_stderr():
-            try:
-                _interpreter(model.data, size + extra)
-            except RuntimeError:
-                continue
-        return size + extra
-    raise Refused(f"{model.name} does not start in the {size:,} bytes of arena that it reported; this is a bug of ours")
-
-
-def _refusal(model: Model, said: str, error: Exception) -> Refused:
+def _refusal(model: Model, said: str) -> Refused:
     found = _OPERATOR.search(said)
     operator = next(one for one in found.groups() if one) if found else ""
-    reason = said.strip().splitlines()[0] if said.strip() else str(error)
     what = f"it does not run the operator {operator} of this model" if operator else "it cannot run this model"
+    reason = next((line for line in said.splitlines() if line.strip()), "nothing")
     return Refused(
-        f"{model.name} cannot go onto a microcontroller: {what} (TensorFlow Lite Micro says: {reason}). Quantize it to "
-        "int8 with integer activations, or replace that operator"
+        f"{model.name} cannot go onto a microcontroller: {what} (TensorFlow Lite Micro says: {reason.strip()}). "
+        "Quantize it to int8 with integer activations, or replace that operator"
     )
 
 
-def _interpreter(data: bytes, arena_bytes: int) -> Any:
-    try:
-        from tflite_micro import runtime
-    except ImportError as error:
-        raise Unavailable(
-            f"microcontroller models are tried out under tflite-micro ({error}); install it with: "
-            "pip install 'edgeloop[toolchain]'"
-        ) from error
-    return runtime.Interpreter.from_bytes(data, arena_size=arena_bytes)
+def _try(model: Model, feeds: Feeds, arena_bytes: int) -> tuple[str, dict[str, NDArray[Any]] | None]:
+    """What the interpreter said, and its outputs (N, ...) by name; None if it failed or fell."""
+    inputs, outputs = graph_order(model.data, model.inputs, model.outputs)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.tflite").write_bytes(model.data)
+        given: dict[str, Any] = {f"{place}": feeds[key][:, np.newaxis] for place, key in enumerate(inputs)}
+        np.savez(folder / "feeds.npz", **given, outputs=np.array(len(outputs)))
+        paths = [str(folder / "model.tflite"), str(arena_bytes), str(folder / "feeds.npz"), str(folder / "made.npz")]
+        done = subprocess.run(  # noqa: S603 - our own module on our own files
+            [sys.executable, "-m", mcu_trial.__name__, *paths], capture_output=True, timeout=_TIMEOUT_S, check=False
+        )
+        said = done.stderr.decode(errors="replace")
+        if done.returncode == mcu_trial.NOT_INSTALLED:
+            raise Unavailable(
+                f"microcontroller models are tried out under tflite-micro ({said.strip()}); install it with: "
+                "pip install 'edgeloop[toolchain]'"
+            )
+        if done.returncode != 0:
+            return said, None
+        with np.load(folder / "made.npz") as made:
+            return said, {key: made[f"{place}"][:, 0] for place, key in enumerate(outputs)}
 
 
 def _runner(model: Model, arena_bytes: int) -> Run:
-    data, order = model.data, _order(model)
-
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
-        made: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in model.outputs}
-        with _native_stderr():
-            interpreter = _interpreter(data, arena_bytes)
-            for index in range(len(next(iter(feeds.values())))):
-                one = {spec.name: stored(feeds[spec.name][index : index + 1], spec) for spec in model.inputs}
-                answers = order(interpreter, one)
-                for spec in model.outputs:
-                    made[spec.name].append(dequantize_tensor(answers[spec.name], spec))
-        return {name: np.concatenate(parts) for name, parts in made.items()}
+        given = {spec.name: stored(feeds[spec.name], spec) for spec in model.inputs}
+        said, answers = _try(model, given, arena_bytes)
+        if answers is None:
+            raise _refusal(model, said)
+        return {spec.name: dequantize_tensor(answers[spec.name], spec) for spec in model.outputs}
 
     return run
-
-
-def _order(model: Model) -> Callable[[Any, Feeds], dict[str, NDArray[Any]]]:
-    """Ask by name: the interpreter counts tensors in the graph's order, the signature may name them in another."""
-    inputs, outputs = graph_order(model.data, model.inputs, model.outputs)
-
-    def ask(interpreter: Any, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        for index, name in enumerate(inputs):
-            interpreter.set_input(feeds[name], index)
-        interpreter.invoke()
-        return {name: np.asarray(interpreter.get_output(index)) for index, name in enumerate(outputs)}
-
-    return ask
-
-
-@contextmanager
-def _native_stderr() -> Iterator[Callable[[], str]]:
-    """What native code says on standard error meanwhile, as text, instead of on the screen: its reasons are there."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        heard: list[str] = []
-
-        def said() -> str:
-            if heard:
-                return heard[0]
-            file.seek(0)
-            return file.read().decode(errors="replace")
-
-        try:
-            yield said
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            heard.append(said())

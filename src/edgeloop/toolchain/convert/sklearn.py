@@ -6,7 +6,6 @@ from typing import Any
 from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.toolchain.convert.onnx import rename_onnx
 from edgeloop.toolchain.source.model import Model
-from edgeloop.toolchain.source.onnx import import_onnx
 from edgeloop.toolchain.source.sklearn import INPUT, SCORES
 
 _OPSET = {"": 18, "ai.onnx.ml": 3}
@@ -21,8 +20,9 @@ def sklearn_to_onnx(model: Model) -> bytes:
     proto = _converted(model)
     scores = proto.graph.output[-1].name
     del proto.graph.output[:-1]
-    if _is_flipped(model):
-        scores = _negated(proto, scores)
+    # The converter declares one column for some two-class decisions, and gives two.
+    (_, columns) = proto.graph.output[0].type.tensor_type.shape.dim
+    columns.dim_value = model.only_output().shape[1]
     return rename_onnx(proto.SerializeToString(deterministic=True), {scores: model.only_output().name})
 
 
@@ -44,7 +44,8 @@ def _converted(model: Model) -> Any:
             return convert_sklearn(
                 model.native,
                 initial_types=[(INPUT, FloatTensorType([None, width]))],
-                options={id(model.native): _options(model)},
+                # By the last step: asked of the whole pipeline, a two-class SVC's decision comes out negated.
+                options={id(_last(model.native)): _options(model)},
                 target_opset=_OPSET,
             )
     # skl2onnx raises RuntimeError, NameError and what onnx makes of wrong attributes, besides its own two.
@@ -62,21 +63,6 @@ def _options(model: Model) -> dict[str, bool]:
     # Linear support vectors have no map of labels to switch off.
     options = {} if type(last).__name__ in ("LinearSVC",) else {"zipmap": False}
     return options | ({"raw_scores": True} if model.only_output().name == SCORES else {})
-
-
-def _is_flipped(model: Model) -> bool:
-    """skl2onnx gives a two-class SVC's decision as (d, -d); the second class is the positive one everywhere else."""
-    last = _last(model.native)
-    two = len(getattr(last, "classes_", ())) == 2
-    return two and model.only_output().name == SCORES and type(last).__name__ in ("SVC", "NuSVC")
-
-
-def _negated(proto: Any, scores: str) -> str:
-    onnx = import_onnx()
-    made = f"{scores}_negated"
-    proto.graph.node.append(onnx.helper.make_node("Neg", [scores], [made], name=made))
-    proto.graph.output[0].name = made
-    return made
 
 
 def _last(estimator: Any) -> Any:
