@@ -91,7 +91,7 @@ def train_aware(
     if recipe.precision not in _BITS:
         raise InvalidInput(f"{recipe.precision} has nothing to learn to bear; known: {', '.join(_BITS)}")
     net = equalize_net(model.native) if recipe.equalize else fold_batchnorm(model.native)
-    rounding, watchers = _rounding_net(net, recipe)
+    rounding, watchers = rounding_net(net, recipe)
     loss = FineTune(
         images_seen=aware.images_seen,
         batch_size=aware.batch_size,
@@ -102,15 +102,18 @@ def train_aware(
         teacher_weight=0.0 if teacher_scores is None else aware.teacher_weight,
     )
     fine_tune(rounding, data, loss, teacher_scores=teacher_scores, progress=progress)
-    for layer in net.layers:
+    for layer in (one for one in net.layers if one.weights):
         made = rounding.get_layer(layer.name)
         layer.set_weights((made.inner if hasattr(made, "inner") else made).get_weights())
     ranges = {name: watcher.ends() for name, watcher in watchers.items()}
     return wrap_keras(net, name=model.name).after("train_aware", aware, before=model), ranges
 
 
-def _rounding_net(net: Any, recipe: QuantizeRecipe) -> tuple[Any, dict[str, Any]]:
-    """A clone of `net` that rounds, and the layers that watch activations, by the name of the layer watched."""
+def rounding_net(net: Any, recipe: QuantizeRecipe) -> tuple[Any, dict[str, Any]]:
+    """A clone of a keras.Model without BatchNorm that rounds, and its layers that watch activations.
+
+    These are by the name of the layer that they watch.
+    """
     keras = import_keras()
     weights_layer, activations_layer = _weights_layer(), _activations_layer()
     weight_bits, activation_bits = _BITS[recipe.precision]
@@ -136,7 +139,7 @@ def _rounding_net(net: Any, recipe: QuantizeRecipe) -> tuple[Any, dict[str, Any]
         return watchers[layer.name](made)
 
     made = keras.models.clone_model(net, clone_function=clone, call_function=call)
-    for layer in net.layers:
+    for layer in (one for one in net.layers if one.weights):
         twin = made.get_layer(layer.name)
         (twin.inner if hasattr(twin, "inner") else twin).set_weights(layer.get_weights())
     return made, watchers

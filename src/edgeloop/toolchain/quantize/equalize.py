@@ -99,6 +99,9 @@ def fold_batchnorm(net: Any) -> Any:
 
     made = keras.models.clone_model(source, clone_function=clone, call_function=call)
     for layer in made.layers:
+        if not layer.weights:
+            # A cloned input without a name of its own gets another one.
+            continue
         before = source.get_layer(layer.name)
         if layer.name in hosts:
             _set_folded(layer, before, hosts[layer.name])
