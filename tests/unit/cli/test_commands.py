@@ -294,10 +294,10 @@ def test_pack_of_a_wrong_version_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_convert_of_an_unknown_format_writes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "model.pt").write_bytes(b"torch")
-    code, message = _failed("convert", tmp_path / "model.pt", "--to", "litert", "--out", tmp_path / "build")
-    assert (code, "model.pt has the format '.pt'" in message) == (2, True)
-    assert _tree(tmp_path) == {"model.pt"}
+    (tmp_path / "model.bin").write_bytes(b"anything")
+    code, message = _failed("convert", tmp_path / "model.bin", "--to", "litert")
+    assert (code, "model.bin has the format '.bin'" in message) == (2, True)
+    assert _tree(tmp_path) == {"model.bin"}
 
 
 def test_convert_to_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_convert_to_an_unknown_format_names_the_known_ones(tmp_path: Path) -> No
 
 
 def test_convert_of_a_missing_model_is_not_found(tmp_path: Path) -> None:
-    arguments = (tmp_path / "model.keras", "--to", "litert", "--out", tmp_path / "build")
+    arguments = (tmp_path / "model.keras", "--to", "litert", "--out", tmp_path / "build", "--calibrate", "digits")
     assert (_failed("convert", *arguments)[0], _tree(tmp_path)) == (3, set())
 
 

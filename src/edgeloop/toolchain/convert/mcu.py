@@ -85,7 +85,7 @@ def _arena(model: Model) -> int:
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}
     size = _FIRST_ARENA_BYTES + 10 * model.size_bytes
     while True:
-        said, answers = _try(model, zeros, size)
+        said, answers = try_in_arena(model, zeros, size)
         if answers is not None:
             break
         if not _NO_MEMORY.search(said) or size >= _LARGEST_ARENA_BYTES:
@@ -95,7 +95,7 @@ def _arena(model: Model) -> int:
     assert found is not None, said
     least = -(-int(found[1]) // _ALIGNMENT) * _ALIGNMENT
     for extra in (0, 64, 256, 1024, 4096):
-        if _try(model, zeros, least + extra)[1] is not None:
+        if try_in_arena(model, zeros, least + extra)[1] is not None:
             return least + extra
     raise Refused(f"{model.name} does not start in the {least:,} bytes of arena that it said it used, nor in 4 KB more")
 
@@ -111,7 +111,7 @@ def _refusal(model: Model, said: str) -> Refused:
     )
 
 
-def _try(model: Model, feeds: Feeds, arena_bytes: int) -> tuple[str, dict[str, NDArray[Any]] | None]:
+def try_in_arena(model: Model, feeds: Feeds, arena_bytes: int) -> tuple[str, dict[str, NDArray[Any]] | None]:
     """What the interpreter said, and its outputs (N, ...) by name; None if it failed or fell."""
     inputs, outputs = graph_order(model.data, model.inputs, model.outputs)
     with tempfile.TemporaryDirectory() as name:
@@ -138,7 +138,7 @@ def _try(model: Model, feeds: Feeds, arena_bytes: int) -> tuple[str, dict[str, N
 def _runner(model: Model, arena_bytes: int) -> Run:
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
         given = {spec.name: stored(feeds[spec.name], spec) for spec in model.inputs}
-        said, answers = _try(model, given, arena_bytes)
+        said, answers = try_in_arena(model, given, arena_bytes)
         if answers is None:
             raise _refusal(model, said)
         return {spec.name: dequantize_tensor(answers[spec.name], spec) for spec in model.outputs}
