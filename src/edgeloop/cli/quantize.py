@@ -34,7 +34,7 @@ def quantize(
         str, typer.Option(help="Real samples that calibrate and judge: digits, a folder, a .csv, a .npz.")
     ],
     precision: Annotated[
-        Precision, typer.Option(help="int8, int16, int4, each also _dynamic or _weights; float16.")
+        Precision, typer.Option(help="int8, int16, int4; int8_ and int4_ with dynamic or weights; float16.")
     ] = (Precision.INT8),
     weights: Annotated[
         Symmetry, typer.Option(help="Where zero lies among the weights' integers.")
@@ -62,7 +62,9 @@ def quantize(
         typer.Option(min=0.0, max=1.0, help="Mix precisions: raise the worst layers until this share agrees."),
     ] = None,
     aware: Annotated[int, typer.Option(min=0, help="Fine-tune a Keras model with rounding on so many samples.")] = 0,
-    to: Annotated[Engine | None, typer.Option("--to", help="The engine; the model's own unless told.")] = None,
+    to: Annotated[
+        Engine | None, typer.Option("--to", help="The engine; unless told the model's own, litert for Keras.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file; beside MODEL unless told.")] = None,
     source: Annotated[
         str, typer.Option(help="Where digits come from: 'bundled', 'keras', or a folder of IDX files.")
