@@ -138,8 +138,7 @@ _SAME = (Format.LITERT, Target.LITERT)
 def _shaped(model: Model, recipe: ConvertRecipe) -> Model:
     known = {spec.name: tuple(spec.shape) for spec in model.inputs}
     if model.format is Format.ONNX and recipe.shapes:
-        fixed = wrap_runnable(fix_shapes(model.data, recipe.shapes, model.name), Format.ONNX, name=model.name)
-        return fixed.after("shape", recipe, before=model)
+        return wrap_runnable(fix_shapes(model.data, recipe.shapes, model.name), Format.ONNX, name=model.name)
     for name, shape in recipe.shapes.items():
         if known.get(name) != tuple(shape):
             raise InvalidInput(f"input {name!r} of {model.name} cannot take the shape {shape}; its inputs are {known}")

@@ -44,7 +44,8 @@ def wrap_sklearn(estimator: Any, *, name: str = "estimator", data: bytes | None 
     """A fitted estimator or pipeline as a Model; data: its file's bytes, as skops makes them where None.
 
     Input "input" (1, features) float32. Output "probabilities" (1, classes) where it has predict_proba; else "scores"
-    (1, classes), its decision_function, with two classes as (-d, d); else "prediction" (1, targets). Raises
+    (1, classes), its decision_function, with two classes as (-d, d), of an outlier detector (1, 1); else "prediction"
+    (1, targets). Raises
     InvalidInput if it is not fitted or has none of these.
     """
     width = getattr(estimator, "n_features_in_", None)
@@ -53,7 +54,7 @@ def wrap_sklearn(estimator: Any, *, name: str = "estimator", data: bytes | None 
             f"{name} holds {type(estimator).__name__}; expected a fitted estimator or pipeline that predicts"
         )
     output, ask = _question(estimator)
-    run = _runner(output, ask)
+    run = _runner(output, ask, mirrored=output == SCORES and hasattr(estimator, "classes_"))
     inputs = (TensorSpec(INPUT, (1, int(width)), "float32"),)
     made = run({INPUT: np.zeros((1, int(width)), np.float32)})[output]
     return Model(
@@ -132,7 +133,7 @@ def _question(estimator: Any) -> tuple[str, Any]:
     return PREDICTION, estimator.predict
 
 
-def _runner(output: str, ask: Any) -> Run:
+def _runner(output: str, ask: Any, *, mirrored: bool) -> Run:
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
         try:
             with warnings.catch_warnings():
@@ -141,7 +142,7 @@ def _runner(output: str, ask: Any) -> Run:
         except ValueError as error:
             raise InvalidInput(f"the estimator turns these inputs down: {str(error).splitlines()[0]}") from error
         if made.ndim == 1:
-            made = np.stack([-made, made], axis=1) if output == SCORES else made[:, np.newaxis]
+            made = np.stack([-made, made], axis=1) if mirrored else made[:, np.newaxis]
         return {output: made}
 
     return run

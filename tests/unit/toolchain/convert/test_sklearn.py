@@ -10,12 +10,12 @@ from edgeloop.toolchain.targets import Target
 
 pytest.importorskip("skl2onnx")
 
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import SVC, SVR, LinearSVC
+from sklearn.svm import SVC, SVR, LinearSVC, OneClassSVM
 
 RNG = np.random.default_rng(2)
 SAMPLES = (3 * RNG.normal(size=(80, 4))).astype(np.float32)
@@ -41,6 +41,14 @@ def test_pipeline_with_its_scaler_keeps_its_scores(estimator: Any, labels: Any) 
 def test_regression_keeps_its_values(estimator: Any) -> None:
     source = wrap_sklearn(estimator.fit(SAMPLES, SAMPLES[:, 0] * 2))
     made, _ = convert(source, ConvertRecipe(to=Target.ONNX))
+    assert np.allclose(made.scores(SAMPLES), source.scores(SAMPLES), atol=1e-4)  # float64 there, float32 here
+
+
+@pytest.mark.parametrize("estimator", [OneClassSVM(), IsolationForest(n_estimators=5)], ids=["svm", "forest"])
+def test_outlier_detector_keeps_its_one_score(estimator: Any) -> None:
+    source = wrap_sklearn(estimator.fit(SAMPLES))
+    made, _ = convert(source, ConvertRecipe(to=Target.ONNX))
+    assert made.only_output().shape == (1, 1)
     assert np.allclose(made.scores(SAMPLES), source.scores(SAMPLES), atol=1e-4)  # float64 there, float32 here
 
 
