@@ -22,15 +22,19 @@ from edgeloop.cli import (
     data,
     demo,
     device,
+    distil,
     doctor,
     fleet,
     job,
     model,
     node,
     profile,
+    prune,
+    quantize,
     rollout,
     sample,
     search,
+    transfer,
     worker,
 )
 from edgeloop.contracts.errors import EdgeloopError
@@ -57,6 +61,10 @@ for name, noun in (
 ):
     app.add_typer(noun, name=name)
 app.command()(model.train)
+app.command()(transfer.transfer)
+app.command()(quantize.quantize)
+app.command()(prune.prune)
+app.command()(distil.distil)
 app.command()(convert.convert)
 app.command()(check.check)
 app.command()(search.compress)

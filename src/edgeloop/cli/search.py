@@ -35,8 +35,11 @@ def compress(
     max_latency: Annotated[str | None, typer.Option(help="Median latency on the profile, such as 2ms.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="Peak memory of a process that runs it, such as 60MB.")] = None,
     profile: Annotated[str, typer.Option(help="The device: this, a profile's name, or a profile's file.")] = "this",
-    budget: Annotated[str, typer.Option(help="Time in all, such as 10min.")] = "10min",
+    budget: Annotated[str | None, typer.Option(help="Time in all; 10min where --trials is not given.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="End after so many: the same result anywhere.")] = None,
+    images_seen: Annotated[
+        int, typer.Option(min=0, help="Training images in the shortest training; 0 suits it to the budget.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="The same seed tries the same, and splits data the same.")] = 0,
     engines: Annotated[str, typer.Option(help="Engines to search for, with commas.")] = _ENGINES,
     precisions: Annotated[str, typer.Option(help="Precisions to search among, with commas.")] = _PRECISIONS,
@@ -67,7 +70,8 @@ def compress(
             max_memory_bytes=None if max_memory is None else parse_size_bytes(max_memory),
         ),
         profile=profile,
-        budget_s=parse_duration_s(budget),
+        budget_s=_budget_s(budget, trials),
+        images_seen=images_seen,
         trials=trials,
         seed=seed,
         engines=_words(EngineName, engines),
@@ -169,6 +173,12 @@ def _show(report: "CompressReport", out: Path, *, as_json: bool) -> None:
             "no bundle is written: no candidate keeps to all bounds; each line above says by how much it misses"
         )
     console.print(f"the picture: {out / 'front.html'}", highlight=False)
+
+
+def _budget_s(budget: str | None, trials: int | None) -> float | None:
+    if budget is None:
+        return 600.0 if trials is None else None
+    return parse_duration_s(budget)
 
 
 def _words(kind: type[Word], text: str) -> tuple[Word, ...]:

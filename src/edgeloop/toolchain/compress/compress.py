@@ -118,8 +118,10 @@ def read_report(out: Path) -> CompressReport:
 
 
 def _search(model: Model, recipe: CompressRecipe, data: Prepared, origin: Origin) -> Search:
-    images = recipe.images_seen or round(recipe.budget_s * _IMAGES_A_SECOND)
-    settled = msgspec.structs.replace(recipe, images_seen=min(_MOST_IMAGES, max(_FEWEST_IMAGES, images)))
+    images = recipe.images_seen or (round(recipe.budget_s * _IMAGES_A_SECOND) if recipe.budget_s else _MOST_IMAGES)
+    if not recipe.images_seen:
+        images = min(_MOST_IMAGES, max(_FEWEST_IMAGES, images))
+    settled = msgspec.structs.replace(recipe, images_seen=images)
     return Search(
         recipe=settled,
         model=origin.model,

@@ -3,6 +3,7 @@
 Neighbours: `workbench` is what a worker runs, `ray` spreads the same over a cluster.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -70,7 +71,8 @@ class LocalCrew:
                     hand.task, task = waiting.pop()
                     hand.connection.send(task)
             busy = [hand for hand in self._hands if hand.task is not None]
-            ready = wait([hand.connection for hand in busy], timeout=max(0.0, deadline - time.monotonic()))
+            left_s = max(0.0, deadline - time.monotonic())
+            ready = wait([hand.connection for hand in busy], timeout=None if math.isinf(left_s) else left_s)
             if not ready:
                 self._give_up(busy)
                 return

@@ -95,14 +95,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class CompressRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """What to search for, and how long.
 
-    trials: ends the search after so many, which makes it the same on every machine; with None the budget alone
-    does. images_seen: what the shortest training shows; 0 takes what suits the budget. engines: what candidates may
-    run on. precisions: what they may compute in.
+    trials: ends the search after so many, which makes it the same on every machine; budget_s ends it wherever it is
+    then. One of the two may be None. images_seen: what the shortest training shows; 0 takes what suits the budget.
+    engines: what candidates may run on. precisions: what they may compute in.
     """
 
     bounds: Bounds
     profile: str = "this"
-    budget_s: float = 600.0
+    budget_s: float | None = 600.0
     trials: int | None = None
     images_seen: int = 0
     seed: int = 0
@@ -111,7 +111,9 @@ class CompressRecipe(msgspec.Struct, frozen=True, kw_only=True):
 
     def require_sound(self) -> None:
         """Raise InvalidInput where a field cannot be."""
-        if self.budget_s <= 0:
+        if self.budget_s is None and self.trials is None:
+            raise InvalidInput("the search has neither a budget nor a number of trials; it would never end")
+        if self.budget_s is not None and self.budget_s <= 0:
             raise InvalidInput(f"the budget is {self.budget_s:g} s; give the search some time, such as 10min")
         if self.trials is not None and self.trials < 1:
             raise InvalidInput(f"trials is {self.trials}; at least one is needed")

@@ -4,6 +4,7 @@ Needs edgeloop[ray] here and edgeloop[toolchain,ray] on the cluster's machines.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -45,7 +46,7 @@ class RayCrew:
                 actor = idle.pop()
                 running[actor.try_task.remote(task)] = (index, actor)
             left_s = max(0.0, deadline - time.monotonic())
-            done, _ = self._ray.wait(list(running), num_returns=1, timeout=left_s)
+            done, _ = self._ray.wait(list(running), num_returns=1, timeout=None if math.isinf(left_s) else left_s)
             if not done:
                 self._give_up(actor for _, actor in running.values())
                 return

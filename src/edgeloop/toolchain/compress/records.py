@@ -124,7 +124,7 @@ class Records:
 
 def _identity(search: Search) -> dict[str, object]:
     """What makes two searches the same: all but how long they may take, and under what name the files lay."""
-    recipe = msgspec.structs.replace(search.recipe, budget_s=1.0, trials=None, images_seen=0)
+    recipe = msgspec.structs.replace(search.recipe, budget_s=None, trials=None, images_seen=0)
     return {
         **{f"recipe {name}": getattr(recipe, name) for name in recipe.__struct_fields__},
         "model": search.model_sha256,

@@ -3,6 +3,7 @@
 `propose` decides, `crew` does; what lies in the folder is enough to go on from, whatever ended the last sitting.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ _SAFE = 0.8
 
 @dataclass
 class Clock:
-    """What of the budget is spent, over all sittings. before_s: in earlier ones."""
+    """What of the budget is spent, over all sittings. budget_s: None for no end. before_s: in earlier ones."""
 
-    budget_s: float
+    budget_s: float | None
     before_s: float
     started: float
 
@@ -37,6 +38,8 @@ class Clock:
     @property
     def search_s(self) -> float:
         """Of the budget, for trials; the rest is for measuring the best of them."""
+        if self.budget_s is None:
+            return math.inf
         return self.budget_s - min(_MOST_FINAL_S, max(_LEAST_FINAL_S, _FINAL_SHARE * self.budget_s))
 
     @property
@@ -132,10 +135,8 @@ class SearchRun:
         most = self._recipe.trials
         if most is not None:
             share = max(share, len(self._trials) / most)
-        left_s = max(0.0, self._clock.left_s)
-        self._progress(
-            share, f"trial {len(self._trials)}, {left_s:.0f} s left; {best_so_far(self.outcomes, self._recipe)}"
-        )
+        left = f", {max(0.0, self._clock.left_s):.0f} s left" if self._clock.budget_s is not None else ""
+        self._progress(share, f"trial {len(self._trials)}{left}; {best_so_far(self.outcomes, self._recipe)}")
 
 
 def best_so_far(outcomes: Sequence[Outcome], recipe: CompressRecipe) -> str:

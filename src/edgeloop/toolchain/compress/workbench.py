@@ -23,14 +23,17 @@ from edgeloop.toolchain.backend import import_keras, seed_everything, use_thread
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Outcome, Plan
 from edgeloop.toolchain.compress.space import BITS
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
+from edgeloop.toolchain.convert.strip import strip_litert
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.fitting import FineTune, fine_tune
 from edgeloop.toolchain.nets.build import build_net
 from edgeloop.toolchain.prune.rank import By
+from edgeloop.toolchain.prune.settle import settle
 from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware
 from edgeloop.toolchain.quantize.quantize import quantize
-from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
+from edgeloop.toolchain.quantize.recipe import QuantizeRecipe, Symmetry
+from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.keras import keras_bytes, plain_keras, wrap_keras
 from edgeloop.toolchain.source.model import Format, Model
 from edgeloop.toolchain.source.open import open_model
@@ -47,7 +50,8 @@ _TARGETS = {
     EngineName.ONNXRUNTIME: Target.ONNX,
     EngineName.OPENVINO: Target.OPENVINO,
 }
-_LEARNING_RATE = 2e-3
+_LEARNING_RATE = 4e-3
+_BATCH_SIZE = 128
 _TEACHER_WEIGHT = 0.7
 _TEMPERATURE = 4.0
 _SMALLEST_SIDE_PX = 8
@@ -110,6 +114,8 @@ class Workbench:
 
     def candidate(self, plan: Plan, body_data: bytes | None) -> tuple[Model, Model, Prepared]:
         """The plan's body, its finished variant, and the data as both take it."""
+        # Layers are named by counters that run on; names stand in files, and a plan decides its file's bytes.
+        import_keras().utils.clear_session(free_memory=False)
         setting = self._setting
         whole = prepare(setting.dataset, self._source.only_input(), value_range=setting.input_range)
         lessons = data_for(plan.body, self._source, whole)
@@ -160,6 +166,7 @@ class Workbench:
         seed_everything(keras, body.seed)
         net = student_net(body, lessons.spec.shape[1:], self._setting.teacher_scores.shape[1])
         fine_tune(net, lessons, _lesson_plan(body, _LEARNING_RATE), teacher_scores=self._setting.teacher_scores)
+        settle(net, lessons, seed=body.seed)
         return wrap_keras(net, name="student")
 
     def _pruned(self, body: Body, lessons: Prepared) -> Model:
@@ -168,15 +175,24 @@ class Workbench:
         cut, _ = prune(self._source, recipe, lessons)
         net = plain_keras(cut)
         fine_tune(net, lessons, _lesson_plan(body, _LEARNING_RATE), teacher_scores=self._setting.teacher_scores)
+        settle(net, lessons, seed=body.seed)
         return wrap_keras(net, name="pruned")
 
     def _finished(self, plan: Plan, body: Model, data: Prepared) -> Model:
+        made = self._brought(plan, body, data)
+        if made.format is not Format.LITERT:
+            return made
+        return replace(wrap_runnable(strip_litert(made.data), made.format, name=made.name), steps=made.steps)
+
+    def _brought(self, plan: Plan, body: Model, data: Prepared) -> Model:
+        """The body on the finish's engine, at its precision."""
         finish = plan.finish
         if finish.precision is Precision.FLOAT32:
-            made, _ = convert(body, ConvertRecipe(to=_TARGETS[finish.engine]), data=data)
-            return made
+            return convert(body, ConvertRecipe(to=_TARGETS[finish.engine]), data=data)[0]
         recipe = QuantizeRecipe(
             precision=finish.precision,
+            # LiteRT has 16-bit activations with zero in the middle only.
+            activations=Symmetry.SYMMETRIC if finish.precision is Precision.INT16 else Symmetry.ASYMMETRIC,
             calibration=finish.calibration,
             correct_bias=finish.correct_bias,
             seed=plan.body.seed,
@@ -185,9 +201,10 @@ class Workbench:
         if finish.aware_images:
             lessons = replace(data, dataset=replace(data.dataset, fit=self._setting.lessons))
             aware = AwareRecipe(images_seen=finish.aware_images, seed=plan.body.seed)
-            body, ranges = train_aware(body, aware, recipe, lessons, teacher_scores=self._setting.teacher_scores)
-        made, _ = quantize(body, recipe, data, to=FORMATS[finish.engine], ranges=ranges)
-        return made
+            body, learned = train_aware(body, aware, recipe, lessons, teacher_scores=self._setting.teacher_scores)
+            # The other engines calibrate ranges of their own.
+            ranges = learned if finish.engine is EngineName.LITERT else None
+        return quantize(body, recipe, data, to=FORMATS[finish.engine], ranges=ranges)[0]
 
 
 def data_for(body: Body, source: Model, data: Prepared) -> Prepared:
@@ -216,6 +233,7 @@ def open_bytes(name: str, data: bytes) -> Model:
 def _lesson_plan(body: Body, learning_rate: float) -> FineTune:
     return FineTune(
         images_seen=body.images_seen,
+        batch_size=_BATCH_SIZE,
         learning_rate=learning_rate,
         seed=body.seed,
         augment=False,

@@ -1,0 +1,117 @@
+"""A real search in real processes: killed with SIGKILL in mid-trial, taken up again, and the same in the end; and the
+same once more on a real Ray cluster of two nodes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from edgeloop.bundle.archive import open_bundle
+
+TRIALS = 4
+pytestmark = pytest.mark.timeout(400)
+
+
+def _compress(model: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "edgeloop", "compress", str(model), "--data", "digits", "--out", str(out)),
+        *("--max-drop", "90", "--max-size", "30KB", "--trials", str(TRIALS), "--images-seen", "1500", "--seed", "1"),
+        *("--precisions", "int8", "--json", *more),
+    ]
+
+
+def _finished(model: Path, out: Path, *more: str) -> dict[str, Any]:
+    done = subprocess.run(_compress(model, out, *more), capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def _decided(out: Path) -> list[dict[str, Any]]:
+    """What the seed decides of each trial: all but how long it took."""
+    trials = [json.loads(path.read_bytes())["outcome"] for path in sorted((out / "trials").glob("*.json"))]
+    return [{name: value for name, value in one.items() if name not in ("seconds", "body")} for one in trials]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "model.keras"
+    command = [sys.executable, "-m", "edgeloop", "train", "digits", "--images-seen", "4000", "--out", str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A search that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, _finished(model, out, "--workers", "2")
+
+
+def test_a_search_ends_with_bundles_that_keep_to_the_bounds(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, report = whole
+    packed = [one for one in report["candidates"] if one["bundle"]]
+    assert packed
+    for one in packed:
+        manifest = open_bundle(one["bundle"]).manifest
+        assert manifest.variants[0].size_bytes == one["size_bytes"] <= 30 * 1024
+        assert one["lost_points"] <= 90
+    assert all(one["misses"] for one in report["candidates"] if not one["bundle"])
+    page = (out / "front.html").read_text(encoding="utf-8")
+    assert "http://" not in page.split("<script", 1)[0]
+    assert all(f"trial {one['number']}:" in page for one in report["candidates"])
+
+
+def test_a_killed_search_goes_on_and_leaves_no_worker_behind(
+    model: Path, whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    search = subprocess.Popen(
+        _compress(model, tmp_path, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not list((tmp_path / "trials").glob("*.json")) and time.monotonic() < deadline:
+            assert search.poll() is None, "the search ended before it could be killed"
+            time.sleep(0.02)
+        workers = psutil.Process(search.pid).children(recursive=True)
+        os.kill(search.pid, signal.SIGKILL)
+    finally:
+        search.kill()
+        search.wait()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    done_before = len(list((tmp_path / "trials").glob("*.json")))
+    assert 1 <= done_before < TRIALS
+    _finished(model, tmp_path, "--workers", "1")
+    assert _decided(tmp_path) == _decided(whole[0])
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """Two Ray nodes on this machine; the address of the head."""
+    pytest.importorskip("ray", reason="edgeloop[ray] is not installed")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def test_a_ray_cluster_gives_the_same_trials(
+    model: Path, whole: tuple[Path, dict[str, Any]], cluster: str, tmp_path: Path
+) -> None:
+    _finished(model, tmp_path / "out", "--on", cluster)
+    assert _decided(tmp_path / "out") == _decided(whole[0])
