@@ -39,7 +39,7 @@ class Contender:
 
 
 def measure_latency(contenders: Mapping[str, Contender], sample: NDArray[np.float32]) -> dict[str, float]:
-    """Median milliseconds an inference by key, all in one run; sample: (1, ...) real input."""
+    """Median milliseconds an inference by key, all in one run; sample: one real input."""
     return latency_ms({key: (ENGINES[one.form], one.data) for key, one in contenders.items()}, sample)
 
 

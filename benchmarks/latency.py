@@ -46,7 +46,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 def latency_ms(
     models: Mapping[str, tuple[EngineName, bytes]], sample: NDArray[np.float32], *, rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Median milliseconds of one run of each, by key. sample: (1, ...) real input that all of them take."""
+    """Median milliseconds of one run of each, by key. sample: one real input, brought to each one's shape."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         timed = [Timed(key=key, engine=engine, file=f"{i}") for i, (key, (engine, _)) in enumerate(models.items())]
@@ -84,9 +84,9 @@ def interleaved_ms(
 
 
 def feed_of(engine: Engine, sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """The sample as the engine's one input tensor stores it."""
+    """The sample as the engine's one input tensor shapes and stores it."""
     (taken,) = engine.inputs
-    return {taken.name: np.ascontiguousarray(quantize_tensor(sample, taken))}
+    return {taken.name: np.ascontiguousarray(quantize_tensor(sample.reshape(taken.shape), taken))}
 
 
 def _repeats(engine: Engine, feed: dict[str, NDArray[Any]], turn_s: float) -> int:

@@ -5,7 +5,7 @@
 Run it on an otherwise idle machine: latencies are medians of interleaved runs, but a loaded machine still blurs them,
 and a search finds less in its minutes. A work whose data is absent is a row with the reason; one that fails is a row
 that says so, and the others go on. Exit code 0 when every work that could be run was, whether figures are met or not;
-1 when one failed.
+1 when one failed; 130 when it was ended by Ctrl-C, with the rows so far in the file.
 """
 
 import argparse
@@ -105,4 +105,7 @@ def _teller(console: Console) -> Callable[[str], None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -8,7 +8,7 @@ same part, the holdout judges both.
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.contender import Contender, standings
+from benchmarks.contender import Contender, measure_latency
 from benchmarks.context import Context, Work
 from benchmarks.data import as_tensor
 from benchmarks.peers import skl2onnx
@@ -24,7 +24,8 @@ from edgeloop.toolchain.source.sklearn import wrap_sklearn
 NAME = "svm"
 
 _PEER, _OURS = "SVM through skl2onnx", "edgeloop"
-_RECIPE = DistilRecipe(width=2.0, images_seen=200_000, most_asked=30_000)
+# There are labels, and an SVM is often wrong on digits that are turned or shifted: it does not teach alone.
+_RECIPE = DistilRecipe(width=2.0, images_seen=120_000, most_asked=12_000, teacher_weight=0.5)
 _SHARE = 1 / 10
 _MOST_LOST = 0.5
 
@@ -40,15 +41,15 @@ def _rows(context: Context) -> Iterator[Row]:
     judge = dataset.holdout
     images = as_tensor(judge.inputs)
     peer = skl2onnx.exported(svm, height * width)
-    mine = standings({_OURS: student}, images, judge.labels)[_OURS]
-    theirs = standings({_PEER: peer}, images.reshape(len(images), -1), judge.labels)[_PEER]
+    took_ms = measure_latency({_OURS: student, _PEER: peer}, images[:1])
+    right = student.accuracy(images, judge.labels), peer.accuracy(images.reshape(len(images), -1), judge.labels)
     note = f"float32, {report.parameters:,} parameters; the teacher was asked {report.asked:,} times"
     yield ratio_at_most(
-        NAME, "size_bytes", _PEER, ours=mine.size_bytes, theirs=theirs.size_bytes, bound=_SHARE, note=note
+        NAME, "size_bytes", _PEER, ours=student.size_bytes, theirs=peer.size_bytes, bound=_SHARE, note=note
     )
-    yield ratio_at_most(NAME, "latency_ms", _PEER, ours=mine.latency_ms, theirs=theirs.latency_ms, bound=_SHARE)
-    lost = 100 * (theirs.accuracy - mine.accuracy)
-    note = f"{100 * theirs.accuracy:.1f} % right before, {100 * mine.accuracy:.1f} % after, of {len(judge):,}"
+    yield ratio_at_most(NAME, "latency_ms", _PEER, ours=took_ms[_OURS], theirs=took_ms[_PEER], bound=_SHARE)
+    lost = 100 * (right[1] - right[0])
+    note = f"{100 * right[1]:.1f} % right before, {100 * right[0]:.1f} % after, of {len(judge):,}"
     yield at_most(NAME, "points_lost", _PEER, ours=lost, theirs=0.0, bound=_MOST_LOST, note=note)
 
 
