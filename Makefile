@@ -7,12 +7,13 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test check bench-toolchain format lock clean
 
 help:
 	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
 	@echo "make test     run the test suite"
 	@echo "make check    formatting, lint, types, layers"
+	@echo "make bench-toolchain   the toolchain's figures beside its peers', in build/bench-toolchain.json (about an hour)"
 	@echo "make setup    make .venv (the others do it by themselves)"
 	@echo "make format   let ruff format the code"
 	@echo "make lock     renew constraints.txt from .venv"
@@ -22,7 +23,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "edgeloop needs Python 3.11, 3.12 or 3.13 on the PATH; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "setting up $(VENV) with $$($(PYTHON) --version); this fetches about 600 MB once"
+	@echo "setting up $(VENV) with $$($(PYTHON) --version); this fetches about 1.5 GB once"
 	@$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
@@ -39,12 +40,15 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+bench-toolchain: $(STAMP)
+	@$(BIN)/python -m benchmarks.toolchain
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 lock: $(STAMP)
-	@(head -n 1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v -i -E '^(pip|setuptools|wheel)==') > constraints.new
+	@(head -n 1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v -i -E '^(pip|setuptools|wheel)==' | sed 's/+cpu$$//') > constraints.new
 	@mv constraints.new constraints.txt
 
 clean:
