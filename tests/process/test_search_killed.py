@@ -115,3 +115,12 @@ def test_a_ray_cluster_gives_the_same_trials(
 ) -> None:
     _finished(model, tmp_path / "out", "--on", cluster)
     assert _decided(tmp_path / "out") == _decided(whole[0])
+
+
+def test_a_bundle_of_the_search_is_made_again_byte_for_byte(whole: tuple[Path, dict[str, Any]]) -> None:
+    taught = [one for one in whole[1]["candidates"] if one["bundle"] and one["plan"]["body"]["kind"] == "student"]
+    command = [sys.executable, "-m", "edgeloop", "repeat", taught[0]["bundle"], "--json"]
+    done = subprocess.run(command, capture_output=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    (variant,) = json.loads(done.stdout)["variants"]
+    assert (variant["same_bytes"], variant["size_bytes"]) == (True, taught[0]["size_bytes"])

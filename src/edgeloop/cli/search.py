@@ -162,12 +162,14 @@ def _show(report: "CompressReport", out: Path, *, as_json: bool) -> None:
         f"samples; * on the front; {report.trials} trials in {report.spent_s:.0f} s"
     )
     columns = ("trial", "what", "size", "points lost", "latency", "memory", "within the bounds")
-    show_table(f"{report.model} for {report.profile}", columns, rows, note=note)
+    device = "this machine" if report.profile == "this" else report.profile
+    show_table(f"{report.model} for {device}", columns, rows, note=note)
     for failure in report.failures:
         console.print(f"gave no model: {failure}", style="dim", highlight=False, markup=False)
     bundles = [one.bundle for one in report.candidates if one.bundle]
     if bundles:
-        console.print(f"{len(bundles)} bundles keep to the bounds, the smallest: {bundles[0]}", highlight=False)
+        count = "1 bundle keeps" if len(bundles) == 1 else f"{len(bundles)} bundles keep"
+        console.print(f"{count} to the bounds, the smallest: {bundles[0]}", highlight=False)
     else:
         console.print(
             "no bundle is written: no candidate keeps to all bounds; each line above says by how much it misses"

@@ -7,9 +7,10 @@ from typing import Any
 from edgeloop.contracts.errors import Unavailable
 from edgeloop.toolchain.compress.front import Candidate
 from edgeloop.toolchain.compress.report import Baseline, CompressReport
+from edgeloop.toolchain.profiles.open import THIS
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b2330; --dim: #5c6675; --line: #d8dde5; --good: #0b7a3e; --back: #ffffff; }
+:root { color-scheme: light; --ink: #1b2330; --dim: #5c6675; --line: #d8dde5; --good: #0b7a3e; --back: #ffffff; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 2rem auto;
        max-width: 72rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; } p { margin: .3rem 0; }
@@ -56,7 +57,8 @@ def _asked(report: CompressReport) -> str:
         asked.append(f"at most {bounds.max_latency_p50_ms:g} ms")
     if bounds.max_memory_bytes is not None:
         asked.append(f"at most {bounds.max_memory_bytes:,} bytes of memory")
-    return f"For {report.profile}: {', '.join(asked) or 'no bounds'}."
+    device = "this machine" if report.profile == THIS else report.profile
+    return f"For {device}: {', '.join(asked) or 'no bounds'}."
 
 
 def _latency_words(report: CompressReport) -> str:
@@ -151,8 +153,8 @@ def _hover(candidate: Candidate) -> str:
 def _baseline_row(baseline: Baseline) -> str:
     return (
         f'<tr><td>-</td><td>the source, {escape(baseline.format)}</td><td class="n">{baseline.size_bytes:,} B</td>'
-        f'<td>0</td><td>{100 * baseline.accuracy:.2f} %</td><td class="n">{_ms(baseline.latency_p50_ms)}</td><td>'
-        f"{_count(baseline.multiply_adds)}</td><td></td><td></td></tr>"
+        f'<td>0</td><td class="n">{100 * baseline.accuracy:.2f} %</td><td class="n">{_ms(baseline.latency_p50_ms)}</td><td>'
+        f"{_count(baseline.multiply_adds)}</td><td>{_mb(baseline.peak_memory_bytes)}</td><td></td></tr>"
     )
 
 
@@ -162,14 +164,18 @@ def _row(candidate: Candidate) -> str:
     return (
         f'<tr class="{"front" if candidate.on_front else ""}"><td>{candidate.number}</td>'
         f'<td>{escape(candidate.title)}</td><td class="n">{candidate.size_bytes:,} B</td>'
-        f"<td>{candidate.lost_points:+.2f}</td><td>{100 * measured.accuracy:.2f} %</td>"
+        f"<td>{candidate.lost_points:+.2f}</td><td class="n">{100 * measured.accuracy:.2f} %</td>"
         f'<td class="n">{_ms(candidate.target_latency_ms)}</td><td>{_count(candidate.multiply_adds)}</td>'
-        f'<td class="n">{candidate.memory_bytes / 2**20:.1f} MB</td><td>{within}</td></tr>'
+        f'<td class="n">{_mb(candidate.memory_bytes)}</td><td>{within}</td></tr>'
     )
 
 
 def _ms(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g} ms"
+
+
+def _mb(value: int | None) -> str:
+    return "" if value is None else f"{value / 2**20:.1f} MB"
 
 
 def _count(value: int | None) -> str:
