@@ -151,23 +151,40 @@ def _hover(candidate: Candidate) -> str:
 
 
 def _baseline_row(baseline: Baseline) -> str:
-    return (
-        f'<tr><td>-</td><td>the source, {escape(baseline.format)}</td><td class="n">{baseline.size_bytes:,} B</td>'
-        f'<td>0</td><td class="n">{100 * baseline.accuracy:.2f} %</td><td class="n">{_ms(baseline.latency_p50_ms)}</td><td>'
-        f"{_count(baseline.multiply_adds)}</td><td>{_mb(baseline.peak_memory_bytes)}</td><td></td></tr>"
+    cells = (
+        "-",
+        f"the source, {escape(baseline.format)}",
+        f"{baseline.size_bytes:,} B",
+        "0",
+        f"{100 * baseline.accuracy:.2f} %",
+        _ms(baseline.latency_p50_ms),
+        _count(baseline.multiply_adds),
+        _mb(baseline.peak_memory_bytes),
+        "",
     )
+    return _line(cells)
 
 
 def _row(candidate: Candidate) -> str:
-    measured = candidate.measured
-    within = '<span class="good">yes</span>' if not candidate.misses else escape("; ".join(candidate.misses))
-    return (
-        f'<tr class="{"front" if candidate.on_front else ""}"><td>{candidate.number}</td>'
-        f'<td>{escape(candidate.title)}</td><td class="n">{candidate.size_bytes:,} B</td>'
-        f"<td>{candidate.lost_points:+.2f}</td><td class="n">{100 * measured.accuracy:.2f} %</td>"
-        f'<td class="n">{_ms(candidate.target_latency_ms)}</td><td>{_count(candidate.multiply_adds)}</td>'
-        f'<td class="n">{_mb(candidate.memory_bytes)}</td><td>{within}</td></tr>'
+    cells = (
+        str(candidate.number),
+        escape(candidate.title),
+        f"{candidate.size_bytes:,} B",
+        f"{candidate.lost_points:+.2f}",
+        f"{100 * candidate.measured.accuracy:.2f} %",
+        _ms(candidate.target_latency_ms),
+        _count(candidate.multiply_adds),
+        _mb(candidate.memory_bytes),
+        escape("; ".join(candidate.misses)) or '<span class="good">yes</span>',
     )
+    return _line(cells, kind="front" if candidate.on_front else "")
+
+
+def _line(cells: Sequence[str], *, kind: str = "") -> str:
+    """A table row; figures do not wrap, words (the second and the last cell) do."""
+    wraps = (1, len(cells) - 1)
+    shown = "".join(f'<td class="{"" if index in wraps else "n"}">{cell}</td>' for index, cell in enumerate(cells))
+    return f'<tr class="{kind}">{shown}</tr>'
 
 
 def _ms(value: float | None) -> str:
