@@ -27,7 +27,8 @@ def space_of(recipe: CompressRecipe, *, can_prune: bool = True, can_resize: bool
     found = finishes(recipe, _ALLOWED)
     return Space(
         as_it_is=found, finishes=found, can_prune=can_prune, can_resize=can_resize,
-        nets=(NetName.PLAIN, NetName.SLIM), parameters_of=parameters, images_seen=SHORT, longest=LONG, seed=recipe.seed,
+        nets=(NetName.PLAIN, NetName.SLIM), source_parameters=225_000,
+        parameters_of=parameters, images_seen=SHORT, longest=LONG, seed=recipe.seed,
     )  # fmt: skip
 
 

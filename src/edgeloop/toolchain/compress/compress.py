@@ -164,6 +164,7 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
         can_prune=model.format is Format.KERAS,
         can_resize=len(data.spec.shape) == 4,
         nets=_students_for(data.spec.shape[1:]),
+        source_parameters=int(model.native.count_params()) if model.format is Format.KERAS else 0,
         parameters_of=parameters_of,
         images_seen=recipe.images_seen,
         longest=_LONGEST * recipe.images_seen,

@@ -14,6 +14,7 @@ from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.package import Bounds
+from edgeloop.toolchain.prune.choose import Of
 from edgeloop.toolchain.quantize.recipe import Calibration
 
 
@@ -28,13 +29,14 @@ class BodyKind(StrEnum):
 class Body(msgspec.Struct, frozen=True, kw_only=True):
     """A network and its training; fields of other kinds stay at their defaults.
 
-    keep: share of multiply-adds left by pruning. by: how channels are ranked. net: a student's kind, see nets.build.
-    width: factor on its channels. depth: its blocks. side_share: its input's side against the source's. images_seen:
-    training images shown in all.
+    keep: share of `of` left by pruning: multiply-adds or parameters. by: how channels are ranked. net: a student's
+    kind, see nets.build. width: factor on its channels. depth: its blocks. side_share: its input's side against the
+    source's. images_seen: training images shown in all.
     """
 
     kind: BodyKind
     keep: float = 1.0
+    of: Of = Of.MACS
     by: str = "l1"
     net: NetName = NetName.SLIM
     width: float = 1.0
@@ -84,7 +86,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         body = self.body
         what = {
             BodyKind.SOURCE: "as it is",
-            BodyKind.PRUNED: f"pruned to {100 * body.keep:.0f}% by {body.by}",
+            BodyKind.PRUNED: f"pruned to {100 * body.keep:.3g}% of its {body.of} by {body.by}",
             BodyKind.STUDENT: f"{body.net} student, width {body.width:g}, depth {body.depth}"
             + (f", side {body.side_share:g}" if body.side_share < 1 else ""),
         }[body.kind]

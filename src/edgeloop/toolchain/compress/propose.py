@@ -19,9 +19,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan
-from edgeloop.toolchain.compress.space import DEPTHS, KEEPS, RANKS, SIDE_SHARES, WIDTHS, Space
+from edgeloop.toolchain.compress.space import DEPTHS, KEEPS, RANKS, SHARES_OF, SIDE_SHARES, WIDTHS, Space
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.package import Bounds
+from edgeloop.toolchain.prune.choose import Of
 from edgeloop.toolchain.quantize.recipe import Calibration
 
 GENERATION = 4
@@ -214,6 +215,7 @@ _STUDENT: dict[str, BaseDistribution] = {
 }
 _PRUNED: dict[str, BaseDistribution] = {
     "keep": FloatDistribution(*KEEPS, log=True),
+    "of": CategoricalDistribution([of.value for of in SHARES_OF]),
     "by": CategoricalDistribution(list(RANKS)),
 }
 
@@ -226,6 +228,8 @@ def _coordinates(body: Body, space: Space) -> tuple[dict[str, Any], dict[str, Ba
         nets = CategoricalDistribution([net.value for net in space.nets])
         own, params = {"net": nets, **_STUDENT}, {"kind": body.kind.value, "net": body.net.value}
     found = {name: getattr(body, name) for name in own if name != "net"}
+    if "of" in found:
+        found["of"] = body.of.value
     return {**params, **found}, {"kind": _KIND, **own}
 
 
@@ -233,7 +237,8 @@ def _suggested(trial: optuna.Trial, kinds: Sequence[BodyKind], space: Space) -> 
     kind = trial.suggest_categorical("kind", [BodyKind.STUDENT.value, BodyKind.PRUNED.value])
     if kind == BodyKind.PRUNED.value and BodyKind.PRUNED in kinds:
         keep = trial.suggest_float("keep", *KEEPS, log=True)
-        return space.pruned(round(keep, 3), str(trial.suggest_categorical("by", list(RANKS))))
+        of = Of(trial.suggest_categorical("of", [of.value for of in SHARES_OF]))
+        return space.pruned(round(keep, 4), of, str(trial.suggest_categorical("by", list(RANKS))))
     net = NetName(trial.suggest_categorical("net", [net.value for net in space.nets]))
     width = trial.suggest_float("width", *WIDTHS, log=True)
     depth = trial.suggest_int("depth", *DEPTHS)

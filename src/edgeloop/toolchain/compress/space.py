@@ -10,6 +10,7 @@ from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Finish, Plan
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.package import Bounds
+from edgeloop.toolchain.prune.choose import Of
 
 BITS = {
     Precision.FLOAT32: (32, 32),
@@ -28,12 +29,14 @@ ALMOST_FREE_BYTES = 2_000
 """What a model file holds besides weights, at the least."""
 
 WIDTHS = (0.125, 2.0)
-DEPTHS = (1, 6)
+DEPTHS = (2, 6)
 SIDE_SHARES = (1.0, 0.75, 0.5)
-KEEPS = (0.05, 0.9)
+KEEPS = (0.02, 0.9)
+SHARES_OF = (Of.MACS, Of.PARAMETERS)
 RANKS = ("l1", "l2", "activation", "zeros")
 
-_LADDER = ((2.0, 4), (1.5, 4), (1.0, 4), (1.0, 3), (0.75, 3), (0.75, 2), (0.5, 3), (0.5, 2), (0.25, 2), (0.25, 1))
+_LADDER_WIDTHS = (2.0, 1.5, 1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
+_LADDER_DEPTH = 4
 _FIRST_STUDENTS = 4
 _FIRST_KEEPS = (0.5, 0.2)
 
@@ -44,7 +47,8 @@ class Space:
 
     as_it_is: finishes that the source itself can be brought to. finishes: those that a trained Keras body can, the
     preferred one first. can_prune: whether the source's graph can be cut. parameters_of: weights of a student's
-    body, counted without training it. nets: kinds of students that take such inputs. images_seen: the shortest
+    body, counted without training it. nets: kinds of students that take such inputs.
+    source_parameters: weights of a source that can be pruned, else 0. images_seen: the shortest
     training. longest: the longest.
     """
 
@@ -53,6 +57,7 @@ class Space:
     can_prune: bool
     can_resize: bool
     nets: tuple[NetName, ...]
+    source_parameters: int
     parameters_of: Callable[[Body], int]
     images_seen: int
     longest: int
@@ -66,7 +71,7 @@ class Space:
     def first_plans(self, bounds: Bounds) -> tuple[Plan, ...]:
         """The source as it is in every finish; then students and cuts from large to small, as far as they fit."""
         plain = [Plan(body=Body(kind=BodyKind.SOURCE, seed=self.seed), finish=finish) for finish in self.as_it_is]
-        cuts = [self.pruned(keep, RANKS[0]) for keep in _FIRST_KEEPS] if self.can_prune else []
+        cuts = self._cuts(bounds) if self.can_prune else []
         trained = [Plan(body=body, finish=self.first_finish) for body in (*self._ladder(bounds), *cuts)]
         return (*plain, *trained)
 
@@ -82,16 +87,20 @@ class Space:
             seed=self.seed,
         )
 
-    def pruned(self, keep: float, by: str) -> Body:
+    def pruned(self, keep: float, of: Of, by: str) -> Body:
         """A cut's body at its shortest training."""
-        return Body(kind=BodyKind.PRUNED, keep=keep, by=by, images_seen=self.images_seen, seed=self.seed)
+        return Body(kind=BodyKind.PRUNED, keep=keep, of=of, by=by, images_seen=self.images_seen, seed=self.seed)
 
     def predicted_bytes(self, plan: Plan) -> int | None:
-        """The least that the plan's file can weigh: its weights alone; None where that needs surgery to know."""
-        if plan.body.kind is not BodyKind.STUDENT:
+        """The least that the plan's file can weigh: its weights alone; None where only surgery could tell."""
+        body = plan.body
+        if body.kind is BodyKind.STUDENT:
+            count = self.parameters_of(body)
+        elif body.kind is BodyKind.PRUNED and body.of is Of.PARAMETERS:
+            count = int(body.keep * self.source_parameters)
+        else:
             return None
-        weight_bits, _ = BITS.get(plan.finish.precision, (8, 8))
-        return ALMOST_FREE_BYTES + self.parameters_of(plan.body) * weight_bits // 8
+        return ALMOST_FREE_BYTES + count * _weight_bits(plan.finish) // 8
 
     def can_fit(self, plan: Plan, bounds: Bounds) -> bool:
         """False if the plan's file is too large whatever its training brings."""
@@ -104,14 +113,29 @@ class Space:
         return (Plan(body=body, finish=finish) for finish in finishes)
 
     def _ladder(self, bounds: Bounds) -> list[Body]:
-        """For each kind of student, the largest that fits and some that are smaller."""
+        """For each kind of student the largest that fits, and smaller ones: near it where a size is asked for."""
         chosen = []
         for net in self.nets:
-            bodies = (self.student(net, width, depth) for width, depth in _LADDER)
+            bodies = (self.student(net, width, _LADDER_DEPTH) for width in _LADDER_WIDTHS)
             fitting = [body for body in bodies if self.can_fit(Plan(body=body, finish=self.first_finish), bounds)]
             count = max(1, _FIRST_STUDENTS // len(self.nets))
-            chosen += fitting[:: max(1, -(-len(fitting) // count))][:count]
+            step = 1 if bounds.max_size_bytes is not None else max(1, -(-len(fitting) // count))
+            chosen += fitting[::step][:count]
         return chosen
+
+    def _cuts(self, bounds: Bounds) -> list[Body]:
+        """Two cuts of the source: to the parameters that fit and to fewer; without a bound on size, of its work."""
+        most = bounds.max_size_bytes
+        if most is None:
+            return [self.pruned(keep, Of.MACS, RANKS[0]) for keep in _FIRST_KEEPS]
+        room = 8 * max(1, most - ALMOST_FREE_BYTES) / _weight_bits(self.first_finish)
+        whole = min(KEEPS[1], room / max(1, self.source_parameters))
+        keeps = (0.9 * whole, 0.6 * whole)
+        return [self.pruned(round(keep, 4), Of.PARAMETERS, RANKS[0]) for keep in keeps if keep >= KEEPS[0]]
+
+
+def _weight_bits(finish: Finish) -> int:
+    return BITS.get(finish.precision, (8, 8))[0]
 
 
 def finishes(recipe: CompressRecipe, allowed: tuple[tuple[EngineName, Precision], ...]) -> tuple[Finish, ...]:

@@ -171,7 +171,7 @@ class Workbench:
 
     def _pruned(self, body: Body, lessons: Prepared) -> Model:
         """Cut at once, then fitted to what the source answered: the lessons hold its scores already."""
-        recipe = PruneRecipe(keep=body.keep, by=By(body.by), images_seen=0, seed=body.seed)
+        recipe = PruneRecipe(keep=body.keep, of=body.of, by=By(body.by), images_seen=0, seed=body.seed)
         cut, _ = prune(self._source, recipe, lessons)
         net = plain_keras(cut)
         fine_tune(net, lessons, _lesson_plan(body, _LEARNING_RATE), teacher_scores=self._setting.teacher_scores)

@@ -25,13 +25,13 @@ def slim_net(
 
     Input "image" (1, H, W, 1 or 3), H and W 8 or more, of any range; output "logits" (1, classes). size_px: height,
     width. width: factor on all channels, which begin at 16 and double where a block halves the sides; these end near
-    4 to 8 pixels. separable: a block is a depthwise convolution and a 1x1 one; else one 3x3 convolution, which has
+    4 pixels. separable: a block is a depthwise convolution and a 1x1 one; else one 3x3 convolution, which has
     more weights for its channels, and trains three times as fast on a CPU.
     Source: Howard et al. 2017 (arXiv 1704.04861), table 1; without its first-layer width of 32.
     """
     layers = keras.layers
     height_px, width_px = size_px
-    halvings = max(1, int(log2(min(height_px, width_px) / _SIDE_AT_END_PX)))
+    halvings = max(1, round(log2(min(height_px, width_px) / _SIDE_AT_END_PX)))
     image = keras.Input((height_px, width_px, colours), name="image")
     strided_stem = min(height_px, width_px) >= _SIDE_FOR_STRIDED_STEM_PX
     stem = layers.Conv2D(
