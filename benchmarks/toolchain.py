@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks.context import Context, Work
 from benchmarks.data import ASSETS_VARIABLE, Absent, assets_folder
 from benchmarks.peers import venv
-from benchmarks.rows import Ledger, failed, not_run
+from benchmarks.rows import Ledger, Row, failed, not_run
 from benchmarks.table import notes, table
 from benchmarks.works import fashion, kws, mnist, prune, resnet8, svm
 
@@ -49,6 +49,11 @@ def run(works: Sequence[Work], context: Context, ledger: Ledger) -> bool:
     return sound
 
 
+def in_order(rows: Sequence[Row], works: Sequence[Work]) -> list[Row]:
+    """Rows by the order of works, each work's as they came; those of works that there are no more stay out."""
+    return [row for work in works for row in rows if row.work == work.name]
+
+
 def main(arguments: Sequence[str]) -> int:
     """The exit code."""
     asked = _parsed(arguments)
@@ -67,8 +72,9 @@ def main(arguments: Sequence[str]) -> int:
     ledger = Ledger(_LEDGER)
     chosen = [work for work in WORKS if not asked.only or work.name in asked.only]
     sound = run(chosen, context, ledger)
-    console.print(table(ledger.rows))
-    for note in notes(ledger.rows):
+    rows = in_order(ledger.rows, WORKS)
+    console.print(table(rows))
+    for note in notes(rows):
         console.print(note, highlight=False, markup=False)
     told.print(f"rows: {_LEDGER}", highlight=False)
     return 0 if sound else 1

@@ -14,7 +14,7 @@ from benchmarks.data import ASSETS_VARIABLE, Absent, assets_folder, require
 from benchmarks.latency import latency_ms
 from benchmarks.rows import Ledger, Row, Standing, alone, beside, dominates
 from benchmarks.table import notes, shown, table
-from benchmarks.toolchain import run
+from benchmarks.toolchain import in_order, run
 
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.toolchain.source.model import Format
@@ -120,6 +120,12 @@ def test_failing_work_is_a_row_and_others_go_on(tmp_path: Path, context: Context
     ]
     assert "out of disk" in ledger.rows[1].note
     assert "no data" in ledger.rows[2].note
+
+
+def test_rows_are_shown_in_the_order_of_works_and_not_as_they_came() -> None:
+    first, second = rows.not_run("first", "run", "", "x"), rows.not_run("second", "run", "", "x")
+    works = [Work(name, "", lambda _context: iter(())) for name in ("first", "second")]
+    assert in_order([second, rows.not_run("gone", "run", "", "x"), first], works) == [first, second]
 
 
 def test_assets_are_looked_for_as_given_then_in_the_environment(
