@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan
-from edgeloop.toolchain.compress.space import BITS, Space, finishes
+from edgeloop.toolchain.compress.space import BITS, Space, Weight, finishes
 from edgeloop.toolchain.compress.workbench import Task, Tried
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.package import Bounds
@@ -13,6 +13,10 @@ from edgeloop.toolchain.package import Bounds
 SHORT, LONG = 1_000, 40_000
 TIGHT = Bounds(max_drop_points=0.3, max_size_bytes=16 * 1024)
 _ALLOWED = tuple((EngineName.LITERT, precision) for precision in Precision)
+
+
+def weight(body: Body) -> Weight:
+    return Weight(parameters(body), body.depth + 2)
 
 
 def parameters(body: Body) -> int:
@@ -27,8 +31,8 @@ def space_of(recipe: CompressRecipe, *, can_prune: bool = True, can_resize: bool
     found = finishes(recipe, _ALLOWED)
     return Space(
         as_it_is=found, finishes=found, can_prune=can_prune, can_resize=can_resize,
-        nets=(NetName.PLAIN, NetName.SLIM), source_parameters=225_000,
-        parameters_of=parameters, images_seen=SHORT, longest=LONG, seed=recipe.seed,
+        nets=(NetName.PLAIN, NetName.SLIM), source_weight=Weight(225_000, 4),
+        weight_of=weight, images_seen=SHORT, longest=LONG, seed=recipe.seed,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,6 @@ from edgeloop.contracts.codec import from_json, to_pretty_json
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.arithmetic.count import precision_of
-from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.compress.crew import Crew, LocalCrew
 from edgeloop.toolchain.compress.finals import Finals, Naming
 from edgeloop.toolchain.compress.lessons import class_count, labelled_by, prepare_setting
@@ -26,7 +26,7 @@ from edgeloop.toolchain.compress.ray import RayCrew
 from edgeloop.toolchain.compress.records import Records, Search
 from edgeloop.toolchain.compress.report import CompressReport
 from edgeloop.toolchain.compress.sitting import Clock, SearchRun
-from edgeloop.toolchain.compress.space import Space, finishes
+from edgeloop.toolchain.compress.space import Space, Weight, finishes
 from edgeloop.toolchain.compress.workbench import Setting, data_for, student_net
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.draft import Recipe
@@ -153,10 +153,8 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
         None,
     )
 
-    def parameters_of(body: Body) -> int:
-        shape = data_for(body, model, data).spec.shape[1:]
-        import_keras().backend.clear_session()
-        return int(student_net(body, shape, classes).count_params())
+    def weight_of(body: Body) -> Weight:
+        return _weight(student_net(body, data_for(body, model, data).spec.shape[1:], classes))
 
     return Space(
         as_it_is=tuple(f for f in finishes(recipe, tuple(runs)) if f.engine in plain and is_float),
@@ -164,12 +162,18 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
         can_prune=model.format is Format.KERAS,
         can_resize=len(data.spec.shape) == 4,
         nets=_students_for(data.spec.shape[1:]),
-        source_parameters=int(model.native.count_params()) if model.format is Format.KERAS else 0,
-        parameters_of=parameters_of,
+        source_weight=_weight(model.native) if model.format is Format.KERAS else Weight(0, 0),
+        weight_of=weight_of,
         images_seen=recipe.images_seen,
         longest=_LONGEST * recipe.images_seen,
         seed=recipe.seed,
     )
+
+
+def _weight(net: Any) -> Weight:
+    """Of a keras.Model; batch normalization is folded into the layer before it."""
+    layers = [layer for layer in net.layers if layer.weights and type(layer).__name__ != "BatchNormalization"]
+    return Weight(sum(int(layer.count_params()) for layer in layers), len(layers))
 
 
 def _students_for(shape: tuple[int, ...]) -> tuple[NetName, ...]:

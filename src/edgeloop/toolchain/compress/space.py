@@ -25,8 +25,27 @@ BITS = {
 }
 """Bits of (weights, activations) while a model of that precision computes."""
 
-ALMOST_FREE_BYTES = 2_000
-"""What a model file holds besides weights, at the least."""
+_FILE_BYTES, _LAYER_BYTES = 1_000, 500
+"""What a model file holds besides weights, at the least: for itself and for each layer that has weights, with their
+scales and biases. Measured on stripped int8 LiteRT files of students, which hold 600 to 900 bytes a layer."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What a network weighs before it is trained. layers: those with weights."""
+
+    parameters: int
+    layers: int
+
+    def bytes_at(self, finish: "Finish", share: float = 1.0) -> int:
+        """The least that its file weighs with this share of the parameters."""
+        return _FILE_BYTES + _LAYER_BYTES * self.layers + int(share * self.parameters) * _weight_bits(finish) // 8
+
+    def share_within(self, size_bytes: int, finish: "Finish") -> float:
+        """The share of the parameters that a file of this size has room for."""
+        room = max(0, size_bytes - _FILE_BYTES - _LAYER_BYTES * self.layers)
+        return min(1.0, 8 * room / (_weight_bits(finish) * max(1, self.parameters)))
+
 
 WIDTHS = (0.125, 2.0)
 DEPTHS = (2, 6)
@@ -46,10 +65,9 @@ class Space:
     """The choices for one source.
 
     as_it_is: finishes that the source itself can be brought to. finishes: those that a trained Keras body can, the
-    preferred one first. can_prune: whether the source's graph can be cut. parameters_of: weights of a student's
-    body, counted without training it. nets: kinds of students that take such inputs.
-    source_parameters: weights of a source that can be pruned, else 0. images_seen: the shortest
-    training. longest: the longest.
+    preferred one first. can_prune: whether the source's graph can be cut. can_resize: whether inputs are images.
+    nets: kinds of students that take such inputs. source_weight: of a source that can be cut. weight_of: of a
+    student's body, told without training it. images_seen: the shortest training; longest: the longest.
     """
 
     as_it_is: tuple[Finish, ...]
@@ -57,8 +75,8 @@ class Space:
     can_prune: bool
     can_resize: bool
     nets: tuple[NetName, ...]
-    source_parameters: int
-    parameters_of: Callable[[Body], int]
+    source_weight: Weight
+    weight_of: Callable[[Body], Weight]
     images_seen: int
     longest: int
     seed: int
@@ -95,12 +113,10 @@ class Space:
         """The least that the plan's file can weigh: its weights alone; None where only surgery could tell."""
         body = plan.body
         if body.kind is BodyKind.STUDENT:
-            count = self.parameters_of(body)
-        elif body.kind is BodyKind.PRUNED and body.of is Of.PARAMETERS:
-            count = int(body.keep * self.source_parameters)
-        else:
-            return None
-        return ALMOST_FREE_BYTES + count * _weight_bits(plan.finish) // 8
+            return self.weight_of(body).bytes_at(plan.finish)
+        if body.kind is BodyKind.PRUNED and body.of is Of.PARAMETERS:
+            return self.source_weight.bytes_at(plan.finish, body.keep)
+        return None
 
     def can_fit(self, plan: Plan, bounds: Bounds) -> bool:
         """False if the plan's file is too large whatever its training brings."""
@@ -128,8 +144,7 @@ class Space:
         most = bounds.max_size_bytes
         if most is None:
             return [self.pruned(keep, Of.MACS, RANKS[0]) for keep in _FIRST_KEEPS]
-        room = 8 * max(1, most - ALMOST_FREE_BYTES) / _weight_bits(self.first_finish)
-        whole = min(KEEPS[1], room / max(1, self.source_parameters))
+        whole = min(KEEPS[1], self.source_weight.share_within(most, self.first_finish))
         keeps = (0.9 * whole, 0.6 * whole)
         return [self.pruned(round(keep, 4), Of.PARAMETERS, RANKS[0]) for keep in keeps if keep >= KEEPS[0]]
 
