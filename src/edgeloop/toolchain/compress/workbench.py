@@ -23,7 +23,7 @@ from edgeloop.toolchain.backend import import_keras, seed_everything, use_thread
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Outcome, Plan
 from edgeloop.toolchain.compress.space import BITS
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
-from edgeloop.toolchain.convert.strip import strip_litert
+from edgeloop.toolchain.convert.strip import strip_model
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.fitting import FineTune, fine_tune
 from edgeloop.toolchain.nets.build import build_net
@@ -33,7 +33,6 @@ from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe, Symmetry
-from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.keras import keras_bytes, plain_keras, wrap_keras
 from edgeloop.toolchain.source.model import Format, Model
 from edgeloop.toolchain.source.open import open_model
@@ -179,10 +178,7 @@ class Workbench:
         return wrap_keras(net, name="pruned")
 
     def _finished(self, plan: Plan, body: Model, data: Prepared) -> Model:
-        made = self._brought(plan, body, data)
-        if made.format is not Format.LITERT:
-            return made
-        return replace(wrap_runnable(strip_litert(made.data), made.format, name=made.name), steps=made.steps)
+        return strip_model(self._brought(plan, body, data))
 
     def _brought(self, plan: Plan, body: Model, data: Prepared) -> Model:
         """The body on the finish's engine, at its precision."""

@@ -5,6 +5,7 @@ times (the zero points of symmetric weights, empty strings) are stored once, whi
 does not change. Measured on a student of 7,500 weights: 24,216 bytes become 15,000.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import flatbuffers
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
+from edgeloop.toolchain.source.engine import wrap_runnable
+from edgeloop.toolchain.source.model import Format, Model
 
 _IDENTIFIER = b"TFL3"
 _KEPT_METADATA = (b"min_runtime_version",)
@@ -55,6 +58,16 @@ def strip_litert(data: bytes) -> bytes:
     builder = _SharingBuilder(len(data))
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def strip_model(made: Model) -> Model:
+    """A finished model with what no interpreter reads left out, where it is a LiteRT file; else as it is.
+
+    For models from which nothing is quantized any more: inner names, which layers are named by, are gone.
+    """
+    if made.format is not Format.LITERT:
+        return made
+    return replace(wrap_runnable(strip_litert(made.data), made.format, name=made.name), steps=made.steps)
 
 
 def _number_tensors(subgraph: Any) -> None:

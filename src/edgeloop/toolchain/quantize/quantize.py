@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
+from edgeloop.toolchain.convert.strip import strip_model
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.activations import Ranges
@@ -63,11 +64,14 @@ def quantize(
     name = f"{Path(model.name).stem}.{recipe.precision}{SUFFIX[target]}"
     # Equalisation is a step of its own by now; done again from here, it would be refused.
     step = msgspec.structs.replace(recipe, equalize=False)
-    made = wrap_runnable(made_bytes, target, name=name).after("quantize", step, before=source)
+    whole = wrap_runnable(made_bytes, target, name=name)
     progress(0.8, "comparing with the float model")
-    report = compare(model, made, judged, recipe)
+    report = compare(model, whole, judged, recipe)
     progress(1.0, "quantized")
-    return made, report
+    lean = strip_model(whole)
+    return lean.after("quantize", step, before=source), msgspec.structs.replace(
+        report, size_after_bytes=lean.size_bytes
+    )
 
 
 def split_tensors(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
+from edgeloop.toolchain.convert.strip import strip_model
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
@@ -78,9 +79,10 @@ def mixed(
         chosen = msgspec.structs.replace(few, **settings)
         data_bytes = quantize_litert(source.data, chosen, calibration)
         name = f"{Path(model.name).stem}.mixed.tflite"
-        made = wrap_runnable(data_bytes, Format.LITERT, name=name).after("mixed", recipe, before=source)
+        made = wrap_runnable(data_bytes, Format.LITERT, name=name)
         report = compare(model, made, judged, chosen)
-        tried[count] = made, report
+        lean = strip_model(made).after("mixed", recipe, before=source)
+        tried[count] = lean, msgspec.structs.replace(report, size_after_bytes=lean.size_bytes)
         progress(0.6 + 0.4 * len(tried) / (len(can_rise).bit_length() + 3), f"{count} layers raised")
         return report.agreement is not None and report.agreement >= recipe.min_agreement
 
