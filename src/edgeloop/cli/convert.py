@@ -79,7 +79,13 @@ def convert(
         made = make_variant(opened, recipe, precision, prepared, progress=progress)
         draft = None
         if into_folder and out is not None and prepared is not None:
-            facts: Recipe = {"model": model.name, "calibrate": str(calibrate), "source": source, "seed": seed}
+            facts: Recipe = {
+                "model": str(model),
+                "data": str(calibrate),
+                "source": source,
+                "seed": seed,
+                "input_range": input_range,
+            }
             draft = _gather(opened, made.model, prepared, out, precision, facts)
     if draft is not None:
         _show_draft(draft, f"{out}", as_json=as_json)

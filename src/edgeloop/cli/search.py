@@ -54,13 +54,13 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Search for the best small models under your bounds; each proven, the front as table, JSON and page."""
-    from edgeloop.toolchain.compress.compress import Origin
+    from edgeloop.toolchain.compress.compress import Origin, student_data
     from edgeloop.toolchain.compress.compress import compress as search
     from edgeloop.toolchain.compress.plan import CompressRecipe
-    from edgeloop.toolchain.data.dataset import prepare
     from edgeloop.toolchain.data.open import open_dataset
     from edgeloop.toolchain.package import Bounds
     from edgeloop.toolchain.source.open import open_model
+    from edgeloop.toolchain.teacher import student_input
 
     recipe = CompressRecipe(
         bounds=Bounds(
@@ -79,9 +79,12 @@ def compress(
     )
     with progress_bar("reading model and data") as progress:
         source = open_model(model, trust_pickle=trust_pickle)
-        taken = source.only_input()
-        prepared = prepare(open_dataset(data, taken=taken, seed=seed), taken, value_range=parse_range(input_range))
-        origin = Origin(model=str(model), data=data, data_seed=seed, name=name or _plain_name(model), version=version)
+        dataset = open_dataset(data, taken=student_input(source), seed=seed)
+        prepared = student_data(source, dataset, value_range=parse_range(input_range))
+        called = name or _plain_name(model)
+        origin = Origin(
+            model=str(model), data=data, data_seed=seed, name=called, version=version, trust_pickle=trust_pickle
+        )
         report = search(
             source, recipe, prepared, out=out, origin=origin, crew_size=on or workers or os.cpu_count() or 1,
             progress=progress,

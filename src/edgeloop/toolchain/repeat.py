@@ -4,6 +4,7 @@ Says for each variant whether the bytes are the same, and where they are not, wh
 versions, and how far the answers lie apart on the bundle's golden samples.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,37 +15,49 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgeloop.bundle.archive import Bundle, open_bundle
+from edgeloop.bundle.archive import Bundle, digest, open_bundle
 from edgeloop.bundle.arrays import from_npy
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.manifest import RecipeStep, Variant
+from edgeloop.runtime.engine import TensorSpec
 from edgeloop.runtime.postprocess import probabilities
 from edgeloop.runtime.predictor import Predictor
+from edgeloop.toolchain.compress.compress import student_data
+from edgeloop.toolchain.compress.crew import LocalCrew
 from edgeloop.toolchain.compress.lessons import labelled_by, prepare_setting
 from edgeloop.toolchain.compress.plan import Plan
 from edgeloop.toolchain.compress.records import Search
-from edgeloop.toolchain.compress.workbench import FORMATS, Workbench
+from edgeloop.toolchain.compress.workbench import FORMATS, Task
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
-from edgeloop.toolchain.data.dataset import Prepared, prepare
-from edgeloop.toolchain.data.open import open_dataset
+from edgeloop.toolchain.data.dataset import Dataset, Prepared, prepare
+from edgeloop.toolchain.data.digits import BUNDLED
+from edgeloop.toolchain.data.open import calibration_samples
 from edgeloop.toolchain.distil import DistilRecipe, distil
-from edgeloop.toolchain.progress import Progress, silent
+from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.prune.structured import PruneRecipe, prune
+from edgeloop.toolchain.prune.unstructured import SparsifyRecipe, sparsify
+from edgeloop.toolchain.quantize.equalize import EqualizeRecipe, equalize
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
+from edgeloop.toolchain.quantize.sensitivity import MixedRecipe, mixed
+from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.source.open import open_model
+from edgeloop.toolchain.source.save import SUFFIX
+from edgeloop.toolchain.teacher import student_input
 from edgeloop.toolchain.transfer import TransferRecipe, transfer
 
-Step = Callable[[Model, Any, Prepared], tuple[Model, Any]]
-
-_STEPS: dict[str, tuple[type[msgspec.Struct], Step]] = {
-    "transfer": (TransferRecipe, transfer),
-    "distil": (DistilRecipe, distil),
-    "prune": (PruneRecipe, prune),
-    "convert": (ConvertRecipe, lambda model, recipe, data: convert(model, recipe, data=data)),
+_STEPS: dict[str, tuple[type[msgspec.Struct], Callable[[Model, Any, Prepared], Model]]] = {
+    "transfer": (TransferRecipe, lambda model, recipe, data: transfer(model, recipe, data)[0]),
+    "distil": (DistilRecipe, lambda model, recipe, data: distil(model, recipe, data)[0]),
+    "prune": (PruneRecipe, lambda model, recipe, data: prune(model, recipe, data)[0]),
+    "sparsify": (SparsifyRecipe, lambda model, recipe, data: sparsify(model, recipe, data)[0]),
+    "equalize": (EqualizeRecipe, lambda model, _recipe, _data: equalize(model)),
+    "mixed": (MixedRecipe, lambda model, recipe, data: mixed(model, recipe, data)[0]),
+    "convert": (ConvertRecipe, lambda model, recipe, data: convert(model, recipe, data=data)[0]),
 }
+_BEGINNINGS = ("train", "compress")
 
 
 class RepeatedVariant(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +108,13 @@ def repeat(
     work = _Repeater(bundle, sources or Sources())
     repeated = []
     for index, variant in enumerate(bundle.manifest.variants):
-        progress(index / len(bundle.manifest.variants), f"making {variant.engine} {variant.precision} again")
-        made = work.make(variant)
+        share = 1 / len(bundle.manifest.variants)
+        told = within(progress, index * share, (index + 1) * share)
+        told(0.0, f"making {variant.engine} {variant.precision} again")
+        made = work.make(variant, told)
         repeated.append(_beside(bundle, variant, made))
         if out is not None:
-            write_durable(out / Path(made.name).name, made.data)
+            write_durable(out / f"{variant.engine}-{variant.precision}{SUFFIX[made.format]}", made.data)
     return RepeatReport(
         bundle=str(bundle.manifest.ref),
         variants=tuple(repeated),
@@ -115,74 +130,111 @@ class _Repeater:
         manifest = bundle.manifest
         self._lineage = manifest.lineage
         self._ref = str(manifest.ref)
-        first = next(iter((*self._lineage.steps, *(step for v in manifest.variants for step in v.steps))), None)
-        if first is None:
-            raise Refused(f"{self._ref} says no steps in its lineage; it cannot be made again from it")
-        self._source = self._open_source(first, sources)
-        self._data = self._open_data(sources)
+        self._sources = sources
+        self._sha256, name = self._beginning(manifest.variants)
+        self._source = self._open_source(name)
 
-    def make(self, variant: Variant) -> Model:
+    def make(self, variant: Variant, progress: Progress) -> Model:
         """The variant, from the source on."""
         model = self._source
-        for step in (*self._lineage.steps, *variant.steps):
+        for step in self._steps(variant):
             if step.kind == "compress":
-                return self._trial(step)
+                return self._trial(step, variant, progress)
+            if step.kind == "train_aware":
+                raise Refused(
+                    f"{self._ref} was trained with rounding, and the ranges that it learned stand in no lineage yet; "
+                    "quantize the model again with --aware"
+                )
             model = self._do(step, model, variant)
         return model
 
+    def _steps(self, variant: Variant) -> tuple[RecipeStep, ...]:
+        """From the source that lies in a file: a trained model, or what a search was given."""
+        steps = (*self._lineage.steps, *variant.steps)
+        starts = [index for index, step in enumerate(steps) if step.kind in _BEGINNINGS]
+        if not starts:
+            return steps
+        return steps[starts[-1] :] if steps[starts[-1]].kind == "compress" else steps[starts[-1] + 1 :]
+
+    def _beginning(self, variants: tuple[Variant, ...]) -> tuple[str, str]:
+        """SHA-256 and name of the file that all variants' steps begin from."""
+        steps = next((found[0] for found in map(self._steps, variants) if found), None)
+        if steps is None or not steps.model_sha256:
+            raise Refused(f"{self._ref} does not say in its lineage how it was made from a file; it cannot be repeated")
+        return steps.model_sha256, steps.model
+
     def _do(self, step: RecipeStep, model: Model, variant: Variant) -> Model:
+        data = self._data(model)
         if step.kind == "quantize":
             recipe = msgspec.convert(step.recipe, QuantizeRecipe)
-            made, _ = quantize(model, recipe, self._data, to=FORMATS[variant.engine])
-            return made
+            return quantize(model, recipe, data, to=FORMATS[variant.engine])[0]
         if step.kind not in _STEPS:
-            raise Refused(
-                f"{self._ref} was made by a step {step.kind!r}; known: {', '.join(_STEPS)}, quantize, compress"
-            )
+            known = ", ".join((*_STEPS, "quantize", *_BEGINNINGS))
+            raise Refused(f"{self._ref} was made by a step {step.kind!r}; known: {known}")
         kind, do = _STEPS[step.kind]
-        made, _ = do(model, msgspec.convert(step.recipe, kind), self._data)
-        return made
+        return do(model, msgspec.convert(step.recipe, kind), data)
 
-    def _trial(self, step: RecipeStep) -> Model:
-        """A trial of a search: its plan and seed decide the model, with all that the search's trials share."""
+    def _trial(self, step: RecipeStep, variant: Variant, progress: Progress) -> Model:
+        """A trial of a search, in a worker process as the search had it: its plan and seed decide the bytes."""
         plan = msgspec.convert(step.recipe["plan"], Plan)
         search = msgspec.convert(step.recipe["search"], Search)
-        data = self._data if self._data.dataset.is_labelled else labelled_by(self._source, self._data)
-        setting = prepare_setting(self._source, data, seed=search.recipe.seed, progress=silent)
-        _, made, _ = Workbench(setting).candidate(plan, None)
-        return made
+        dataset = self._dataset(student_input(self._source))
+        data = student_data(self._source, dataset, value_range=search.input_range)
+        data = data if dataset.is_labelled else labelled_by(self._source, data)
+        setting = prepare_setting(
+            self._source,
+            data,
+            seed=search.recipe.seed,
+            trust_pickle=self._sources.trust_pickle,
+            progress=within(progress, 0.0, 0.5),
+        )
+        with LocalCrew(setting, size=1) as crew:
+            ((_, tried),) = crew.run([Task(plan)], deadline=math.inf)
+        if tried.variant is None:
+            raise Refused(f"the trial of {self._ref} gave no model this time: {tried.outcome.failure}")
+        return wrap_runnable(tried.variant, FORMATS[variant.engine], name="trial")
 
-    def _open_source(self, first: RecipeStep, sources: Sources) -> Model:
+    def _open_source(self, name: str) -> Model:
         told = self._lineage.recipe.get("model")
-        places = [sources.model] if sources.model else [Path(str(told))] if told else []
-        places += [place.with_name(first.model) for place in places if first.model]
-        wanted = first.model_sha256 or str(first.recipe.get("search", {}).get("model_sha256", ""))
-        for place in places:
+        places = [self._sources.model] if self._sources.model else [Path(str(told))] if told else []
+        places += [place.with_name(Path(name).name) for place in places if Path(name).name]
+        for place in dict.fromkeys(places):
+            # A bundle names the path: what lies there is opened only if it is the very file.
+            if place.is_file() and digest(place.read_bytes()) != self._sha256:
+                continue
             if place.exists():
-                model = open_model(place, trust_pickle=sources.trust_pickle)
-                if not wanted or model.sha256 == wanted:
+                model = open_model(place, trust_pickle=self._sources.trust_pickle)
+                if model.sha256 == self._sha256:
                     return model
         looked = ", ".join(str(place) for place in dict.fromkeys(places)) or "nowhere"
         raise NotFound(
-            f"the source of {self._ref} ({first.model or told}, SHA-256 {wanted[:12]}...) is not there; looked at "
-            f"{looked}. Say where it lies with --model"
+            f"the source of {self._ref} ({name}, SHA-256 {self._sha256[:12]}...) is not there; looked at {looked}. "
+            "Say where it lies with --model"
         )
 
-    def _open_data(self, sources: Sources) -> Prepared:
+    def _data(self, model: Model) -> Prepared:
+        taken = model.only_input()
+        return prepare(self._dataset(taken), taken, value_range=self._input_range())
+
+    def _dataset(self, taken: TensorSpec) -> Dataset:
         recipe = self._lineage.recipe
-        where = sources.data or str(recipe.get("data", ""))
+        where = self._sources.data or str(recipe.get("data", ""))
         if not where:
             raise Refused(f"{self._ref} does not say which data it was made with; give it with --data")
-        taken = self._source.only_input()
-        dataset = open_dataset(where, taken=taken, seed=int(recipe.get("seed", 0)))
+        source, seed = str(recipe.get("source", BUNDLED)), int(recipe.get("seed", 0))
+        # Small sets stay whole, as they were when they calibrated.
+        dataset = calibration_samples(where, taken, source=source, seed=seed).dataset
         known = self._lineage.data_sha256
         if dataset.sha256 not in known.values():
             raise InvalidInput(
                 f"{where} holds other data (SHA-256 {dataset.sha256[:12]}...) than {self._ref} was made with "
                 f"({', '.join(f'{name} {sha256[:12]}...' for name, sha256 in known.items())})"
             )
-        low, high = (float(end) for end in str(recipe.get("input_range", "0..1")).split(".."))
-        return prepare(dataset, taken, value_range=(low, high))
+        return dataset
+
+    def _input_range(self) -> tuple[float, float]:
+        low, high = (float(end) for end in str(self._lineage.recipe.get("input_range", "0..1")).split(".."))
+        return low, high
 
 
 def _beside(bundle: Bundle, variant: Variant, made: Model) -> RepeatedVariant:

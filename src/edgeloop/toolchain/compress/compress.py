@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,17 @@ from edgeloop.toolchain.compress.ray import RayCrew
 from edgeloop.toolchain.compress.records import Records, Search
 from edgeloop.toolchain.compress.report import CompressReport
 from edgeloop.toolchain.compress.sitting import Clock, SearchRun
-from edgeloop.toolchain.compress.space import Space, Weight, finishes
+from edgeloop.toolchain.compress.space import BITS, Space, Weight, finishes
 from edgeloop.toolchain.compress.workbench import Setting, data_for, student_net
-from edgeloop.toolchain.data.dataset import Prepared
+from edgeloop.toolchain.data.dataset import Dataset, Prepared, prepare
+from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.draft import Recipe
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.profiles.open import open_profile
 from edgeloop.toolchain.profiles.target import TargetProfile
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.source.model import Format, Model
+from edgeloop.toolchain.teacher import student_input
 
 FRONT, PAGE = "front.json", "front.html"
 
@@ -79,34 +82,39 @@ def compress(
 ) -> CompressReport:
     """Search within the budget, then measure the best and write a bundle for each that meets the bounds.
 
-    out: the search's folder; one that was begun is gone on with. crew_size: worker processes here, or the address of
-    a Ray cluster. Data without labels is judged by agreement with the source. Raises InvalidInput if model, data and
-    recipe do not go together, or `out` holds another search; Refused if the profile runs nothing that was asked for.
+    data: shaped for students, see `student_data`; without labels it is judged by agreement with the source. out: the
+    search's folder; one that was begun is gone on with. crew_size: worker processes here, or the address of a Ray
+    cluster. Raises InvalidInput if model, data and recipe do not go together, or `out` holds another search; Refused
+    if the profile runs nothing that was asked for.
     """
     recipe.require_sound()
-    classes = class_count(model)
     target = open_profile(recipe.profile)
+    classes = class_count(model, data)
     judged = data if data.dataset.is_labelled else labelled_by(model, data)
-    if len(judged.dataset.label_names) != classes:
-        raise InvalidInput(
-            f"{model.name} scores {classes} classes, {judged.dataset.name} has {len(judged.dataset.label_names)} labels"
-        )
+    require_labels_match(judged.dataset, classes)
     records = Records(out)
     search = records.begin(_search(model, recipe, judged, origin))
     space = _space(model, search.recipe, target, judged, classes)
-    clock = Clock(recipe.budget_s, _spent_before_s(records), time.monotonic())
+    clock = Clock(recipe.budget_s, _spent_before_s(records, out), time.monotonic())
     run = SearchRun(records, search, space, clock, within(progress, 0.1, _SEARCH_SHARE))
     if not run.is_over():
-        setting = prepare_setting(model, judged, seed=recipe.seed, progress=within(progress, 0.0, 0.1))
+        setting = prepare_setting(
+            model, judged, seed=recipe.seed, trust_pickle=origin.trust_pickle, progress=within(progress, 0.0, 0.1)
+        )
         with _crew(setting, crew_size) as crew:
             run.run(crew)
     facts: Recipe = {"model": origin.model, "data": origin.data, "seed": origin.data_seed}
     naming = Naming(origin.name, origin.version, {**facts, "input_range": "{}..{}".format(*data.spec.value_range)})
     finals = Finals(model, judged, search, target, out=out, naming=naming)
-    report = finals.report(run.outcomes, spent_s=lambda: clock.spent_s, progress=within(progress, _SEARCH_SHARE, 1.0))
+    report = finals.report(run.numbered, clock=clock, progress=within(progress, _SEARCH_SHARE, 1.0))
     write_durable(out / FRONT, to_pretty_json(report))
     write_durable(out / PAGE, page(report).encode())
     return report
+
+
+def student_data(model: Model, dataset: Dataset, *, value_range: tuple[float, float] = (0.0, 1.0)) -> Prepared:
+    """A dataset as students of `model` take it: channels last, and images as images where the model takes them flat."""
+    return prepare(dataset, student_input(model, dataset), value_range=value_range)
 
 
 def read_report(out: Path) -> CompressReport:
@@ -124,7 +132,7 @@ def _search(model: Model, recipe: CompressRecipe, data: Prepared, origin: Origin
     settled = msgspec.structs.replace(recipe, images_seen=images)
     return Search(
         recipe=settled,
-        model=origin.model,
+        model=Path(origin.model).name,
         model_sha256=model.sha256,
         data=origin.data,
         data_sha256=data.dataset.sha256,
@@ -134,6 +142,9 @@ def _search(model: Model, recipe: CompressRecipe, data: Prepared, origin: Origin
 
 
 def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Prepared, classes: int) -> Space:
+    unknown = [precision for precision in recipe.precisions if precision not in BITS]
+    if unknown:
+        raise InvalidInput(f"the search does not try {', '.join(unknown)}; it tries {', '.join(BITS)}")
     runs = [
         (engine, precision)
         for engine in recipe.engines
@@ -146,6 +157,8 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
             f"asked for ({', '.join(recipe.engines)} at {', '.join(recipe.precisions)}) is among it: "
             "choose --engines and --precisions"
         )
+    # A source that takes images flat has no preprocessing that a device could do; it only teaches.
+    fed = len(model.only_input().shape) == len(data.spec.shape)
     plain = _RUNS_AS_IT_IS.get(model.format, ())
     # A file that is quantized already cannot be quantized again; it only teaches.
     is_float = model.format not in (Format.LITERT, Format.ONNX, Format.OPENVINO) or precision_of(model) in (
@@ -153,11 +166,13 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
         None,
     )
 
+    @cache
     def weight_of(body: Body) -> Weight:
-        return _weight(student_net(body, data_for(body, model, data).spec.shape[1:], classes))
+        taken = data_for(body, model, data.dataset, value_range=data.spec.value_range)
+        return _weight(student_net(body, taken.spec.shape[1:], classes))
 
     return Space(
-        as_it_is=tuple(f for f in finishes(recipe, tuple(runs)) if f.engine in plain and is_float),
+        as_it_is=tuple(f for f in finishes(recipe, tuple(runs)) if f.engine in plain and is_float and fed),
         finishes=finishes(recipe, tuple(runs)),
         can_prune=model.format is Format.KERAS,
         can_resize=len(data.spec.shape) == 4,
@@ -167,6 +182,7 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
         images_seen=recipe.images_seen,
         longest=_LONGEST * recipe.images_seen,
         seed=recipe.seed,
+        device_bytes=min(filter(None, (target.storage_bytes, target.memory_bytes))),
     )
 
 
@@ -187,8 +203,11 @@ def _students_for(shape: tuple[int, ...]) -> tuple[NetName, ...]:
     return kinds[len(shape)]
 
 
-def _spent_before_s(records: Records) -> float:
-    return max((trial.spent_s for trial in records.trials()), default=0.0)
+def _spent_before_s(records: Records, out: Path) -> float:
+    ends = [trial.spent_s for trial in records.trials()]
+    if (out / FRONT).is_file():
+        ends.append(read_report(out).spent_s)
+    return max(ends, default=0.0)
 
 
 @contextmanager

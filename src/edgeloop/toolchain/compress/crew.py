@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol, Self
 
+from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.toolchain.backend import use_threads
 from edgeloop.toolchain.compress.plan import Outcome
 from edgeloop.toolchain.compress.workbench import Setting, Task, Tried, Workbench
 
@@ -68,8 +70,7 @@ class LocalCrew:
         while waiting or any(hand.task is not None for hand in self._hands):
             for hand in self._hands:
                 if hand.task is None and waiting:
-                    hand.task, task = waiting.pop()
-                    hand.connection.send(task)
+                    self._give(hand, waiting)
             busy = [hand for hand in self._hands if hand.task is not None]
             left_s = max(0.0, deadline - time.monotonic())
             ready = wait([hand.connection for hand in busy], timeout=None if math.isinf(left_s) else left_s)
@@ -86,11 +87,25 @@ class LocalCrew:
             _end(hand)
         self._hands = []
 
+    def _give(self, hand: _Hand, waiting: list[tuple[int, Task]]) -> None:
+        index, task = waiting.pop()
+        try:
+            hand.connection.send(task)
+            hand.task = index
+        except OSError:
+            # It died while it was idle; another takes its place and, at the next turn, the task.
+            waiting.append((index, task))
+            _end(hand)
+            self._replace(hand)
+
     def _taken(self, hand: _Hand, tasks: Sequence[Task]) -> tuple[int, Tried]:
         index = hand.task
         assert index is not None
         try:
-            tried: Tried = hand.connection.recv()
+            answer = hand.connection.recv()
+            if isinstance(answer, EdgeloopError):
+                raise answer
+            tried: Tried = answer
             hand.task = None
         except (EOFError, ConnectionResetError):
             _end(hand)
@@ -98,7 +113,7 @@ class LocalCrew:
             tried = Tried(
                 Outcome(
                     plan=tasks[index].plan,
-                    failure=f"its process died (exit code {code}); often this is too little memory",
+                    failure=f"its process died (exit code {code}; -9 is often too little memory, -11 a library)",
                 )
             )
             self._replace(hand)
@@ -138,10 +153,15 @@ def _work(setting: Setting, connection: Connection) -> None:
     # By an exception, so that what libraries hold (semaphores, folders) is given back.
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    bench = Workbench(setting)
     try:
+        use_threads(1)
+        bench = Workbench(setting)
         while True:
             connection.send(bench.try_task(connection.recv()))
+    except EdgeloopError as error:
+        # No worker can begin, so no trial can be tried: the search ends with this error.
+        connection.recv()
+        connection.send(error)
     except (EOFError, BrokenPipeError):
         return
 

@@ -4,7 +4,7 @@ Those that meet the bounds become bundles; the others say by how much they miss.
 variant, `profiles` says what fits a device and how long it would take there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,20 +15,22 @@ from edgeloop.contracts.manifest import Measured, Precision, RecipeStep
 from edgeloop.toolchain.bench import Subject
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.compress.front import Candidate, misses, undominated, with_front
+from edgeloop.toolchain.compress.lessons import source_accuracy
 from edgeloop.toolchain.compress.plan import BodyKind, Outcome, Plan
 from edgeloop.toolchain.compress.propose import violations
 from edgeloop.toolchain.compress.records import Records, Search
 from edgeloop.toolchain.compress.report import Baseline, CompressReport
+from edgeloop.toolchain.compress.sitting import Clock
 from edgeloop.toolchain.compress.workbench import FORMATS, open_bytes
 from edgeloop.toolchain.data.dataset import Prepared, prepare
 from edgeloop.toolchain.draft import Recipe, add_variant, begin_draft
-from edgeloop.toolchain.fitting import scores_of
 from edgeloop.toolchain.package import Bounds, pack
 from edgeloop.toolchain.profiles.open import THIS
 from edgeloop.toolchain.profiles.target import TargetProfile
 from edgeloop.toolchain.progress import Progress
 from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.model import Model
+from edgeloop.toolchain.teacher import arranged
 from edgeloop.toolchain.weigh import Checked, measure_all, on_device
 
 _MOST = 12
@@ -68,22 +70,23 @@ class Finals:
         self._records = Records(out)
         self._naming = naming
 
-    def report(
-        self, outcomes: Sequence[Outcome], *, spent_s: Callable[[], float], progress: Progress
-    ) -> CompressReport:
+    def report(self, outcomes: Mapping[int, Outcome], *, clock: Clock, progress: Progress) -> CompressReport:
         """Measure the chosen, pack those that may be packed."""
-        accuracy = self._source_accuracy()
+        accuracy = source_accuracy(self._source, self._data)
         chosen = finalists(outcomes, self._search.recipe.bounds)
-        failures = [f"{o.plan.title}: {o.failure}" for o in outcomes if o.failure]
+        failures = [f"{o.plan.title}: {o.failure}" for o in outcomes.values() if o.failure]
         proven: list[_Proven] = []
         for place, number in enumerate(chosen):
+            if proven and clock.is_out:
+                failures.append(f"{len(chosen) - place} of the best trials were not proven: the budget was spent")
+                break
             progress(0.8 * place / len(chosen), f"proving trial {number}, {place + 1} of {len(chosen)}")
             try:
                 proven.append(self._proven(number, outcomes[number]))
             except EdgeloopError as error:
                 failures.append(f"{outcomes[number].plan.title}, when it was proven: {error}")
         progress(0.8, "timing the source and all candidates by turns")
-        whole, *timed = measure_all([self._subject(self._source, self._data), *(one.subject for one in proven)])
+        whole, *timed = measure_all([self._source_subject(), *(one.subject for one in proven)])
         candidates = [self._candidate(one, found, accuracy) for one, found in zip(proven, timed, strict=True)]
         return CompressReport(
             model=self._search.model,
@@ -91,7 +94,7 @@ class Finals:
             bounds=self._search.recipe.bounds,
             seed=self._search.recipe.seed,
             trials=len(outcomes),
-            spent_s=round(spent_s(), 1),
+            spent_s=round(clock.spent_s, 1),
             baseline=Baseline(
                 format=self._source.format,
                 size_bytes=self._source.size_bytes,
@@ -105,10 +108,11 @@ class Finals:
             failures=tuple(dict.fromkeys(failures)),
         )
 
-    def _source_accuracy(self) -> float:
-        holdout = self._data.dataset.holdout
-        answers = scores_of(self._source, self._data, holdout.inputs).argmax(axis=1)
-        return float((answers == holdout.labels).mean())
+    def _source_subject(self) -> Subject:
+        """The source with real inputs in its own shape."""
+        taken = self._source.only_input()
+        tensors = self._data.tensors(self._data.dataset.holdout.take(_TIMED_SAMPLES).inputs)
+        return Subject(self._source, {taken.name: arranged(tensors, tuple(taken.shape))})
 
     def _subject(self, model: Model, data: Prepared) -> Subject:
         samples = data.dataset.holdout.take(_TIMED_SAMPLES).inputs
@@ -180,12 +184,12 @@ def _timed(measured: Measured, found: Checked) -> Measured:
     return msgspec.structs.replace(measured, latency_p50_ms=p50, latency_p99_ms=p99)
 
 
-def finalists(outcomes: Sequence[Outcome], bounds: Bounds) -> list[int]:
+def finalists(outcomes: Mapping[int, Outcome], bounds: Bounds) -> list[int]:
     """Numbers of the trials that are worth measuring: the source as it is, those that no other beats, near ones first.
 
     Near: within the bounds, then by how far beyond them.
     """
-    made = [number for number, outcome in enumerate(outcomes) if not outcome.failure]
+    made = [number for number, outcome in outcomes.items() if not outcome.failure]
     plain = [
         number
         for number in made

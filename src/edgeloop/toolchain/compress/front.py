@@ -55,17 +55,18 @@ def misses(candidate: Candidate, bounds: Bounds) -> tuple[str, ...]:
     return tuple(found)
 
 
-def objectives(candidate: Candidate) -> tuple[float, ...]:
-    """What is to be small: bytes, median latency (the target's where known), points lost, peak memory in MB.
+def objectives(candidate: Candidate, *, clock: str = "target") -> tuple[float, ...]:
+    """What is to be small: bytes, median latency (the target's where known), points lost, peak memory.
 
-    Memory in whole megabytes: a process's peak moves by some pages from run to run, and a page wins no place.
+    clock: "target" where all candidates have a latency there, else "here": two clocks are not compared. Memory to two
+    digits: a process's peak moves by some pages from run to run, and a page wins no place.
     """
-    latency = candidate.target_latency_ms
+    there = candidate.target_latency_ms
     return (
         float(candidate.size_bytes),
-        candidate.measured.latency_p50_ms if latency is None else latency,
+        there if clock == "target" and there is not None else candidate.measured.latency_p50_ms,
         candidate.lost_points,
-        float(candidate.memory_bytes // 2**20),
+        float(f"{candidate.memory_bytes:.1e}"),
     )
 
 
@@ -78,7 +79,8 @@ def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
 
 def with_front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """All of them, each marked whether it is on the front; the smallest first."""
-    points = [objectives(candidate) for candidate in candidates]
+    clock = "target" if all(candidate.target_latency_ms is not None for candidate in candidates) else "here"
+    points = [objectives(candidate, clock=clock) for candidate in candidates]
     marked = [
         msgspec.structs.replace(candidate, on_front=not any(dominates(other, point) for other in points))
         for candidate, point in zip(candidates, points, strict=True)

@@ -1,44 +1,55 @@
-"""What all trials share, made once: lessons with the source's answers to them, and what trials are judged by."""
+"""What all trials share, made once: lessons with the source's answers to them, and what trials are judged by.
+
+Data is shaped for students, channels last; the source gets the same numbers in its own shape (see `teacher`).
+"""
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import InvalidInput, Refused
+from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.augment import vary_samples
 from edgeloop.toolchain.compress.workbench import Setting
-from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared
-from edgeloop.toolchain.fitting import scores_of
+from edgeloop.toolchain.data.dataset import UNLABELLED, Dataset, Part, Prepared
 from edgeloop.toolchain.progress import Progress
 from edgeloop.toolchain.source.model import Model
+from edgeloop.toolchain.teacher import Asked, Questions, ask
 
 _MOST_LESSONS = 120_000
 _MOST_BYTES = 512 * 2**20
 _MOST_COPIES = 8
-_ASKED_AT_ONCE = 2_000
-_SMALLEST_PROBABILITY = 1e-7
+_FEW_ASKED = 256
 
 
-def prepare_setting(model: Model, data: Prepared, *, seed: int, progress: Progress) -> Setting:
+def prepare_setting(
+    model: Model, data: Prepared, *, seed: int, trust_pickle: bool = False, progress: Progress
+) -> Setting:
     """Ask the source once for everything that trials want to know of it.
 
-    Lessons: the fit part, then copies of it, each sample varied. Judged by: validation and field parts; there are
-    no devices here whose data the field would be. Raises Refused if the source answers NaN.
+    Lessons: the fit part, then copies of it, each sample varied. Judged by: labelled samples of the validation and
+    field parts; there are no devices here whose data the field would be. Raises Refused if the source answers NaN.
     """
     dataset = data.dataset
+    questions = Questions(model, data, with_features=False)
     lessons = _lessons(dataset, seed)
-    scores = _asked(model, data, lessons.inputs, progress)
-    judged = Part(
-        np.concatenate([dataset.validation.inputs, dataset.field.inputs]),
-        np.concatenate([dataset.validation.labels, dataset.field.labels]),
+    asked = ask(questions, lessons.inputs, progress=progress)
+    judged = labelled_part(
+        Part(
+            np.concatenate([dataset.validation.inputs, dataset.field.inputs]),
+            np.concatenate([dataset.validation.labels, dataset.field.labels]),
+        ),
+        dataset.name,
     )
-    answers = scores_of(model, data, judged.inputs).argmax(axis=1)
+    answers = _best(ask(questions, judged.inputs, like=asked))
     return Setting(
         model_name=model.name,
         model_data=model.data,
+        trust_pickle=trust_pickle,
         dataset=dataset,
         input_range=data.spec.value_range,
         lessons=lessons,
-        teacher_scores=as_logits(scores),
+        teacher_scores=asked.logits,
         judged=judged,
         judged_labels_by_source=answers,
         source_accuracy=float((answers == judged.labels).mean()),
@@ -50,44 +61,49 @@ def labelled_by(model: Model, data: Prepared) -> Prepared:
 
     Classes are called by their index. Raises InvalidInput if the model does not score two or more classes.
     """
-    width = class_count(model)
+    questions = Questions(model, data, with_features=False)
+    known = ask(questions, data.dataset.fit.inputs[:_FEW_ASKED])
+    dataset = data.dataset
 
     def named(part: Part) -> Part:
         if len(part) == 0:
             return part
-        return Part(part.inputs, scores_of(model, data, part.inputs).argmax(axis=1).astype(np.int64))
+        return Part(part.inputs, _best(ask(questions, part.inputs, like=known)))
 
-    dataset = data.dataset
-    labelled = Dataset(
-        name=dataset.name,
-        label_names=tuple(str(index) for index in range(width)),
+    labelled = replace(
+        dataset,
+        label_names=tuple(str(index) for index in range(known.logits.shape[1])),
         fit=named(dataset.fit),
         validation=named(dataset.validation),
         holdout=named(dataset.holdout),
         field=named(dataset.field),
-        sha256=dataset.sha256,
-        modality=dataset.modality,
     )
-    return Prepared(labelled, data.spec, data.steps)
+    return replace(data, dataset=labelled)
 
 
-def class_count(model: Model) -> int:
-    """How many classes the model scores. Raises InvalidInput if its output is no row of two scores or more."""
-    shape = model.only_output().shape
-    if len(shape) != 2 or shape[1] < 2:
-        raise InvalidInput(
-            f"{model.name} answers {shape}; the search compresses classifiers, whose output is (1, classes). "
-            "'edgeloop quantize' and 'edgeloop convert' take any model"
-        )
-    return int(shape[1])
+def source_accuracy(model: Model, data: Prepared) -> float:
+    """On the labelled samples of the held-out part."""
+    part = labelled_part(data.dataset.holdout, data.dataset.name)
+    answers = _best(ask(Questions(model, data, with_features=False), part.inputs))
+    return float((answers == part.labels).mean())
 
 
-def as_logits(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores (N, classes) as logits: probabilities, rows in 0..1 that sum to 1, by their logarithm."""
-    sums = scores.sum(axis=1)
-    if scores.min() >= 0.0 and scores.max() <= 1.0 + 1e-5 and np.allclose(sums, 1.0, atol=1e-3):
-        return np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
-    return scores
+def labelled_part(part: Part, name: str) -> Part:
+    """The samples that have a label. Raises InvalidInput if none has."""
+    known = part.labels != UNLABELLED
+    if not known.any():
+        raise InvalidInput(f"{name} has no labelled samples to judge by; give more, or data without any labels")
+    return Part(part.inputs[known], part.labels[known])
+
+
+def class_count(model: Model, data: Prepared) -> int:
+    """How many classes the source tells apart, by its answers. Raises InvalidInput if it is no classifier."""
+    asked = ask(Questions(model, data, with_features=False), data.dataset.fit.inputs[:_FEW_ASKED])
+    return int(asked.logits.shape[1])
+
+
+def _best(asked: Asked) -> NDArray[np.int64]:
+    return np.asarray(asked.logits.argmax(axis=1), np.int64)
 
 
 def _lessons(dataset: Dataset, seed: int) -> Part:
@@ -98,18 +114,3 @@ def _lessons(dataset: Dataset, seed: int) -> Part:
     rng = np.random.default_rng(seed)
     varied = [vary_samples(fit.inputs, dataset.modality, rng) for _ in range(copies - 1)]
     return Part(np.concatenate([fit.inputs, *varied]), np.tile(fit.labels, copies))
-
-
-def _asked(model: Model, data: Prepared, inputs: NDArray[np.generic], progress: Progress) -> NDArray[np.float32]:
-    parts = []
-    for start in range(0, len(inputs), _ASKED_AT_ONCE):
-        parts.append(scores_of(model, data, inputs[start : start + _ASKED_AT_ONCE]))
-        progress(min(1.0, (start + _ASKED_AT_ONCE) / len(inputs)), f"asking the source about {len(inputs):,} lessons")
-    scores = np.concatenate(parts)
-    if not np.isfinite(scores).all():
-        bad = int((~np.isfinite(scores)).any(axis=1).sum())
-        raise Refused(
-            f"{model.name} answers NaN or infinity for {bad} of {len(scores):,} training samples; it cannot be a "
-            "reference. Look at its weights, and at how inputs are scaled (--input-range)"
-        )
-    return scores

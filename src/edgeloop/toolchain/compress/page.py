@@ -41,7 +41,8 @@ candidates measured on {report.baseline.samples:,} held-out samples; {good} with
 <tbody>{_baseline_row(report.baseline)}{"".join(_row(candidate) for candidate in report.candidates)}</tbody>
 </table></div>
 <p class="dim">Bold: on the front, no other candidate is as good in everything and better in something. Latency:
-{escape(_latency_words(report))}. Peak memory: of a whole process that runs only this model, here.</p>
+{escape(_latency_words(report))}. Peak memory: of a whole process that runs only this model, here; on a
+microcontroller, the arena.</p>
 </body></html>
 """
 
@@ -192,7 +193,9 @@ def _ms(value: float | None) -> str:
 
 
 def _mb(value: int | None) -> str:
-    return "" if value is None else f"{value / 2**20:.1f} MB"
+    if value is None:
+        return ""
+    return f"{value / 2**20:.1f} MB" if value >= 2**20 else f"{value / 2**10:.1f} KB"
 
 
 def _count(value: int | None) -> str:

@@ -35,7 +35,7 @@ _LONGER = 4
 _EXPECTED_GAIN = 0.6
 _SLACK_POINTS = 0.2
 _WORTH_CURING_POINTS = 0.1
-_ASKS = 60
+_ASKS = 120
 
 
 def propose(
@@ -63,7 +63,7 @@ def propose(
 
 
 def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
-    """How far beyond the bounds on accuracy and on size: above 0 is beyond, in shares of the bound."""
+    """How far beyond the bounds on accuracy, in points, and on size, in shares of the bound; above 0 is beyond."""
     lost = 0.0 if bounds.max_drop_points is None else outcome.lost_points - bounds.max_drop_points
     size = 0.0 if bounds.max_size_bytes is None else outcome.size_bytes / bounds.max_size_bytes - 1
     return lost, size
@@ -158,12 +158,16 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
     """A generation from Optuna, which is told everything so far anew: its state is a function of the outcomes."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kinds = [BodyKind.STUDENT, *([BodyKind.PRUNED] if space.can_prune else [])]
-    study = _study(recipe, space, [o for o in outcomes if o.plan.body.kind in kinds and not o.failure])
+    sampled = (_tpe(recipe, len(outcomes)), optuna.samplers.RandomSampler(seed=_seed(recipe, len(outcomes))))
+    told = [o for o in outcomes if o.plan.body.kind in kinds and not o.failure]
     bodies = {plan.body.for_longer(0) for plan in tried}
     found: list[Plan] = []
-    for _ in range(_ASKS):
+    studies = [_study(sampler, recipe.bounds, space, told) for sampler in sampled]
+    for ask in range(_ASKS):
         if len(found) == GENERATION:
             break
+        # By turns: the estimator alone dwells where a tight bound lets little through.
+        study = studies[ask % len(studies)]
         trial = study.ask()
         body = _suggested(trial, kinds, space)
         plan = Plan(body=body, finish=space.first_finish)
@@ -175,20 +179,25 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
     return tuple(found)
 
 
-def _study(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome]) -> optuna.Study:
+def _seed(recipe: CompressRecipe, number: int) -> int:
+    return recipe.seed * 1_000_003 + number
+
+
+def _tpe(recipe: CompressRecipe, number: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
-        # Constraints and grouping bear Optuna's mark "experimental".
+        # Grouping bears Optuna's mark "experimental".
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            n_startup_trials=GENERATION,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            seed=recipe.seed * 1_000_003 + len(outcomes),
+        return optuna.samplers.TPESampler(
+            n_startup_trials=2 * GENERATION, multivariate=True, group=True, seed=_seed(recipe, number)
         )
+
+
+def _study(
+    sampler: optuna.samplers.BaseSampler, bounds: Bounds, space: Space, outcomes: Sequence[Outcome]
+) -> optuna.Study:
     study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
     for outcome in outcomes:
-        study.add_trial(_told(outcome, recipe.bounds, space))
+        study.add_trial(_told(outcome, bounds, space))
     return study
 
 

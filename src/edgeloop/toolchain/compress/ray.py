@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.toolchain.backend import use_threads
 from edgeloop.toolchain.compress.plan import Outcome
 from edgeloop.toolchain.compress.workbench import Setting, Task, Tried, Workbench
 
@@ -25,8 +26,8 @@ class RayCrew:
             raise Unavailable(f"the Ray cluster at {address} offers no CPU; add a worker node to it")
         self.size = cores
         self._setting = self._ray.put(setting)
-        # Trials use one thread; an actor that dies is made anew by Ray, its task fails once.
-        self._kind = self._ray.remote(num_cpus=1, max_restarts=2, max_task_retries=1)(Workbench)
+        # Trials use one thread; an actor that dies is made anew by Ray, and its task is tried once more.
+        self._kind = self._ray.remote(num_cpus=1, max_restarts=2, max_task_retries=1)(_Actor)
         self._actors = [self._kind.remote(self._setting) for _ in range(cores)]
 
     def __enter__(self) -> Self:
@@ -73,6 +74,14 @@ class RayCrew:
         for actor in actors:
             self._ray.kill(actor)
             self._actors[self._actors.index(actor)] = self._kind.remote(self._setting)
+
+
+class _Actor(Workbench):
+    """A Workbench in a process of its own, with one thread, like the local crew's."""
+
+    def __init__(self, setting: Setting) -> None:
+        use_threads(1)
+        super().__init__(setting)
 
 
 def _connected(address: str) -> Any:

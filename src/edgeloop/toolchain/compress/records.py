@@ -6,7 +6,6 @@ OUT/trials/0013.json         what came of one
 OUT/files/SHA256             trained bodies and finished variants, by content
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -111,12 +110,6 @@ class Records:
         if not path.is_file():
             raise NotFound(f"{path} is missing; search again into a new folder")
         return path.read_bytes()
-
-    def keep_only(self, wanted: Sequence[str]) -> None:
-        """Remove the files that no trial speaks of: left by a kill between a file and its record."""
-        for path in (self._folder / "files").glob("*"):
-            if path.name not in wanted:
-                path.unlink()
 
     def _all(self, kind: str) -> list[Path]:
         return sorted((self._folder / kind).glob("[0-9]*.json"))

@@ -23,7 +23,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompressReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole. failures: trials that gave no model, with their reasons. out: the folder."""
+    """The whole. failures: trials that gave no model, with their reasons."""
 
     model: str
     profile: str

@@ -43,6 +43,11 @@ class Clock:
         return self.budget_s - min(_MOST_FINAL_S, max(_LEAST_FINAL_S, _FINAL_SHARE * self.budget_s))
 
     @property
+    def is_out(self) -> bool:
+        """Whether the whole budget is spent."""
+        return self.budget_s is not None and self.spent_s >= self.budget_s
+
+    @property
     def left_s(self) -> float:
         """For trials."""
         return self.search_s - self.spent_s
@@ -61,8 +66,13 @@ class SearchRun:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Of all trials that are done, by number."""
-        return [self._trials[number].outcome for number in sorted(self._trials)]
+        """Of all trials that are done, in order."""
+        return list(self.numbered.values())
+
+    @property
+    def numbered(self) -> dict[int, Outcome]:
+        """The same by number; a trial that was given up has none."""
+        return {number: self._trials[number].outcome for number in sorted(self._trials)}
 
     def run(self, crew: Crew) -> None:
         """Try generation after generation until budget, trials or ideas run out."""

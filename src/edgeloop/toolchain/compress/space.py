@@ -68,6 +68,7 @@ class Space:
     preferred one first. can_prune: whether the source's graph can be cut. can_resize: whether inputs are images.
     nets: kinds of students that take such inputs. source_weight: of a source that can be cut. weight_of: of a
     student's body, told without training it. images_seen: the shortest training; longest: the longest.
+    device_bytes: what the device can store and hold at most.
     """
 
     as_it_is: tuple[Finish, ...]
@@ -80,6 +81,7 @@ class Space:
     images_seen: int
     longest: int
     seed: int
+    device_bytes: int | None = None
 
     @property
     def first_finish(self) -> Finish:
@@ -120,7 +122,8 @@ class Space:
 
     def can_fit(self, plan: Plan, bounds: Bounds) -> bool:
         """False if the plan's file is too large whatever its training brings."""
-        most, least = bounds.max_size_bytes, self.predicted_bytes(plan)
+        bounds_bytes = [size for size in (bounds.max_size_bytes, self.device_bytes) if size is not None]
+        most, least = min(bounds_bytes, default=None), self.predicted_bytes(plan)
         return most is None or least is None or least <= most
 
     def siblings(self, body: Body) -> Iterator[Plan]:

@@ -4,6 +4,10 @@ Judged on data that neither trained nor calibrated, in the runtime that devices 
 Ray actor; neighbours: `crew` and `ray` feed it, `plan` says what a plan is.
 """
 
+import atexit
+import io
+import shutil
+import tarfile
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +23,7 @@ from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.arithmetic.count import multiply_adds
-from edgeloop.toolchain.backend import import_keras, seed_everything, use_threads
+from edgeloop.toolchain.backend import import_keras, seed_everything
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Outcome, Plan
 from edgeloop.toolchain.compress.space import BITS
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
@@ -37,6 +41,7 @@ from edgeloop.toolchain.source.keras import keras_bytes, plain_keras, wrap_keras
 from edgeloop.toolchain.source.model import Format, Model
 from edgeloop.toolchain.source.open import open_model
 from edgeloop.toolchain.targets import Target
+from edgeloop.toolchain.teacher import student_input
 
 FORMATS = {
     EngineName.LITERT: Format.LITERT,
@@ -51,6 +56,7 @@ _TARGETS = {
 }
 _LEARNING_RATE = 4e-3
 _BATCH_SIZE = 128
+_UNKNOWN_WORK = 2**62  # counts as the most there is: what cannot be counted wins nothing by it
 _TEACHER_WEIGHT = 0.7
 _TEMPERATURE = 4.0
 _SMALLEST_SIDE_PX = 8
@@ -67,6 +73,7 @@ class Setting:
 
     model_name: str
     model_data: bytes
+    trust_pickle: bool
     dataset: Dataset
     input_range: tuple[float, float]
     lessons: Part
@@ -97,9 +104,8 @@ class Workbench:
     """Does one task at a time, with one thread."""
 
     def __init__(self, setting: Setting) -> None:
-        use_threads(1)
         self._setting = setting
-        self._source = open_bytes(setting.model_name, setting.model_data)
+        self._source = open_bytes(setting.model_name, setting.model_data, trust_pickle=setting.trust_pickle)
 
     def try_task(self, task: Task) -> Tried:
         """Carry out a plan. What cannot be done is an outcome with its reason, not an error."""
@@ -108,6 +114,8 @@ class Workbench:
             tried = self._try(task)
         except EdgeloopError as error:
             tried = Tried(Outcome(plan=task.plan, failure=str(error)))
+        except Exception as error:  # noqa: BLE001 - the outer guard of a worker: one trial must not end the search
+            tried = Tried(Outcome(plan=task.plan, failure=f"{type(error).__name__}: {error}"))
         seconds = round(time.monotonic() - started, 2)
         return replace(tried, outcome=_took(tried.outcome, seconds))
 
@@ -116,9 +124,7 @@ class Workbench:
         # Layers are named by counters that run on; names stand in files, and a plan decides its file's bytes.
         import_keras().utils.clear_session(free_memory=False)
         setting = self._setting
-        whole = prepare(setting.dataset, self._source.only_input(), value_range=setting.input_range)
-        lessons = data_for(plan.body, self._source, whole)
-        body = self._body(plan.body, body_data, lessons)
+        body = self._body(plan.body, body_data)
         # A body calls its input by its own name.
         data = prepare(setting.dataset, body.only_input(), value_range=setting.input_range)
         return body, self._finished(plan, body, data), data
@@ -131,7 +137,9 @@ class Workbench:
         answers = variant.scores(tensors).argmax(axis=1)
         by_body = body.scores(tensors).argmax(axis=1)
         accuracy = float((answers == setting.judged.labels).mean())
+        # Of an OpenVINO file they cannot be counted, but of the network that it was made of.
         macs = multiply_adds(variant)
+        macs = multiply_adds(body) if macs is None else macs
         bits = BITS.get(plan.finish.precision, (8, 8))
         outcome = Outcome(
             plan=plan,
@@ -141,7 +149,7 @@ class Workbench:
             agreement=float((answers == setting.judged_labels_by_source).mean()),
             size_bytes=variant.size_bytes,
             multiply_adds=macs,
-            bit_operations=(macs or 0) * bits[0] * bits[1],
+            bit_operations=_UNKNOWN_WORK if macs is None else macs * bits[0] * bits[1],
         )
         kept = None if plan.body.kind is BodyKind.SOURCE else keras_bytes(plain_keras(body))
         return Tried(outcome, kept, variant.data)
@@ -150,12 +158,14 @@ class Workbench:
         accuracy = float((answers == self._setting.judged.labels).mean())
         return round(100 * (self._setting.source_accuracy - accuracy), 4)
 
-    def _body(self, body: Body, data: bytes | None, prepared: Prepared) -> Model:
+    def _body(self, body: Body, data: bytes | None) -> Model:
         if body.kind is BodyKind.SOURCE:
             return self._source
         if data is not None:
             return open_bytes("body.keras", data)
-        lessons = replace(prepared, dataset=replace(prepared.dataset, fit=self._setting.lessons))
+        setting = self._setting
+        prepared = data_for(body, self._source, setting.dataset, value_range=setting.input_range)
+        lessons = replace(prepared, dataset=replace(prepared.dataset, fit=setting.lessons))
         if body.kind is BodyKind.PRUNED:
             return self._pruned(body, lessons)
         return self._student(body, lessons)
@@ -184,6 +194,8 @@ class Workbench:
         """The body on the finish's engine, at its precision."""
         finish = plan.finish
         if finish.precision is Precision.FLOAT32:
+            if body.format is FORMATS[finish.engine]:
+                return body
             return convert(body, ConvertRecipe(to=_TARGETS[finish.engine]), data=data)[0]
         recipe = QuantizeRecipe(
             precision=finish.precision,
@@ -203,14 +215,13 @@ class Workbench:
         return quantize(body, recipe, data, to=FORMATS[finish.engine], ranges=ranges)[0]
 
 
-def data_for(body: Body, source: Model, data: Prepared) -> Prepared:
-    """The dataset as the body takes it: a student may look at fewer pixels than the source."""
-    if body.side_share == 1.0:
-        return data
-    taken = source.only_input()
-    height, width = (max(_SMALLEST_SIDE_PX, round(side * body.side_share)) for side in taken.shape[1:3])
-    smaller = TensorSpec(taken.name, (1, height, width, taken.shape[3]), taken.dtype)
-    return prepare(data.dataset, smaller, value_range=data.spec.value_range)
+def data_for(body: Body, source: Model, dataset: Dataset, *, value_range: tuple[float, float]) -> Prepared:
+    """The dataset as a body is to take it: channels last, and a student may look at fewer pixels than the source."""
+    taken = student_input(source, dataset)
+    if body.side_share != 1.0:
+        height, width = (max(_SMALLEST_SIDE_PX, round(side * body.side_share)) for side in taken.shape[1:3])
+        taken = TensorSpec(taken.name, (1, height, width, taken.shape[3]), taken.dtype)
+    return prepare(dataset, taken, value_range=value_range)
 
 
 def student_net(body: Body, shape: tuple[int, ...], classes: int) -> Any:
@@ -218,12 +229,19 @@ def student_net(body: Body, shape: tuple[int, ...], classes: int) -> Any:
     return build_net(body.net, shape, classes, width=body.width, depth=body.depth)
 
 
-def open_bytes(name: str, data: bytes) -> Model:
-    """A model from its file's bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(name).name
-        path.write_bytes(data)
-        return open_model(path)
+def open_bytes(name: str, data: bytes, *, trust_pickle: bool = False) -> Model:
+    """A model from its file's bytes, or from those of a SavedModel's archive."""
+    if Path(name).suffix:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(data)
+            return open_model(path, trust_pickle=trust_pickle)
+    # A SavedModel is read from its folder for as long as it is asked.
+    kept = Path(tempfile.mkdtemp(prefix="edgeloop-savedmodel-"))
+    atexit.register(shutil.rmtree, kept, ignore_errors=True)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        archive.extractall(kept / name, filter="data")
+    return open_model(kept / name)
 
 
 def _lesson_plan(body: Body, learning_rate: float) -> FineTune:
