@@ -12,6 +12,7 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.contracts.manifest import Modality
 from edgeloop.toolchain.data.dataset import UNLABELLED
 from edgeloop.toolchain.data.samples import Samples, named_labels, unlabelled
+from edgeloop.toolchain.unpacking import require_unpackable
 
 _INPUTS, _LABELS, _NAMES = ("inputs", "x"), ("labels", "y"), "label_names"
 
@@ -21,7 +22,7 @@ def read_arrays(path: Path) -> Samples:
 
     uint8 of (N, H, W) or (N, H, W, 1 or 3) are images; any other numbers are taken as float32 arrays. labels: whole
     numbers, -1 for none, or names. Raises NotFound, Corrupt if the file is no such archive or holds NaN, InvalidInput
-    if the arrays do not fit one another.
+    if the arrays do not fit one another, Refused if they are too large.
     """
     found = _load(path)
     inputs = _first(found, _INPUTS)
@@ -49,6 +50,8 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         raise NotFound(f"there is no file {path}")
     try:
         # NumPy leaves a file open that it opened itself and that is no archive.
+        with zipfile.ZipFile(path) as packed:
+            require_unpackable(packed, path.name)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name.lower(): archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:

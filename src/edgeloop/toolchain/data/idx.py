@@ -4,7 +4,6 @@ import gzip
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.contracts.manifest import Modality
 from edgeloop.toolchain.data.samples import Samples
+from edgeloop.toolchain.unpacking import read_bytes_of
 
 LABEL_NAMES = "labels.txt"
 """A file beside the IDX files that names the labels, one a line."""
@@ -30,7 +30,8 @@ def is_idx_folder(folder: Path) -> bool:
 def read_idx_folder(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (N, H, W) and labels (N,) of the pairs train and t10k, as many as there are.
 
-    Raises NotFound if there are none or half a pair, Corrupt if a file is not what it is called.
+    Raises NotFound if there are none or half a pair, Corrupt if a file is not what it is called,
+    Refused if it is too large.
     """
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.uint8]] = []
@@ -74,13 +75,13 @@ def _find(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _read(path: Path, *, axes: int) -> NDArray[Any]:
+def _read(path: Path, *, axes: int) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes. Source: the format's description on the MNIST page."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        magic, *shape = struct.unpack(f">{1 + axes}I", data[: 4 * (1 + axes)])
-        if magic != 0x0800 + axes:
-            raise ValueError(f"magic number {magic:#x}, expected {0x0800 + axes:#x}")
-        return np.frombuffer(data, np.uint8, offset=4 * (1 + axes)).reshape(shape)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            magic, *shape = struct.unpack(f">{1 + axes}I", file.read(4 * (1 + axes)))
+            if magic != 0x0800 + axes:
+                raise ValueError(f"magic number {magic:#x}, expected {0x0800 + axes:#x}")
+            return read_bytes_of(file, tuple(shape), path.name)
     except (ValueError, struct.error, OSError, EOFError, zlib.error) as error:
         raise Corrupt(f"{path} is no IDX file of {axes} axes: {error}") from error

@@ -15,6 +15,7 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Refused
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Feeds, Format, Model, Run
+from edgeloop.toolchain.unpacking import require_unpackable
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -23,7 +24,8 @@ _UNKNOWN = re.compile(r"Could not locate (?:class|function) '([\w>]+)'|Unknown \
 
 
 def load_keras(path: Path) -> Model:
-    """A .keras or .h5 model. Raises NotFound, InvalidInput on another format, or Corrupt."""
+    """A .keras or .h5 model. Raises NotFound, InvalidInput on another format, Refused where its parts are too
+    large or need code, or Corrupt."""
     if not path.is_file():
         raise NotFound(f"there is no model at {path}")
     if path.suffix not in KERAS_SUFFIXES:
@@ -88,6 +90,7 @@ def plain_keras(model: Model) -> Any:
 
 def _require_sound_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
+        require_unpackable(archive, path.name)
         # Keras reads only the parts that it needs; damage in the others must not pass either.
         damaged = archive.testzip()
     if damaged is not None:

@@ -27,8 +27,10 @@ MARK = "saved_model.pb"
 
 # TensorFlow's own saver; it stands beside what runs here, since weights are restored by the process that loads them.
 _SAVER = frozenset(
-    ("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename")
-    + ("DisableCopyOnRead", "StaticRegexFullMatch", "StringJoin")
+    (
+        *("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"),
+        *("DisableCopyOnRead", "StaticRegexFullMatch", "StringJoin"),
+    )
 )
 
 

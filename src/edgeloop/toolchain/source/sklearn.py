@@ -1,5 +1,6 @@
 """scikit-learn estimators and pipelines as Models: .skops files, and pickles when a person vouches for them."""
 
+import io
 import pickle
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Refused, Unavailable
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
+from edgeloop.toolchain.unpacking import require_unpackable
 
 SKOPS_SUFFIX = ".skops"
 SKLEARN_PICKLES = (".pkl", ".pickle", ".joblib")
@@ -89,6 +91,8 @@ def _load_skops(data: bytes, name: str) -> Any:
             f".skops models need skops and scikit-learn ({error}); install them with: pip install 'edgeloop[toolchain]'"
         ) from error
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            require_unpackable(archive, name)
         unknown = skops_io.get_untrusted_types(data=data)
         if unknown:
             raise Refused(

@@ -21,6 +21,7 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Refused, 
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.runtime.quiet import without_native_chatter
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
+from edgeloop.toolchain.unpacking import require_unpackable
 
 TORCH_SUFFIXES = (".pt2",)
 PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt")
@@ -116,6 +117,7 @@ def _plain_archive(data: bytes, name: str) -> io.BytesIO:
     """The parts that are data, as an archive anew; example inputs, a pickle, are left empty."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            require_unpackable(archive, name)
             parts = {one.filename: archive.read(one) for one in archive.infolist() if not one.is_dir()}
     except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError) as error:
         raise Corrupt(f"{name} is no .pt2 archive: {error}; make one {HOW_TO_EXPORT}") from error
