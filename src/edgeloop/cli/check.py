@@ -37,7 +37,9 @@ def check(
     max_memory: Annotated[str | None, typer.Option(help="Peak memory of a process that runs it, such as 60MB.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="At most so many samples of the held-out part.")] = 1000,
     seed: Annotated[int, typer.Option(help="The seed that the model was trained with: it splits the data.")] = 0,
-    input_range: Annotated[str, typer.Option(help="What the model takes for black..white of images.")] = "0..1",
+    input_range: Annotated[
+        str, typer.Option(help="What the model takes for black..white of images, and of random numbers.")
+    ] = "0..1",
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load pickled models: they can run code.")
     ] = False,
@@ -52,6 +54,7 @@ def check(
     from edgeloop.toolchain.profiles.open import open_profile
     from edgeloop.toolchain.source.open import open_model
 
+    span = parse_range(input_range)
     recipe = CheckRecipe(
         samples=samples,
         profile=open_profile(profile),
@@ -61,13 +64,14 @@ def check(
             max_latency_p50_ms=None if max_latency is None else 1000 * parse_duration_s(max_latency),
             max_memory_bytes=None if max_memory is None else parse_size_bytes(max_memory),
         ),
+        random_range=span,
     )
     with progress_bar("reading models and data") as progress:
         made, original = (open_model(one, trust_pickle=trust_pickle) for one in (candidate, against))
         prepared = None
         if data is not None:
             taken = made.only_input()
-            prepared = prepare(open_dataset(data, taken=taken, seed=seed), taken, value_range=parse_range(input_range))
+            prepared = prepare(open_dataset(data, taken=taken, seed=seed), taken, value_range=span)
         report = compare(made, original, prepared, recipe, progress=progress)
     if as_json:
         emit_json({**_plain(report), "passes": report.passes})
@@ -124,6 +128,11 @@ def _show(report: "CheckReport") -> None:
 
 
 def _show_classes(found: "Classified") -> None:
+    if not found.labelled:
+        console.print(
+            f"they agree on {percent(found.agreement)}; no sample has a label to tell accuracy by", highlight=False
+        )
+        return
     drop = "-" if found.drop_points is None else f"{found.drop_points:+.2f}"
     console.print(
         f"they agree on {percent(found.agreement)}; accuracy lost: {drop} points on {found.labelled} labelled samples",

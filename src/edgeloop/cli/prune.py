@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from edgeloop.cli.given import refuse_ignored
 from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
 from edgeloop.cli.units import parse_range
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from edgeloop.toolchain.prune.unstructured import SparsifyRecipe, SparsifyReport
     from edgeloop.toolchain.source.model import Model
 
+_OF_CHANNELS = ("of", "by", "scope", "rounds", "least_channels", "multiple_of")
+
 
 def prune(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A .keras or .h5 model.")],
     data: Annotated[str, typer.Option(help="What it is fitted to again: digits, a folder, a .csv, a .npz.")],
     keep: Annotated[str, typer.Option(help="The share that stays, such as 40% or 0.4.")] = "50%",
@@ -48,6 +52,8 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Take out what matters least, fine-tune, and say what it saved and cost."""
+    if unstructured:
+        refuse_ignored(context, _OF_CHANNELS, "is about whole channels, which --unstructured leaves")
     path, share, span = keras_file(out, model, "pruned"), parse_share(keep), parse_range(input_range)
     from edgeloop.toolchain.data.dataset import prepare
     from edgeloop.toolchain.data.open import open_dataset

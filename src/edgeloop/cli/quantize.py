@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from edgeloop.cli.given import refuse_ignored
 from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
 from edgeloop.cli.units import parse_range
@@ -29,6 +30,7 @@ class Engine(StrEnum):
 
 
 def quantize(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A float model: .keras, .h5, .tflite, .onnx, a SavedModel folder.")],
     calibrate: Annotated[
         str, typer.Option(help="Real samples that calibrate and judge: digits, a folder, a .csv, a .npz.")
@@ -63,7 +65,7 @@ def quantize(
     ] = None,
     aware: Annotated[int, typer.Option(min=0, help="Fine-tune a Keras model with rounding on so many samples.")] = 0,
     to: Annotated[
-        Engine | None, typer.Option("--to", help="The engine; unless told the model's own, litert for Keras.")
+        Engine | None, typer.Option("--to", help="The engine; unless told the model's own, litert where it has none.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file; beside MODEL unless told.")] = None,
     source: Annotated[
@@ -78,6 +80,8 @@ def quantize(
     from edgeloop.toolchain.source.open import open_model
     from edgeloop.toolchain.source.save import SUFFIX, save_model
 
+    if calibration is not Calibration.PERCENTILE:
+        refuse_ignored(context, ("percentile",), "is used with --calibration percentile only")
     recipe = QuantizeRecipe(
         precision=precision,
         weights=weights,

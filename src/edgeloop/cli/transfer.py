@@ -54,7 +54,8 @@ def transfer(
     tuned = "not fine-tuned"
     if report.tuned_accuracy is not None:
         fate = "kept" if report.kept is transferring.Kept.TUNED else "worse, and dropped"
-        tuned = f"{percent(report.tuned_accuracy)} with {report.tuned_layers} layers fine-tuned ({fate})"
+        layers = "the last layer" if report.tuned_layers == 1 else f"the last {report.tuned_layers} layers"
+        tuned = f"{percent(report.tuned_accuracy)} with {layers} of the backbone fine-tuned too ({fate})"
     console.print(
         f"{out}: cut at {report.cut_at}, {report.features} features, {size(made.size_bytes)}\n"
         f"on validation images: {percent(report.head_accuracy)} with a new end alone, {tuned}\n"

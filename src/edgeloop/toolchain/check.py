@@ -52,7 +52,7 @@ _RANDOM_SEED = 0
 class CheckRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """How to check.
 
-    samples: at most so many of `part`, the first ones; random ones where there is no data. profile: a device to hold
+    samples: at most so many of `part`, the first ones; random ones in random_range where there is no data. profile: a device to hold
     the candidate against; None, or one called "this", is this machine. bounds: what the candidate must keep to.
     measure: whether to time both models and take their peak memory here, in clean processes.
     """
@@ -62,13 +62,14 @@ class CheckRecipe(msgspec.Struct, frozen=True, kw_only=True):
     profile: TargetProfile | None = None
     bounds: Bounds = Bounds()
     measure: bool = True
+    random_range: tuple[float, float] = (0.0, 1.0)
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a check found.
 
     inputs: what both were given. pairs: which outputs were compared. classified: None for models that give no class
-    scores, or where there are no labels to tell. missed: bounds that were missed, each with by how much. notes: what
+    scores, and for random inputs; without accuracies where no sample has a label. missed: bounds that were missed, each with by how much. notes: what
     was not judged, and why.
     """
 
@@ -134,8 +135,8 @@ def check(
 
 
 def _scores_pair(pairs: tuple[OutputPair, ...], candidate: Model, data: Prepared | None) -> OutputPair | None:
-    """The outputs that score classes, if there are such and labels to judge them by."""
-    if data is None or not data.dataset.is_labelled:
+    """The outputs that score classes, if there are such and real samples to judge them by."""
+    if data is None:
         return None
     named = [pair for pair in pairs if pair.against == LOGITS] or [pair for pair in pairs if pair.against != FEATURES]
     if len(named) != 1:
@@ -151,7 +152,9 @@ def _feeds(model: Model, data: Prepared | None, recipe: CheckRecipe) -> tuple[Fe
     """Inputs by the model's names, the labels beside them, and what the inputs are."""
     if data is None or len(model.inputs) > 1:
         labels = np.full(recipe.samples, -1, np.int64)
-        return random_feeds(model, recipe.samples), labels, f"{recipe.samples} random samples between 0 and 1"
+        low, high = recipe.random_range
+        feeds = random_feeds(model, recipe.samples, recipe.random_range)
+        return feeds, labels, f"{recipe.samples} random samples between {low:g} and {high:g}"
     part: Part = getattr(data.dataset, recipe.part).take(recipe.samples)
     if not len(part):
         raise InvalidInput(f"{data.dataset.name} has no {recipe.part} part to check with; give more samples")
@@ -165,14 +168,16 @@ def _feeds(model: Model, data: Prepared | None, recipe: CheckRecipe) -> tuple[Fe
     return {taken.name: tensors}, part.labels, f"{len(part)} samples of {data.dataset.name}, {recipe.part}"
 
 
-def random_feeds(model: Model, samples: int) -> Feeds:
-    """Seeded random numbers between 0 and 1 for every input of real numbers, zeros for every other one."""
+def random_feeds(model: Model, samples: int, value_range: tuple[float, float] = (0.0, 1.0)) -> Feeds:
+    """Seeded random numbers in value_range for every input of real numbers, zeros for every other one."""
     random = np.random.default_rng(_RANDOM_SEED)
+    low, high = np.float32(value_range[0]), np.float32(value_range[1])
     feeds: dict[str, NDArray[Any]] = {}
     for spec in model.inputs:
         shape = (samples, *spec.shape[1:])
         is_real = spec.dtype.startswith("float") or spec.scale != 0.0
-        feeds[spec.name] = random.random(shape, np.float32) if is_real else np.zeros(shape, spec.dtype)
+        drawn = low + (high - low) * random.random(shape, np.float32) if is_real else np.zeros(shape, spec.dtype)
+        feeds[spec.name] = drawn
     return feeds
 
 
@@ -298,19 +303,28 @@ def measure(bundle: Bundle, variant: Variant, part: Part, expected_scores: NDArr
     return msgspec.structs.replace(variant, measured=measured)
 
 
-def footprint(bundle: Bundle) -> Footprint:
-    """Latency and peak memory of a one-variant bundle in a process of its own, where no toolchain weighs in."""
+def footprint(bundle: Bundle, *, timeout_s: float = _FOOTPRINT_TIMEOUT_S) -> Footprint:
+    """Latency and peak memory of a one-variant bundle in a process of its own, where no toolchain weighs in.
+
+    Raises Refused if it does not run there, or takes longer than timeout_s in all.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "draft.edgeloop"
         write_bundle(
             path, bundle.manifest, {entry.sha256: bundle.read(entry.sha256) for entry in bundle.manifest.files}
         )
-        done = subprocess.run(  # noqa: S603 - our own module on our own file
-            [sys.executable, "-m", "edgeloop.runtime.footprint", str(path)],
-            capture_output=True,
-            timeout=_FOOTPRINT_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - our own module on our own file
+                [sys.executable, "-m", "edgeloop.runtime.footprint", str(path)],
+                capture_output=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Refused(
+                f"the variant was not measured within {timeout_s:g} s in a clean process: it is too slow for this "
+                "machine, or the machine is busy with other work"
+            ) from error
     if done.returncode != 0:
         raise Refused(f"the variant does not run in a clean process: {done.stderr.decode(errors='replace')[-500:]}")
     return msgspec.json.decode(done.stdout, type=Footprint)

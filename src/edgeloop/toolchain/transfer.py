@@ -38,7 +38,7 @@ class TransferRecipe(msgspec.Struct, frozen=True, kw_only=True):
     places.
 
     head_*: the first stage, on cached features of unvaried samples. unfreeze: share of the backbone's layers with
-    weights, counted from the end, that the second stage trains; 0 for no second stage. images_seen, learning_rate,
+    weights, counted from the end and one at least, that the second stage trains; 0 for no second stage. images_seen, learning_rate,
     batch_size, augment: of the second stage.
     """
 
@@ -85,9 +85,11 @@ def transfer(
     seed_everything(keras, recipe.seed)
     source = plain_keras(backbone)
     _require_known_layers(source, backbone.name)
-    place = _cut(source, recipe.cut_at, backbone.name)
-    body = keras.models.clone_model(keras.Model(source.input, place.output))
-    body.set_weights(keras.Model(source.input, place.output).get_weights())
+    # A loaded layer may have been called before, for other tensors than the network's; a copy's was called for these.
+    copied = keras.models.clone_model(source)
+    copied.set_weights(source.get_weights())
+    place = _cut(copied, recipe.cut_at, backbone.name)
+    body = keras.Model(copied.input, place.output)
     progress(0.0, f"features of {len(data.dataset.fit):,} samples at layer {place.name}")
     net = _headed(keras, body, len(data.dataset.label_names))
     _train_head(keras, net, recipe, data, within(progress, 0.1, 0.4))
@@ -162,7 +164,7 @@ def _cut(net: Any, wanted: str | None, name: str) -> Any:
     if found is None or not _has_places(found) or type(found).__name__ == "InputLayer":
         raise InvalidInput(
             f"{name} has no layer with an image-like output (height, width, channels) where it could be cut"
-            f"{f'; {wanted!r} has none' if wanted else ''}; name one with cut_at"
+            f"{f'; {wanted!r} has none' if wanted else ''}; name one with --cut-at (cut_at in Python)"
         )
     return found
 
@@ -189,7 +191,7 @@ def _headed(keras: Any, body: Any, classes: int) -> Any:
     if taken:
         raise InvalidInput(
             f"the backbone has a layer called {', '.join(sorted(taken))} before the cut, a name that the new end "
-            "needs; cut before it with cut_at, or rename it"
+            "needs; cut before it with --cut-at (cut_at in Python), or rename it"
         )
     pooled = keras.layers.GlobalAveragePooling2D(name=FEATURES)(body.output)
     return keras.Model(body.input, keras.layers.Dense(classes, name=LOGITS)(pooled), name="transfer")
@@ -234,7 +236,7 @@ def _tune(net: Any, body: Any, recipe: TransferRecipe, data: Prepared, progress:
     """Fine-tune the last layers and the end; how many layers of the backbone that were."""
     weighted = [layer for layer in _leaves(body) if layer.weights]
     tunable = [layer for layer in weighted if type(layer).__name__ != "BatchNormalization"]
-    last = tunable[len(tunable) - round(recipe.unfreeze * len(tunable)) :]
+    last = tunable[-max(1, round(recipe.unfreeze * len(tunable))) :]
     for layer in weighted:
         layer.trainable = layer in last
     step = FineTune(

@@ -41,9 +41,9 @@ from edgeloop.toolchain.teacher import student_input
 
 FRONT, PAGE = "front.json", "front.html"
 
-_IMAGES_A_SECOND = 100
+_IMAGES_A_SECOND = 50
 _FEWEST_IMAGES, _MOST_IMAGES = 2_000, 60_000
-_LONGEST = 40
+_LONGEST = 64
 _SEARCH_SHARE = 0.85
 
 _RUNS_AS_IT_IS = {

@@ -10,7 +10,7 @@ Source: Ozaki et al. 2022, "Multiobjective tree-structured Parzen estimator", JA
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -28,10 +28,12 @@ from edgeloop.toolchain.quantize.recipe import Calibration
 GENERATION = 4
 """Plans proposed at once: what came out of one generation shapes the next, however many workers try them."""
 
-EXPLORE_SHARE = 0.45
+EXPLORE_SHARE = 0.35
 """Of the budget, until when new bodies are sought; after that the best train longer."""
 
 _LONGER = 4
+_AT_LEAST_LONGER = 1.5
+_TRAINED_AT_ONCE = 2
 _EXPECTED_GAIN = 0.6
 _SLACK_POINTS = 0.2
 _WORTH_CURING_POINTS = 0.1
@@ -39,12 +41,17 @@ _ASKS = 120
 
 
 def propose(
-    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], *, share_done: float, most_images: int
+    recipe: CompressRecipe,
+    space: Space,
+    outcomes: Sequence[Outcome],
+    *,
+    share_done: float,
+    images_left: Callable[[Body], int],
 ) -> tuple[Plan, ...]:
     """The next generation, none of which was tried before; empty when there is nothing left to try.
 
-    outcomes: of all earlier generations, in order. share_done: of the budget, 0..1. most_images: what still can be
-    shown to one body in the time left.
+    outcomes: of all earlier generations, in order. share_done: of the budget, 0..1. images_left: how many images
+    still can be shown to a body in the time left.
     """
     tried = {outcome.plan for outcome in outcomes}
     first = [plan for plan in space.first_plans(recipe.bounds) if plan not in tried]
@@ -57,9 +64,7 @@ def propose(
         found = _explored(recipe, space, outcomes, tried)
         if found:
             return found
-    return _longer(recipe, space, outcomes, tried, most_images=most_images)[: GENERATION // 2] or _explored(
-        recipe, space, outcomes, tried
-    )
+    return _longer(recipe, space, outcomes, images_left) or _explored(recipe, space, outcomes, tried)
 
 
 def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
@@ -95,50 +100,53 @@ def _cures(plan: Plan, space: Space) -> list[Plan]:
 
 
 def _longer(
-    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan], *, most_images: int
+    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], images_left: Callable[[Body], int]
 ) -> tuple[Plan, ...]:
-    """The most promising bodies, each to be trained for longer than it was, the smallest promising one first."""
+    """The most promising bodies, to be trained for longer than they were; all in a generation equally long, so that
+    no worker waits for another."""
     mine = [o for o in outcomes if not o.failure and o.plan.body.kind is not BodyKind.SOURCE]
     fitting = [o for o in mine if violations(o, recipe.bounds)[1] <= 0 and o.plan.finish == space.first_finish]
-    if not fitting:
-        return ()
-    gain = {kind: _gain([o for o in mine if o.plan.body.kind is kind]) for kind in BodyKind}
-    hoped = {
-        o.plan: o.lost_points * gain[o.plan.body.kind] ** _rungs(o.plan.body, space.longest, most_images)
-        for o in fitting
-    }
-    bound = recipe.bounds.max_drop_points
-    reach = max(min(hoped.values()), 0.0 if bound is None else bound) + _SLACK_POINTS
-    promising = sorted((o for o in fitting if hoped[o.plan] <= reach), key=_weight)
-    chosen = []
-    for outcome in _alternating(promising):
+    level, chosen = 0, dict[Plan, None]()
+    for outcome in _alternating(_promising(recipe, space, fitting, images_left)):
         body = outcome.plan.body
         longest = max(o.plan.body.images_seen for o in mine if o.plan.body.like(body))
-        images = min(longest * _LONGER, space.longest, most_images)
-        plan = Plan(body=body.for_longer(images), finish=space.first_finish)
-        if images >= 2 * longest and plan not in tried:
-            chosen.append(plan)
-    return tuple(dict.fromkeys(chosen))
+        images = level or min(longest * _LONGER, space.longest, images_left(body))
+        if longest * _AT_LEAST_LONGER <= images <= images_left(body):
+            level = images
+            chosen[Plan(body=body.for_longer(images), finish=space.first_finish)] = None
+    return tuple(chosen)[:_TRAINED_AT_ONCE]
+
+
+def _promising(
+    recipe: CompressRecipe, space: Space, fitting: Sequence[Outcome], images_left: Callable[[Body], int]
+) -> list[Outcome]:
+    """Those that may come within the bound on accuracy, or as near to the source as any; the lightest first."""
+    if not fitting:
+        return []
+    hoped = {}
+    for outcome in fitting:
+        body = outcome.plan.body
+        gain = _gain([o for o in fitting if (o.plan.body.kind, o.plan.body.net) == (body.kind, body.net)])
+        most = min(space.longest, images_left(body))
+        # Twice at most: hope is not stretched further.
+        rungs = min(2.0, math.log(max(1.0, most / body.images_seen), _LONGER))
+        hoped[outcome.plan] = outcome.lost_points * gain**rungs
+    bound = recipe.bounds.max_drop_points
+    reach = max(min(hoped.values()), 0.0 if bound is None else bound) + _SLACK_POINTS
+    return sorted((o for o in fitting if hoped[o.plan] <= reach), key=_weight)
 
 
 def _gain(outcomes: Sequence[Outcome]) -> float:
-    """What training longer by one rung left of the points lost, in this search so far: the median share."""
+    """What training longer by one rung left of the points lost, among like bodies so far: the median share."""
     shares = [
         longer.lost_points / shorter.lost_points
         for longer in outcomes
         for shorter in outcomes
         if longer.plan.body.like(shorter.plan.body)
-        and longer.plan.finish == shorter.plan.finish
         and longer.plan.body.images_seen > shorter.plan.body.images_seen
         and shorter.lost_points > 0
     ]
     return min(1.0, max(0.1, statistics.median(shares))) if shares else _EXPECTED_GAIN
-
-
-def _rungs(body: Body, longest: int, most_images: int) -> float:
-    """How often a body can still be trained for longer, at most twice: hope is not stretched further."""
-    images = min(longest, most_images)
-    return min(2.0, math.log(max(1.0, images / body.images_seen), _LONGER))
 
 
 def _weight(outcome: Outcome) -> float:

@@ -19,7 +19,7 @@ from edgeloop.toolchain.compress.workbench import Task, Tried
 from edgeloop.toolchain.progress import Progress
 
 _FINAL_SHARE, _LEAST_FINAL_S, _MOST_FINAL_S = 0.15, 15.0, 90.0
-_SAFE = 0.8
+_SAFE = 0.9
 
 
 @dataclass
@@ -96,23 +96,28 @@ class SearchRun:
     def _next(self, generations: Sequence[Generation]) -> Generation | None:
         recipe, outcomes = self._recipe, self.outcomes
         share = self._clock.spent_s / self._clock.search_s
-        most_images = self._space.longest
         if recipe.trials is not None:
             share = len(outcomes) / recipe.trials
-        else:
-            most_images = min(most_images, self._images_left(outcomes))
-        plans = propose(recipe, self._space, outcomes, share_done=share, most_images=most_images)
+        plans = propose(recipe, self._space, outcomes, share_done=share, images_left=self._images_left)
         first = sum(len(generation.plans) for generation in generations)
         return Generation(first=first, plans=plans) if plans else None
 
-    def _images_left(self, outcomes: Sequence[Outcome]) -> int:
-        """Images that one worker can still be shown in the time left, at the pace of the slowest body so far."""
-        paces = [
-            outcome.seconds / outcome.plan.body.images_seen
-            for outcome in outcomes
-            if outcome.plan.body.images_seen and not outcome.failure
-        ]
-        return int(_SAFE * self._clock.left_s / max(paces)) if paces else self._space.longest
+    def _images_left(self, body: Body) -> int:
+        """Images that a body can still be shown in the time left, at its own pace so far, else at the slowest."""
+        if self._recipe.trials is not None:
+            # Neither the clock nor the machine has a say where the number of trials ends the search.
+            return self._space.longest
+        trained = [o for o in self.outcomes if o.plan.body.images_seen and not o.failure]
+        # A body's later finishes did not train it again; the slowest of its trials did.
+        paces: dict[Body, float] = {}
+        for one in trained:
+            pace = one.seconds / one.plan.body.images_seen
+            paces[one.plan.body] = max(pace, paces.get(one.plan.body, 0.0))
+        own = [like for like in paces if like.like(body)]
+        if not paces:
+            return self._space.longest
+        slowest = paces[max(own, key=lambda like: like.images_seen)] if own else max(paces.values())
+        return min(self._space.longest, int(_SAFE * self._clock.left_s / slowest))
 
     def _try(self, generation: Generation, crew: Crew) -> None:
         bodies = {outcome.plan.body: outcome.body for outcome in self.outcomes if outcome.body}

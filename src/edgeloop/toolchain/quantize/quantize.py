@@ -37,6 +37,7 @@ Tensors = NDArray[Any] | Mapping[str, NDArray[Any]]
 """Model inputs (N, ...), by name where the model has several."""
 
 _MOST_JUDGED = 1_000
+_QUANTIZED_FROM = (Format.LITERT, Format.ONNX, Format.OPENVINO)
 
 
 def quantize(
@@ -50,13 +51,13 @@ def quantize(
 ) -> tuple[Model, QuantizeReport]:
     """The model at the recipe's precision.
 
-    model: float; converted first where `to` is another format than its own (Keras goes to LiteRT unless told). data:
+    model: float; converted first where `to` is another format than its own (LiteRT unless told, if no engine runs its own). data:
     calibrates, and judges by samples that did not calibrate where there are enough. ranges: of activations by Keras
     layer, as `aware` learns them; LiteRT only. Raises InvalidInput for a scheme that the engine has none of or data
     that does not fit, Refused for a model that cannot be quantized.
     """
     calibration, judged = split_tensors(model, data, recipe.calibration_samples)
-    target = to or (Format.LITERT if model.format is Format.KERAS else model.format)
+    target = to or (model.format if model.format in _QUANTIZED_FROM else Format.LITERT)
     prepared = _equalized(model, recipe)
     source = float_source(prepared, target, data, within(progress, 0.0, 0.4))
     progress(0.4, "quantizing")
@@ -102,7 +103,7 @@ def float_source(model: Model, to: Format, data: Prepared | Tensors, progress: P
 
     Raises InvalidInput if there is no way from one to the other, Refused if the conversion does not hold.
     """
-    if to not in (Format.LITERT, Format.ONNX, Format.OPENVINO):
+    if to not in _QUANTIZED_FROM:
         raise InvalidInput(f"{model.name} is not quantized to {to}; choose litert, onnx or openvino")
     # OpenVINO's own quantizer starts from ONNX.
     wanted = Format.ONNX if to is Format.OPENVINO else to

@@ -20,7 +20,7 @@ def _search(
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
     while len(outcomes) < trials:
-        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / trials, most_images=LONG)
+        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / trials, images_left=lambda _body: LONG)
         if not plans:
             break
         outcomes += [judge(plan) for plan in plans]
@@ -82,7 +82,7 @@ def test_the_best_train_longer_and_reach_the_bounds() -> None:
 def test_training_is_never_longer_than_the_time_left_allows() -> None:
     recipe = recipe_of()
     outcomes = _search(recipe, space_of(recipe), trials=20)
-    plans = propose(recipe, space_of(recipe), outcomes, share_done=0.9, most_images=SHORT)
+    plans = propose(recipe, space_of(recipe), outcomes, share_done=0.9, images_left=lambda _body: SHORT)
     assert all(plan.body.images_seen <= SHORT for plan in plans)
 
 
@@ -126,6 +126,6 @@ def test_a_generation_is_never_larger_than_stated() -> None:
     recipe = recipe_of()
     space, outcomes = space_of(recipe), []
     for _ in range(10):
-        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / 40, most_images=LONG)
+        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / 40, images_left=lambda _body: LONG)
         assert 0 < len(plans) <= GENERATION
         outcomes += [judge_plan(plan) for plan in plans]
