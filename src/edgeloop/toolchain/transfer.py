@@ -38,8 +38,8 @@ class TransferRecipe(msgspec.Struct, frozen=True, kw_only=True):
     places.
 
     head_*: the first stage, on cached features of unvaried samples. unfreeze: share of the backbone's layers with
-    weights, counted from the end and one at least, that the second stage trains; 0 for no second stage. images_seen, learning_rate,
-    batch_size, augment: of the second stage.
+    weights, counted from the end and one at least, that the second stage trains; 0 for no second stage. images_seen,
+    learning_rate, batch_size, augment: of the second stage.
     """
 
     cut_at: str | None = None
@@ -82,14 +82,15 @@ def transfer(
     """
     _require_images(backbone, data)
     keras = import_keras()
-    seed_everything(keras, recipe.seed)
-    source = plain_keras(backbone)
-    _require_known_layers(source, backbone.name)
+    original = plain_keras(backbone)
+    _require_known_layers(original, backbone.name)
     # A loaded layer may have been called before, for other tensors than the network's; a copy's was called for these.
-    copied = keras.models.clone_model(source)
-    copied.set_weights(source.get_weights())
-    place = _cut(copied, recipe.cut_at, backbone.name)
-    body = keras.Model(copied.input, place.output)
+    source = keras.models.clone_model(original)
+    source.set_weights(original.get_weights())
+    seed_everything(keras, recipe.seed)
+    place = _cut(source, recipe.cut_at, backbone.name)
+    body = keras.models.clone_model(keras.Model(source.input, place.output))
+    body.set_weights(keras.Model(source.input, place.output).get_weights())
     progress(0.0, f"features of {len(data.dataset.fit):,} samples at layer {place.name}")
     net = _headed(keras, body, len(data.dataset.label_names))
     _train_head(keras, net, recipe, data, within(progress, 0.1, 0.4))

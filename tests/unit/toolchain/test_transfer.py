@@ -1,4 +1,5 @@
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared, prepare, split
 from edgeloop.toolchain.fitting import accuracy
 from edgeloop.toolchain.nets.build import NetName, build_net
-from edgeloop.toolchain.source.keras import wrap_keras
+from edgeloop.toolchain.source.keras import load_keras, wrap_keras
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Format, Model
 from edgeloop.toolchain.transfer import Kept, TransferRecipe, TransferReport, transfer
 
@@ -124,6 +125,22 @@ def test_place_of_the_cut_can_be_named(backbone: Model, data: Prepared) -> None:
     assert "block2_depth" not in {layer.name for layer in made.native.layers}
 
 
+def test_convolution_before_the_pooling_of_a_loaded_sequential_is_found(data: Prepared, tmp_path: Path) -> None:
+    keras = import_keras()
+    layers = keras.layers
+    convolutions = [layers.Conv2D(8, 3, activation="relu", name=name) for name in ("near", "far")]
+    image = keras.Input((SIDE_PX, SIDE_PX, 3))
+    net = keras.Sequential([image, *convolutions, layers.GlobalAveragePooling2D(), layers.Dense(10)])
+    net.save(tmp_path / "plain.keras")
+    _, report = transfer(load_keras(tmp_path / "plain.keras"), replace_recipe(HEAD, head_images_seen=64), data)
+    assert (report.cut_at, report.features) == ("far", 8)
+
+
+def test_second_stage_trains_one_layer_of_the_backbone_at_least(backbone: Model, data: Prepared) -> None:
+    recipe = replace_recipe(HEAD, unfreeze=0.01, head_images_seen=64, images_seen=64)
+    assert transfer(backbone, recipe, data)[1].tuned_layers == 1
+
+
 # ---- what cannot be transferred
 
 
@@ -133,7 +150,9 @@ def test_unknown_layer_is_refused_with_those_there_are(backbone: Model, data: Pr
 
 
 def test_layer_without_places_is_refused(backbone: Model, data: Prepared) -> None:
-    with pytest.raises(InvalidInput, match=r"no layer with an image-like output .*'features' has none"):
+    with pytest.raises(
+        InvalidInput, match=r"no layer with an image-like output .*'features' has none; name one with --cut-at"
+    ):
         transfer(backbone, replace_recipe(HEAD, cut_at="features"), data)
 
 
