@@ -58,6 +58,16 @@ def test_prune_unstructured_says_what_it_does_not_gain(folder: Path) -> None:
     assert json.loads(done.stdout)["sparsity_after"] == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    "option", [("--of", "macs"), ("--by", "l1"), ("--scope", "layer"), ("--rounds", 1), ("--least-channels", 2),
+               ("--multiple-of", 4)]
+)  # fmt: skip
+def test_prune_unstructured_refuses_what_it_would_ignore(folder: Path, option: tuple[str, object]) -> None:
+    done = _run("prune", folder / "net.keras", "--data", folder / "stripes.npz", "--unstructured", *option)
+    assert isinstance(done.exception, InvalidInput)
+    assert str(done.exception).startswith(f"{option[0]} is about whole channels")
+
+
 def test_distil_writes_a_student_beside_the_teacher(folder: Path) -> None:
     done = _run("distil", folder / "net.keras", "--data", folder / "stripes.npz", "--student", "digits",
                 "--images-seen", 64, "--json")  # fmt: skip

@@ -51,10 +51,10 @@ def quantize(
 ) -> tuple[Model, QuantizeReport]:
     """The model at the recipe's precision.
 
-    model: float; converted first where `to` is another format than its own (LiteRT unless told, if no engine runs its own). data:
-    calibrates, and judges by samples that did not calibrate where there are enough. ranges: of activations by Keras
-    layer, as `aware` learns them; LiteRT only. Raises InvalidInput for a scheme that the engine has none of or data
-    that does not fit, Refused for a model that cannot be quantized.
+    model: float; converted first where `to` is another format than its own (unless told it is its own, or LiteRT for
+    one that no engine runs). data: calibrates, and judges by samples that did not calibrate where there are enough.
+    ranges: of activations by Keras layer, as `aware` learns them; LiteRT only. Raises InvalidInput for a scheme that
+    the engine has none of or data that does not fit, Refused for a model that cannot be quantized.
     """
     calibration, judged = split_tensors(model, data, recipe.calibration_samples)
     target = to or (model.format if model.format in _QUANTIZED_FROM else Format.LITERT)
