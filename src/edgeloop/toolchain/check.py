@@ -52,9 +52,9 @@ _RANDOM_SEED = 0
 class CheckRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """How to check.
 
-    samples: at most so many of `part`, the first ones; random ones in random_range where there is no data. profile: a device to hold
-    the candidate against; None, or one called "this", is this machine. bounds: what the candidate must keep to.
-    measure: whether to time both models and take their peak memory here, in clean processes.
+    samples: at most so many of `part`, the first ones; random ones in random_range where there is no data. profile: a
+    device to hold the candidate against; None, or one called "this", is this machine. bounds: what the candidate must
+    keep to. measure: whether to time both models and take their peak memory here, in clean processes.
     """
 
     samples: Annotated[int, msgspec.Meta(ge=1)] = 1000
@@ -69,8 +69,8 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a check found.
 
     inputs: what both were given. pairs: which outputs were compared. classified: None for models that give no class
-    scores, and for random inputs; without accuracies where no sample has a label. missed: bounds that were missed, each with by how much. notes: what
-    was not judged, and why.
+    scores, and for random inputs; without accuracies where no sample has a label. missed: bounds that were missed,
+    each with by how much. notes: what was not judged, and why.
     """
 
     candidate: Checked

@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from builders import onnx_model, quadrant_weights
+from builders import onnx_model, quadrant_images, quadrant_weights
 from edgeloop.cli import check, profile
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.manifest import Precision
@@ -73,6 +74,21 @@ def test_missed_bound_and_misfit_end_as_refused(models: Path) -> None:
     assert f"sure.onnx has {size_bytes:,} bytes, allowed 900: {size_bytes - 900:,} too many" in str(result.exception)
     assert "does not fit Coral Dev Board with Edge TPU: it runs litert, not onnxruntime" in str(result.exception)
     assert "multiply-adds" in result.output
+
+
+def test_agreement_is_shown_for_data_without_labels(models: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "blank.npz", x=quadrant_images(250, seed=1))
+    result = _run("check", models / "unsure.onnx", "--against", models / "sure.onnx", "--data", tmp_path / "blank.npz")
+    assert result.exception is None, result.exception
+    assert "they agree on 100.0 %; no sample has a label" in " ".join(result.output.split())
+
+
+def test_random_inputs_are_in_the_range_that_was_given(models: Path) -> None:
+    result = _run(
+        *("check", models / "sure.onnx", "--against", models / "sure.onnx"),
+        *("--samples", 8, "--input-range", "-1..1", "--json"),
+    )
+    assert json.loads(result.stdout)["inputs"] == "8 random samples between -1 and 1"
 
 
 def test_bound_with_an_unknown_unit_is_wrong_input(models: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,8 +7,8 @@ from builders import LABELS, Damage, Weights, as_bundle, make_parts, onnx_model,
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Activation, Precision
 from edgeloop.runtime.predictor import Predictor
-from edgeloop.toolchain.check import CheckRecipe, check, footprint, measure, parity
-from edgeloop.toolchain.data.dataset import Part, Prepared, prepare, split
+from edgeloop.toolchain.check import CheckRecipe, check, footprint, measure, parity, random_feeds
+from edgeloop.toolchain.data.dataset import UNLABELLED, Part, Prepared, prepare, split
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.profiles.known import KNOWN
 from edgeloop.toolchain.profiles.open import open_profile
@@ -84,6 +86,11 @@ def test_variant_that_does_not_run_in_a_clean_process_is_refused() -> None:
         footprint(as_bundle(make_parts(damage=Damage.NAN)))
 
 
+def test_variant_that_takes_too_long_in_a_clean_process_is_refused_with_the_time() -> None:
+    with pytest.raises(Refused, match=r"not measured within 0\.01 s"):
+        footprint(as_bundle(make_parts()), timeout_s=0.01)
+
+
 # ---- one model against another
 
 
@@ -124,6 +131,28 @@ def test_model_against_itself_has_no_errors_and_loses_nothing() -> None:
     assert report.classified is not None
     assert (report.classified.agreement, report.classified.drop_points, report.classified.worse) == (1.0, 0.0, ())
     assert report.passes
+
+
+def test_without_any_label_agreement_is_told_and_accuracy_is_not() -> None:
+    data = _data()
+    holdout = data.dataset.holdout
+    blank = Part(holdout.inputs, np.full(len(holdout), UNLABELLED, np.int64))
+    unlabelled = replace(data, dataset=replace(data.dataset, holdout=blank, label_names=()))
+    found = check(_model(_blind(2)), _model(), unlabelled, QUICK).classified
+    assert found is not None
+    expected = (
+        _blind(2).logits(holdout.inputs).argmax(1) == quadrant_weights().logits(holdout.inputs).argmax(1)
+    ).mean()
+    assert found.agreement == expected < 1.0
+    assert (found.labelled, found.accuracy, found.drop_points, found.labels) == (0, None, None, ())
+
+
+def test_random_inputs_span_the_range_that_the_model_takes() -> None:
+    recipe = CheckRecipe(measure=False, samples=50, random_range=(-3.0, 5.0))
+    (values,) = random_feeds(_model(), 50, recipe.random_range).values()
+    assert -3.0 <= values.min() < -2.0
+    assert 4.0 < values.max() < 5.0
+    assert check(_model(), _model(), None, recipe).inputs == "50 random samples between -3 and 5"
 
 
 def test_labels_that_got_worse_are_named() -> None:
