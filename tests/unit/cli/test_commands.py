@@ -167,8 +167,9 @@ def test_every_command_says_what_it_does(path: tuple[str, ...]) -> None:
 
 def test_there_is_a_command_for_every_noun() -> None:
     assert {path[0] for path in COMMANDS if path} == {
-        *("cloud", "node", "device", "worker", "fleet", "bundle", "rollout", "sample", "job", "data"),
-        *("train", "convert", "pack", "inspect", "predict", "doctor", "demo"),
+        *("cloud", "node", "device", "worker", "fleet", "bundle", "rollout", "sample", "job", "data", "profile"),
+        *("train", "transfer", "distil", "prune", "quantize", "convert", "check", "compress", "compare", "repeat"),
+        *("pack", "inspect", "predict", "doctor", "demo"),
     }
 
 
