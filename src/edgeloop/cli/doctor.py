@@ -89,7 +89,12 @@ def _packages() -> list[Finding]:
 
     extras = {
         "server": ("litestar", "uvicorn", "sqlalchemy", "alembic", "obstore"),
-        "toolchain": ("keras", "tensorflow-cpu", "ai-edge-quantizer", "onnx", "tf2onnx", "mlxtend"),
+        "toolchain": (
+            *("keras", "tensorflow-cpu", "ai-edge-quantizer", "onnx", "tf2onnx", "onnxslim", "onnxruntime", "openvino"),
+            *("nncf", "scikit-learn", "skl2onnx", "skops", "tflite-micro", "optuna", "plotly", "mlxtend"),
+        ),
+        "torch": ("torch", "litert-torch", "onnxscript"),
+        "ray": ("ray",),
     }
     findings = []
     for extra, packages in extras.items():

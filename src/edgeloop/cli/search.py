@@ -85,10 +85,14 @@ def compress(
         origin = Origin(
             model=str(model), data=data, data_seed=seed, name=called, version=version, trust_pickle=trust_pickle
         )
-        report = search(
-            source, recipe, prepared, out=out, origin=origin, crew_size=on or workers or os.cpu_count() or 1,
-            progress=progress,
-        )  # fmt: skip
+        try:
+            report = search(
+                source, recipe, prepared, out=out, origin=origin, crew_size=on or workers or os.cpu_count() or 1,
+                progress=progress,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            typer.echo(f"ended early; the same command goes on from what lies in {out}", err=True)
+            raise
     _show(report, out, as_json=as_json)
 
 
