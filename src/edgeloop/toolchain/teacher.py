@@ -17,7 +17,8 @@ from edgeloop.toolchain.data.dataset import Dataset, Prepared
 from edgeloop.toolchain.progress import Progress, silent
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Model
 
-_AT_ONCE = 256
+_AT_ONCE_BYTES = 32 * 2**20
+_MOST_AT_ONCE = 4_096
 _SUM_TOLERANCE = 1e-3
 _SMALLEST_PROBABILITY = 1e-7
 _SURE = 0.95
@@ -79,11 +80,13 @@ def ask(questions: Questions, inputs: NDArray[Any], *, like: Asked | None = None
     is NaN or infinite, InvalidInput if they are neither labels nor scores of two classes or more.
     """
     answers, features = [], []
-    for start in range(0, len(inputs), _AT_ONCE):
-        some, drawn = questions.ask(inputs[start : start + _AT_ONCE])
+    # Each question costs a teacher of Keras some 50 ms, however few samples it holds.
+    at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // (4 * int(np.prod(questions.input.shape)))))
+    for start in range(0, len(inputs), at_once):
+        some, drawn = questions.ask(inputs[start : start + at_once])
         answers.append(some)
         features.append(drawn)
-        done = min(start + _AT_ONCE, len(inputs))
+        done = min(start + at_once, len(inputs))
         progress(done / len(inputs), f"the teacher answered {done:,} of {len(inputs):,}")
     raw, name = np.concatenate(answers), questions.teacher.name
     drawn_all = None if features[0] is None else np.concatenate([one for one in features if one is not None])
