@@ -29,7 +29,7 @@ from edgeloop.runtime.novelty import feature_distance
 from edgeloop.runtime.postprocess import energy, probabilities
 from edgeloop.toolchain.build import Build, BuildFolder
 from edgeloop.toolchain.check import measure
-from edgeloop.toolchain.data.dataset import UNLABELLED, Part, Prepared
+from edgeloop.toolchain.data.dataset import Part, Prepared
 from edgeloop.toolchain.source.engine import ENGINES
 from edgeloop.toolchain.source.model import FEATURES, Model
 
@@ -89,7 +89,7 @@ def begin_draft(
 
     Raises InvalidInput if model and data do not fit, Refused if the model answers NaN; nothing is written then.
     """
-    judged = _labelled(data.dataset.holdout)
+    judged = data.dataset.holdout.labelled()
     scores, _ = _answers(source, data, judged)
     _require_fit(source, data, scores)
     folder.require_same(source.sha256)
@@ -148,11 +148,6 @@ def engine_of(candidate: Model) -> EngineName:
             f"{', '.join(ENGINES)} ('edgeloop convert')"
         )
     return ENGINES[candidate.format]
-
-
-def _labelled(part: Part) -> Part:
-    known = part.labels != UNLABELLED
-    return Part(part.inputs[known], part.labels[known])
 
 
 def _answers(source: Model, data: Prepared, part: Part) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
@@ -227,7 +222,7 @@ def _rank_within_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _reference(source: Model, data: Prepared, folder: BuildFolder, activation: Activation) -> DriftReference | None:
     """Class means from training data; spread of distance and energy from validation data, which was not fitted."""
-    fit = _labelled(data.dataset.fit)
+    fit = data.dataset.fit.labelled()
     classes = range(len(data.dataset.label_names))
     if not _has_features(source) or activation is Activation.NONE or set(classes) - set(fit.labels.tolist()):
         return None

@@ -28,7 +28,7 @@ from edgeloop.toolchain.compress.crew import LocalCrew
 from edgeloop.toolchain.compress.lessons import labelled_by, prepare_setting
 from edgeloop.toolchain.compress.plan import Plan
 from edgeloop.toolchain.compress.records import Search
-from edgeloop.toolchain.compress.workbench import FORMATS, Task
+from edgeloop.toolchain.compress.workbench import Task
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.data.dataset import Dataset, Prepared, prepare
 from edgeloop.toolchain.data.digits import BUNDLED
@@ -41,7 +41,7 @@ from edgeloop.toolchain.quantize.equalize import EqualizeRecipe, equalize
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
 from edgeloop.toolchain.quantize.sensitivity import MixedRecipe, mixed
-from edgeloop.toolchain.source.engine import wrap_runnable
+from edgeloop.toolchain.source.engine import FORMATS, wrap_runnable
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.source.open import open_model
 from edgeloop.toolchain.source.save import SUFFIX

@@ -21,14 +21,14 @@ from edgeloop.toolchain.compress.propose import violations
 from edgeloop.toolchain.compress.records import Records, Search
 from edgeloop.toolchain.compress.report import Baseline, CompressReport
 from edgeloop.toolchain.compress.sitting import Clock
-from edgeloop.toolchain.compress.workbench import FORMATS, open_bytes
+from edgeloop.toolchain.compress.workbench import open_bytes
 from edgeloop.toolchain.data.dataset import Prepared, prepare
 from edgeloop.toolchain.draft import Recipe, add_variant, begin_draft
 from edgeloop.toolchain.package import Bounds, pack
 from edgeloop.toolchain.profiles.open import THIS
 from edgeloop.toolchain.profiles.target import TargetProfile
 from edgeloop.toolchain.progress import Progress
-from edgeloop.toolchain.source.engine import wrap_runnable
+from edgeloop.toolchain.source.engine import FORMATS, wrap_runnable
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.teacher import arranged
 from edgeloop.toolchain.weigh import Checked, measure_all, on_device

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.augment import vary_samples
 from edgeloop.toolchain.compress.workbench import Setting
-from edgeloop.toolchain.data.dataset import UNLABELLED, Dataset, Part, Prepared
+from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared
 from edgeloop.toolchain.progress import Progress
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.teacher import Asked, Questions, ask
@@ -90,10 +90,10 @@ def source_accuracy(model: Model, data: Prepared) -> float:
 
 def labelled_part(part: Part, name: str) -> Part:
     """The samples that have a label. Raises InvalidInput if none has."""
-    known = part.labels != UNLABELLED
-    if not known.any():
+    labelled = part.labelled()
+    if len(labelled) == 0:
         raise InvalidInput(f"{name} has no labelled samples to judge by; give more, or data without any labels")
-    return Part(part.inputs[known], part.labels[known])
+    return labelled
 
 
 def class_count(model: Model, data: Prepared) -> int:

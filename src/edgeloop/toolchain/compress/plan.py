@@ -65,7 +65,6 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineName = EngineName.LITERT
     precision: Precision = Precision.INT8
     calibration: Calibration = Calibration.MIN_MAX
-    correct_bias: bool = False
     aware_images: int = 0
 
     @property

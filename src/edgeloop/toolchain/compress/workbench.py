@@ -37,17 +37,12 @@ from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe, Symmetry
+from edgeloop.toolchain.source.engine import FORMATS
 from edgeloop.toolchain.source.keras import keras_bytes, plain_keras, wrap_keras
-from edgeloop.toolchain.source.model import Format, Model
+from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.source.open import open_model
 from edgeloop.toolchain.targets import Target
 from edgeloop.toolchain.teacher import student_input
-
-FORMATS = {
-    EngineName.LITERT: Format.LITERT,
-    EngineName.ONNXRUNTIME: Format.ONNX,
-    EngineName.OPENVINO: Format.OPENVINO,
-}
 
 _TARGETS = {
     EngineName.LITERT: Target.LITERT,
@@ -202,7 +197,6 @@ class Workbench:
             # LiteRT has 16-bit activations with zero in the middle only.
             activations=Symmetry.SYMMETRIC if finish.precision is Precision.INT16 else Symmetry.ASYMMETRIC,
             calibration=finish.calibration,
-            correct_bias=finish.correct_bias,
             seed=plan.body.seed,
         )
         ranges: Mapping[str, tuple[float, float]] | None = None

@@ -45,6 +45,11 @@ class Part:
         """The first `count`."""
         return Part(self.inputs[:count], self.labels[:count])
 
+    def labelled(self) -> "Part":
+        """The samples that have a label."""
+        known = self.labels != UNLABELLED
+        return Part(self.inputs[known], self.labels[known])
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -34,7 +34,13 @@ from edgeloop.toolchain.quantize.onnx_graph import (
 )
 from edgeloop.toolchain.quantize.onnx_ranges import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.onnx_weights import quantize_weights
-from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe, Symmetry, require_calibratable
+from edgeloop.toolchain.quantize.recipe import (
+    Granularity,
+    QuantizeRecipe,
+    Symmetry,
+    require_calibratable,
+    require_taken,
+)
 from edgeloop.toolchain.source.onnx import import_onnx, parse_onnx
 
 _ACTIVATION_BITS = {Precision.INT8: 8, Precision.INT4: 8, Precision.INT16: 16}
@@ -103,14 +109,7 @@ def _feeds(data: bytes, calibration: Mapping[str, NDArray[Any]], recipe: Quantiz
     engine = OnnxEngine(data)
     specs = {spec.name: spec for spec in engine.inputs}
     engine.close()
-    if set(calibration) != set(specs):
-        raise InvalidInput(f"calibration data is for inputs {sorted(calibration)}; the model has {sorted(specs)}")
-    for name, spec in specs.items():
-        if calibration[name].shape[1:] != spec.shape[1:]:
-            raise InvalidInput(
-                f"calibration data for {name!r} has shape {calibration[name].shape}; the model takes "
-                f"(samples, {', '.join(map(str, spec.shape[1:]))})"
-            )
+    require_taken(calibration, specs)
     count = recipe.calibration_samples
     return {name: np.asarray(calibration[name][:count], specs[name].dtype) for name in specs}
 

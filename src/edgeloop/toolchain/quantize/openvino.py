@@ -31,6 +31,7 @@ from edgeloop.toolchain.quantize.recipe import (
     QuantizeRecipe,
     Symmetry,
     require_calibratable,
+    require_taken,
 )
 
 _WEIGHTS_ONLY = (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS)
@@ -149,14 +150,7 @@ def _feeds(data: bytes, calibration: Mapping[str, NDArray[Any]], recipe: Quantiz
     engine = OpenVinoEngine(data)
     specs = {spec.name: spec for spec in engine.inputs}
     engine.close()
-    if set(calibration) != set(specs):
-        raise InvalidInput(f"calibration data is for inputs {sorted(calibration)}; the model has {sorted(specs)}")
-    for name, spec in specs.items():
-        if calibration[name].shape[1:] != spec.shape[1:]:
-            raise InvalidInput(
-                f"calibration data for {name!r} has shape {calibration[name].shape}; the model takes "
-                f"(samples, {', '.join(map(str, spec.shape[1:]))})"
-            )
+    require_taken(calibration, specs)
     count = min(recipe.calibration_samples, len(next(iter(calibration.values()))))
     return [
         {name: np.ascontiguousarray(calibration[name][at : at + 1], spec.dtype) for name, spec in specs.items()}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Precision
+from edgeloop.runtime.engine import TensorSpec
 
 FEWEST_SAMPLES = 16
 """Fewer inputs than this do not show the range that activations take."""
@@ -120,6 +121,18 @@ def require_calibratable(tensors: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidInput(
                 f"{len(values)} calibration inputs {seen} cannot calibrate {name!r}; give {FEWEST_SAMPLES} or more "
                 "real, finite, unlike ones"
+            )
+
+
+def require_taken(calibration: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec]) -> None:
+    """Raise InvalidInput unless the samples (N, ...) are for exactly the model's inputs, by name, in their shapes."""
+    if set(calibration) != set(specs):
+        raise InvalidInput(f"calibration data is for inputs {sorted(calibration)}; the model has {sorted(specs)}")
+    for name, spec in specs.items():
+        if calibration[name].shape[1:] != spec.shape[1:]:
+            raise InvalidInput(
+                f"calibration data for {name!r} has shape {calibration[name].shape}; the model takes "
+                f"(samples, {', '.join(map(str, spec.shape[1:]))})"
             )
 
 

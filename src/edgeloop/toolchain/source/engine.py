@@ -20,6 +20,9 @@ ENGINES = {
 }
 """The engine that runs each format."""
 
+FORMATS = {engine: form for form, engine in ENGINES.items()}
+"""The format that each engine runs."""
+
 SUFFIXES = {".tflite": Format.LITERT, ".onnx": Format.ONNX, ".openvino": Format.OPENVINO}
 
 
