@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
+from edgeloop.contracts.manifest import Modality
 from edgeloop.toolchain.augment import vary_samples
 from edgeloop.toolchain.compress.workbench import Setting
-from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared
+from edgeloop.toolchain.data.dataset import Part, Prepared
 from edgeloop.toolchain.progress import Progress
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.teacher import Asked, Questions, ask
@@ -20,6 +21,8 @@ _MOST_LESSONS = 120_000
 _MOST_BYTES = 512 * 2**20
 _MOST_COPIES = 8
 _FEW_ASKED = 256
+_ENOUGH_JUDGED = 5_000
+_MOST_JUDGED_OF_FIT = 0.06
 
 
 def prepare_setting(
@@ -28,19 +31,18 @@ def prepare_setting(
     """Ask the source once for everything that trials want to know of it.
 
     Lessons: the fit part, then copies of it, each sample varied. Judged by: labelled samples of the validation and
-    field parts; there are no devices here whose data the field would be. Raises Refused if the source answers NaN.
+    field parts (there are no devices here whose data the field would be), and where these are few of the fit part,
+    which then does not teach them: a tenth of a point does not show on 2,000. Raises Refused if the source answers
+    NaN.
     """
     dataset = data.dataset
     questions = Questions(model, data, with_features=False)
-    lessons = _lessons(dataset, seed)
+    apart = _joined(dataset.validation, dataset.field)
+    few = min(max(0, _ENOUGH_JUDGED - len(apart)), int(_MOST_JUDGED_OF_FIT * len(dataset.fit)))
+    taught = dataset.fit.take(len(dataset.fit) - few)
+    lessons = _lessons(taught, dataset.modality, seed)
     asked = ask(questions, lessons.inputs, progress=progress)
-    judged = labelled_part(
-        Part(
-            np.concatenate([dataset.validation.inputs, dataset.field.inputs]),
-            np.concatenate([dataset.validation.labels, dataset.field.labels]),
-        ),
-        dataset.name,
-    )
+    judged = labelled_part(_joined(apart, _rest(dataset.fit, len(taught))), dataset.name)
     answers = _best(ask(questions, judged.inputs, like=asked))
     return Setting(
         model_name=model.name,
@@ -49,6 +51,7 @@ def prepare_setting(
         dataset=dataset,
         input_range=data.spec.value_range,
         lessons=lessons,
+        own=len(taught),
         teacher_scores=asked.logits,
         judged=judged,
         judged_labels_by_source=answers,
@@ -106,11 +109,18 @@ def _best(asked: Asked) -> NDArray[np.int64]:
     return np.asarray(asked.logits.argmax(axis=1), np.int64)
 
 
-def _lessons(dataset: Dataset, seed: int) -> Part:
-    fit = dataset.fit
+def _joined(first: Part, second: Part) -> Part:
+    return Part(np.concatenate([first.inputs, second.inputs]), np.concatenate([first.labels, second.labels]))
+
+
+def _rest(part: Part, start: int) -> Part:
+    return Part(part.inputs[start:], part.labels[start:])
+
+
+def _lessons(fit: Part, modality: Modality, seed: int) -> Part:
     bytes_each = max(1, fit.inputs[:1].nbytes)
     most = min(_MOST_LESSONS, _MOST_BYTES // bytes_each)
     copies = max(1, min(_MOST_COPIES, most // max(1, len(fit))))
     rng = np.random.default_rng(seed)
-    varied = [vary_samples(fit.inputs, dataset.modality, rng) for _ in range(copies - 1)]
+    varied = [vary_samples(fit.inputs, modality, rng) for _ in range(copies - 1)]
     return Part(np.concatenate([fit.inputs, *varied]), np.tile(fit.labels, copies))

@@ -26,12 +26,22 @@ class BodyKind(StrEnum):
     STUDENT = "student"  # a slim network that learns from the person's model
 
 
+class Taught(StrEnum):
+    """What a body learns from. Which is better depends on the source: one that knows more than the labels teaches
+    more, and one that is unsure of varied samples teaches that, too."""
+
+    SOURCE = "source"  # the source's answers to samples and to varied copies, asked once, beside the labels
+    LABELS = "labels"  # the labels alone, each sample varied anew whenever it is shown
+
+
 class Body(msgspec.Struct, frozen=True, kw_only=True):
     """A network and its training; fields of other kinds stay at their defaults.
 
     keep: share of `of` left by pruning: multiply-adds or parameters. by: how channels are ranked. net: a student's
-    kind, see nets.build. width: factor on its channels. depth: its blocks. side_share: its input's side against the
-    source's. images_seen: training images shown in all.
+    kind, see nets.build. width: factor on its channels. depth: its blocks. growth: of channels where sides halve.
+    side_share: its input's side against the source's. stages: training images shown in each stage; a stage goes on
+    from the one before, and its learning rate falls from the start anew (Loshchilov and Hutter 2017, arXiv
+    1608.03983), so that a body is of use after each.
     """
 
     kind: BodyKind
@@ -41,9 +51,16 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     net: NetName = NetName.SLIM
     width: float = 1.0
     depth: int = 0
+    growth: float = 2.0
     side_share: float = 1.0
-    images_seen: int = 0
+    taught: Taught = Taught.SOURCE
+    stages: tuple[int, ...] = ()
     seed: int = 0
+
+    @property
+    def images_seen(self) -> int:
+        """Training images shown in all."""
+        return sum(self.stages)
 
     @property
     def key(self) -> str:
@@ -52,11 +69,21 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
     def like(self, other: "Body") -> bool:
         """Whether both are the same network, however long each was trained."""
-        return self.for_longer(0) == other.for_longer(0)
+        return self.untrained == other.untrained
+
+    @property
+    def untrained(self) -> "Body":
+        """The same network before its first stage."""
+        return msgspec.structs.replace(self, stages=())
+
+    @property
+    def before(self) -> "Body | None":
+        """The same network one stage earlier; None where it has trained for one or none."""
+        return msgspec.structs.replace(self, stages=self.stages[:-1]) if len(self.stages) > 1 else None
 
     def for_longer(self, images_seen: int) -> "Body":
-        """The same network, trained on so many images."""
-        return msgspec.structs.replace(self, images_seen=images_seen)
+        """The same network after one more stage, which brings it to so many images in all."""
+        return msgspec.structs.replace(self, stages=(*self.stages, images_seen - self.images_seen))
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +114,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             BodyKind.SOURCE: "as it is",
             BodyKind.PRUNED: f"pruned to {100 * body.keep:.3g}% of its {body.of} by {body.by}",
             BodyKind.STUDENT: f"{body.net} student, width {body.width:g}, depth {body.depth}"
+            + (f", growth {body.growth:g}" if body.growth != 2 else "")
             + (f", side {body.side_share:g}" if body.side_share < 1 else ""),
         }[body.kind]
+        if body.kind is not BodyKind.SOURCE and body.taught is Taught.LABELS:
+            what += ", by labels"
         aware = ", quantization-aware" if self.finish.aware_images else ""
         return f"{what}; {self.finish.engine} {self.finish.precision}{aware}"
 

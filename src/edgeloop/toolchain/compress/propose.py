@@ -1,9 +1,10 @@
 """Which plans come next: a pure function of what was asked and what came out, so a search can be taken up again.
 
 First the source as it is and a ladder of students; then Optuna's multi-objective tree-structured Parzen estimator
-proposes bodies at short training; then the best bodies train longer, as in successive halving (Jamieson and
-Talwalkar 2016, arXiv 1502.07943), and get their other finishes. It steers by what the seed decides (points lost,
-bytes, bit operations), never by a clock: the clock is measured at the end and held to the bounds there (ADR 0013).
+proposes bodies at short training; then the best bodies train on, as in successive halving (Jamieson and Talwalkar
+2016, arXiv 1502.07943), in the second half of a budget for as long as it lasts, and get their other finishes. It
+steers by what the seed decides (points lost, bytes, bit operations), never by a clock: the clock is measured at the
+end and held to the bounds there (ADR 0013).
 Source: Ozaki et al. 2022, "Multiobjective tree-structured Parzen estimator", JAIR 73.
 """
 
@@ -18,8 +19,18 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan
-from edgeloop.toolchain.compress.space import DEPTHS, KEEPS, RANKS, SHARES_OF, SIDE_SHARES, WIDTHS, Space
+from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan, Taught
+from edgeloop.toolchain.compress.space import (
+    DEPTHS,
+    GROWTHS,
+    KEEPS,
+    RANKS,
+    SHARES_OF,
+    SIDE_SHARES,
+    TEACHINGS,
+    WIDTHS,
+    Space,
+)
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.prune.choose import Of
@@ -28,14 +39,22 @@ from edgeloop.toolchain.quantize.recipe import Calibration
 GENERATION = 4
 """Plans proposed at once: what came out of one generation shapes the next, however many workers try them."""
 
-EXPLORE_SHARE = 0.35
+EXPLORE_SHARE = 0.25
 """Of the budget, until when new bodies are sought; after that the best train longer."""
+
+FILL_SHARE = 0.45
+"""Of the budget, from when the best train for as long as there is time: what short training ranks first is not sure to
+stay there, and what trained for longest is what a person gets."""
+
+_NEARLY_OVER_SHARE = 0.65
+_FILLED_AT_ONCE = 0.6
 
 _LONGER = 4
 _AT_LEAST_LONGER = 1.5
 _TRAINED_AT_ONCE = 2
 _EXPECTED_GAIN = 0.6
 _SLACK_POINTS = 0.2
+_LEAST_SHARE = 0.1
 _WORTH_CURING_POINTS = 0.1
 _ASKS = 120
 
@@ -51,7 +70,7 @@ def propose(
     """The next generation, none of which was tried before; empty when there is nothing left to try.
 
     outcomes: of all earlier generations, in order. share_done: of the budget, 0..1. images_left: how many images
-    still can be shown to a body in the time left.
+    a body can be shown in the time left, besides those that it has seen.
     """
     tried = {outcome.plan for outcome in outcomes}
     first = [plan for plan in space.first_plans(recipe.bounds) if plan not in tried]
@@ -64,7 +83,9 @@ def propose(
         found = _explored(recipe, space, outcomes, tried)
         if found:
             return found
-    return _longer(recipe, space, outcomes, images_left) or _explored(recipe, space, outcomes, tried)
+    # Where trials are counted, and not time, there is no rest of the time to fill.
+    fill = None if recipe.trials is not None or share_done < FILL_SHARE else _filled(share_done)
+    return _longer(recipe, space, outcomes, images_left, fill) or _explored(recipe, space, outcomes, tried)
 
 
 def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
@@ -75,15 +96,16 @@ def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
 
 
 def _finishing(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan]) -> list[Plan]:
-    """For bodies that trained for longer: other engines, and cures where quantization cost something."""
+    """For bodies that trained for longer: other engines, and cures where quantization cost something that matters."""
     plans: list[Plan] = []
-    for outcome in outcomes:
+    for outcome in _latest(outcomes):
         plan = outcome.plan
-        trained_longer = plan.body.kind is not BodyKind.SOURCE and plan.body.images_seen > space.images_seen
-        if outcome.failure or not trained_longer or plan.finish != space.first_finish:
+        if plan.finish != space.first_finish or plan.body.images_seen <= space.images_seen:
             continue
         plans += [one for one in space.siblings(plan.body) if one.finish.engine is not plan.finish.engine]
-        if outcome.lost_points - outcome.body_lost_points >= _WORTH_CURING_POINTS:
+        most = recipe.bounds.max_drop_points
+        is_near = most is None or outcome.body_lost_points <= most + _SLACK_POINTS
+        if is_near and outcome.lost_points - outcome.body_lost_points >= _WORTH_CURING_POINTS:
             plans += _cures(plan, space)
     return [plan for plan in dict.fromkeys(plans) if plan not in tried and space.can_fit(plan, recipe.bounds)]
 
@@ -99,22 +121,48 @@ def _cures(plan: Plan, space: Space) -> list[Plan]:
     return [*(Plan(body=plan.body, finish=one) for one in cured if finish.is_integer), *others]
 
 
-def _longer(
-    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], images_left: Callable[[Body], int]
-) -> tuple[Plan, ...]:
-    """The most promising bodies, to be trained for longer than they were; all in a generation equally long, so that
-    no worker waits for another."""
+def _latest(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those of trained bodies, each body as it was after the last of its stages."""
     mine = [o for o in outcomes if not o.failure and o.plan.body.kind is not BodyKind.SOURCE]
-    fitting = [o for o in mine if violations(o, recipe.bounds)[1] <= 0 and o.plan.finish == space.first_finish]
-    level, chosen = 0, dict[Plan, None]()
-    order = [*_never_longer(fitting, space), *_alternating(_promising(recipe, space, fitting, images_left))]
-    for outcome in order:
+    stages: dict[Body, int] = {}
+    for outcome in mine:
         body = outcome.plan.body
-        longest = max(o.plan.body.images_seen for o in mine if o.plan.body.like(body))
-        images = level or min(longest * _LONGER, space.longest, images_left(body))
-        if longest * _AT_LEAST_LONGER <= images <= images_left(body):
-            level = images
-            chosen[Plan(body=body.for_longer(images), finish=space.first_finish)] = None
+        stages[body.untrained] = max(len(body.stages), stages.get(body.untrained, 0))
+    return [o for o in mine if len(o.plan.body.stages) == stages[o.plan.body.untrained]]
+
+
+def _filled(share_done: float) -> float:
+    """The share of the time left that the next stage takes: not all of it at once, since a stage that does not come
+    to its end is lost."""
+    return 1.0 if share_done >= _NEARLY_OVER_SHARE else _FILLED_AT_ONCE
+
+
+def _longer(
+    recipe: CompressRecipe,
+    space: Space,
+    outcomes: Sequence[Outcome],
+    images_left: Callable[[Body], int],
+    fill: float | None,
+) -> tuple[Plan, ...]:
+    """The most promising bodies, to be trained on. fill: for how much of the time left; else to four times the
+    images."""
+    fitting = [
+        o
+        for o in outcomes
+        if not o.failure
+        and o.plan.body.kind is not BodyKind.SOURCE
+        and violations(o, recipe.bounds)[1] <= 0
+        and o.plan.finish == space.first_finish
+    ]
+    chosen = dict[Plan, None]()
+    order = list(_alternating(_promising(recipe, space, fitting, images_left)))
+    for outcome in order if fill is not None else [*_never_longer(fitting, space), *order]:
+        body = outcome.plan.body
+        seen, left = body.images_seen, images_left(body)
+        more = (_LONGER - 1) * seen if fill is None else int(fill * left)
+        more = min(more, space.longest - seen, left)
+        if more >= (_AT_LEAST_LONGER - 1) * seen:
+            chosen[Plan(body=body.for_longer(seen + more), finish=space.first_finish)] = None
     return tuple(chosen)[:_TRAINED_AT_ONCE]
 
 
@@ -127,11 +175,12 @@ def _never_longer(fitting: Sequence[Outcome], space: Space) -> list[Outcome]:
     for outcome in fitting:
         body = outcome.plan.body
         kinds.setdefault((body.kind, body.net), []).append(outcome)
-    return [
+    best = [
         min(alike, key=lambda outcome: outcome.lost_points)
         for alike in kinds.values()
         if all(outcome.plan.body.images_seen <= space.images_seen for outcome in alike)
     ]
+    return sorted(best, key=lambda outcome: outcome.lost_points)
 
 
 def _promising(
@@ -141,29 +190,31 @@ def _promising(
     if not fitting:
         return []
     hoped = {}
-    for outcome in fitting:
+    latest = _latest(fitting)
+    for outcome in latest:
         body = outcome.plan.body
         gain = _gain([o for o in fitting if (o.plan.body.kind, o.plan.body.net) == (body.kind, body.net)])
-        most = min(space.longest, images_left(body))
+        most = min(space.longest, body.images_seen + images_left(body))
         # Twice at most: hope is not stretched further.
         rungs = min(2.0, math.log(max(1.0, most / body.images_seen), _LONGER))
         hoped[outcome.plan] = outcome.lost_points * gain**rungs
     bound = recipe.bounds.max_drop_points
     reach = max(min(hoped.values()), 0.0 if bound is None else bound) + _SLACK_POINTS
-    return sorted((o for o in fitting if hoped[o.plan] <= reach), key=_weight)
+    return sorted((o for o in latest if hoped[o.plan] <= reach), key=_weight)
 
 
 def _gain(outcomes: Sequence[Outcome]) -> float:
-    """What training longer by one rung left of the points lost, among like bodies so far: the median share."""
+    """What training to four times the images left of the points lost, among like bodies so far: the median share."""
     shares = [
-        longer.lost_points / shorter.lost_points
+        max(_LEAST_SHARE, longer.lost_points / shorter.lost_points)
+        ** (1 / math.log(longer.plan.body.images_seen / shorter.plan.body.images_seen, _LONGER))
         for longer in outcomes
         for shorter in outcomes
         if longer.plan.body.like(shorter.plan.body)
         and longer.plan.body.images_seen > shorter.plan.body.images_seen
         and shorter.lost_points > 0
     ]
-    return min(1.0, max(0.1, statistics.median(shares))) if shares else _EXPECTED_GAIN
+    return min(1.0, statistics.median(shares)) if shares else _EXPECTED_GAIN
 
 
 def _weight(outcome: Outcome) -> float:
@@ -185,7 +236,7 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
     kinds = [BodyKind.STUDENT, *([BodyKind.PRUNED] if space.can_prune else [])]
     sampled = (_tpe(recipe, len(outcomes)), optuna.samplers.RandomSampler(seed=_seed(recipe, len(outcomes))))
     told = [o for o in outcomes if o.plan.body.kind in kinds and not o.failure]
-    bodies = {plan.body.for_longer(0) for plan in tried}
+    bodies = {plan.body.untrained for plan in tried}
     found: list[Plan] = []
     studies = [_study(sampler, recipe.bounds, space, told) for sampler in sampled]
     for ask in range(_ASKS):
@@ -196,10 +247,10 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
         trial = study.ask()
         body = _suggested(trial, kinds, space)
         plan = Plan(body=body, finish=space.first_finish)
-        if body.for_longer(0) in bodies or not space.can_fit(plan, recipe.bounds):
+        if body.untrained in bodies or not space.can_fit(plan, recipe.bounds):
             study.tell(trial, state=TrialState.FAIL)
             continue
-        bodies.add(body.for_longer(0))
+        bodies.add(body.untrained)
         found.append(plan)
     return tuple(found)
 
@@ -242,12 +293,16 @@ def _told(outcome: Outcome, bounds: Bounds, space: Space) -> FrozenTrial:
 
 
 _KIND = CategoricalDistribution([BodyKind.STUDENT.value, BodyKind.PRUNED.value])
+_TAUGHT = CategoricalDistribution([taught.value for taught in TEACHINGS])
 _STUDENT: dict[str, BaseDistribution] = {
+    "taught": _TAUGHT,
     "width": FloatDistribution(*WIDTHS, log=True),
     "depth": IntDistribution(*DEPTHS),
+    "growth": CategoricalDistribution(list(GROWTHS)),
     "side_share": CategoricalDistribution(list(SIDE_SHARES)),
 }
 _PRUNED: dict[str, BaseDistribution] = {
+    "taught": _TAUGHT,
     "keep": FloatDistribution(*KEEPS, log=True),
     "of": CategoricalDistribution([of.value for of in SHARES_OF]),
     "by": CategoricalDistribution(list(RANKS)),
@@ -262,6 +317,7 @@ def _coordinates(body: Body, space: Space) -> tuple[dict[str, Any], dict[str, Ba
         nets = CategoricalDistribution([net.value for net in space.nets])
         own, params = {"net": nets, **_STUDENT}, {"kind": body.kind.value, "net": body.net.value}
     found = {name: getattr(body, name) for name in own if name != "net"}
+    found["taught"] = body.taught.value
     if "of" in found:
         found["of"] = body.of.value
     return {**params, **found}, {"kind": _KIND, **own}
@@ -269,12 +325,14 @@ def _coordinates(body: Body, space: Space) -> tuple[dict[str, Any], dict[str, Ba
 
 def _suggested(trial: optuna.Trial, kinds: Sequence[BodyKind], space: Space) -> Body:
     kind = trial.suggest_categorical("kind", [BodyKind.STUDENT.value, BodyKind.PRUNED.value])
+    taught = Taught(str(trial.suggest_categorical("taught", [taught.value for taught in TEACHINGS])))
     if kind == BodyKind.PRUNED.value and BodyKind.PRUNED in kinds:
         keep = trial.suggest_float("keep", *KEEPS, log=True)
         of = Of(trial.suggest_categorical("of", [of.value for of in SHARES_OF]))
-        return space.pruned(round(keep, 4), of, str(trial.suggest_categorical("by", list(RANKS))))
+        return space.pruned(round(keep, 4), of, str(trial.suggest_categorical("by", list(RANKS))), taught)
     net = NetName(trial.suggest_categorical("net", [net.value for net in space.nets]))
     width = trial.suggest_float("width", *WIDTHS, log=True)
     depth = trial.suggest_int("depth", *DEPTHS)
+    growth = float(trial.suggest_categorical("growth", list(GROWTHS)))
     side_share = float(trial.suggest_categorical("side_share", list(SIDE_SHARES)))
-    return space.student(net, round(width, 3), depth, side_share if space.can_resize else 1.0)
+    return space.student(net, round(width, 3), depth, growth, taught, side_share if space.can_resize else 1.0)

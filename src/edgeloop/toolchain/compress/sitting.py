@@ -19,7 +19,8 @@ from edgeloop.toolchain.compress.workbench import Task, Tried
 from edgeloop.toolchain.progress import Progress
 
 _FINAL_SHARE, _LEAST_FINAL_S, _MOST_FINAL_S = 0.15, 15.0, 90.0
-_SAFE = 0.9
+_SAFE = 0.85  # machines have slower minutes, and a stage that is not done in time is lost
+_LEAST_TRAINING = 0.2
 
 
 @dataclass
@@ -103,21 +104,24 @@ class SearchRun:
         return Generation(first=first, plans=plans) if plans else None
 
     def _images_left(self, body: Body) -> int:
-        """Images that a body can still be shown in the time left, at its own pace so far, else at the slowest."""
+        """Images that a body can be shown in the time left, at its own pace so far, else at the slowest."""
         if self._recipe.trials is not None:
             # Neither the clock nor the machine has a say where the number of trials ends the search.
             return self._space.longest
-        trained = [o for o in self.outcomes if o.plan.body.images_seen and not o.failure]
-        # A body's later finishes did not train it again; the slowest of its trials did.
+        made = [outcome for outcome in self.outcomes if not outcome.failure]
+        # What a trial takes besides training: that of the source, which is not trained.
+        besides_s = min((o.seconds for o in made if not o.plan.body.stages), default=0.0)
         paces: dict[Body, float] = {}
-        for one in trained:
-            pace = one.seconds / one.plan.body.images_seen
-            paces[one.plan.body] = max(pace, paces.get(one.plan.body, 0.0))
+        for one in made:
+            if one.plan.body.stages:
+                pace = max(one.seconds - besides_s, _LEAST_TRAINING * one.seconds) / one.plan.body.stages[-1]
+                # A body's later finishes did not train it again; the slowest of its trials did.
+                paces[one.plan.body] = max(pace, paces.get(one.plan.body, 0.0))
         own = [like for like in paces if like.like(body)]
         if not paces:
             return self._space.longest
         slowest = paces[max(own, key=lambda like: like.images_seen)] if own else max(paces.values())
-        return min(self._space.longest, int(_SAFE * self._clock.left_s / slowest))
+        return min(self._space.longest, int(_SAFE * max(0.0, self._clock.left_s - besides_s) / slowest))
 
     def _try(self, generation: Generation, crew: Crew) -> None:
         bodies = {outcome.plan.body: outcome.body for outcome in self.outcomes if outcome.body}
@@ -131,8 +135,10 @@ class SearchRun:
             self._keep(waiting[index][0], tried)
 
     def _task(self, plan: Plan, bodies: dict[Body, str]) -> Task:
-        known = bodies.get(plan.body)
-        return Task(plan, self._records.read(known) if known else None)
+        known, before = bodies.get(plan.body), bodies.get(plan.body.before) if plan.body.before else None
+        if known:
+            return Task(plan, self._records.read(known))
+        return Task(plan, before=self._records.read(before) if before else None)
 
     def _keep(self, number: int, tried: Tried) -> None:
         outcome = msgspec.structs.replace(

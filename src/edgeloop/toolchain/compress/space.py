@@ -6,8 +6,10 @@ Pure: asks nothing of the machine. Neighbours: `propose` picks from it.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from edgeloop.contracts.manifest import EngineName, Precision
-from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Finish, Plan
+from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Finish, Plan, Taught
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.prune.choose import Of
@@ -49,13 +51,16 @@ class Weight:
 
 WIDTHS = (0.125, 2.0)
 DEPTHS = (2, 6)
+GROWTHS = (1.25, 1.5, 2.0)
 SIDE_SHARES = (1.0, 0.75, 0.5)
 KEEPS = (0.02, 0.9)
 SHARES_OF = (Of.MACS, Of.PARAMETERS)
 RANKS = ("l1", "l2", "activation", "zeros")
+TEACHINGS = tuple(Taught)
 
 _LADDER_WIDTHS = (2.0, 1.5, 1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
 _LADDER_DEPTH = 4
+_LADDER_GROWTH = 1.5
 _FIRST_STUDENTS = 4
 _FIRST_KEEPS = (0.5, 0.2)
 
@@ -95,21 +100,33 @@ class Space:
         trained = [Plan(body=body, finish=self.first_finish) for body in (*self._ladder(bounds), *cuts)]
         return (*plain, *trained)
 
-    def student(self, net: NetName, width: float, depth: int, side_share: float = 1.0) -> Body:
+    def student(
+        self, net: NetName, width: float, depth: int, growth: float, taught: Taught, side_share: float = 1.0
+    ) -> Body:
         """A student's body at its shortest training."""
         return Body(
             kind=BodyKind.STUDENT,
             net=net,
             width=width,
             depth=depth,
+            growth=growth,
             side_share=side_share,
-            images_seen=self.images_seen,
+            taught=taught,
+            stages=(self.images_seen,),
             seed=self.seed,
         )
 
-    def pruned(self, keep: float, of: Of, by: str) -> Body:
+    def pruned(self, keep: float, of: Of, by: str, taught: Taught) -> Body:
         """A cut's body at its shortest training."""
-        return Body(kind=BodyKind.PRUNED, keep=keep, of=of, by=by, images_seen=self.images_seen, seed=self.seed)
+        return Body(
+            kind=BodyKind.PRUNED,
+            keep=keep,
+            of=of,
+            by=by,
+            taught=taught,
+            stages=(self.images_seen,),
+            seed=self.seed,
+        )
 
     def predicted_bytes(self, plan: Plan) -> int | None:
         """The least that the plan's file can weigh: its weights alone; None where only surgery could tell."""
@@ -132,24 +149,35 @@ class Space:
         return (Plan(body=body, finish=finish) for finish in finishes)
 
     def _ladder(self, bounds: Bounds) -> list[Body]:
-        """For each kind of student the largest that fits, and smaller ones: near it where a size is asked for."""
+        """For each kind of student the largest that fits, and smaller ones; where a size is asked for only the
+        largest. They learn in one way and the other by turns."""
         chosen = []
         for net in self.nets:
-            bodies = (self.student(net, width, _LADDER_DEPTH) for width in _LADDER_WIDTHS)
+            bodies = (
+                self.student(net, width, _LADDER_DEPTH, _LADDER_GROWTH, Taught.SOURCE) for width in _LADDER_WIDTHS
+            )
             fitting = [body for body in bodies if self.can_fit(Plan(body=body, finish=self.first_finish), bounds)]
             count = max(1, _FIRST_STUDENTS // len(self.nets))
-            step = 1 if bounds.max_size_bytes is not None else max(1, -(-len(fitting) // count))
-            chosen += fitting[::step][:count]
-        return chosen
+            if bounds.max_size_bytes is not None:
+                fitting = fitting[:1] * count
+            some = fitting[:: max(1, -(-len(fitting) // count))][:count]
+            chosen += [_taught(body, TEACHINGS[place % len(TEACHINGS)]) for place, body in enumerate(some)]
+        return list(dict.fromkeys(chosen))
 
     def _cuts(self, bounds: Bounds) -> list[Body]:
-        """Two cuts of the source: to the parameters that fit and to fewer; without a bound on size, of its work."""
+        """Two cuts of the source: to the parameters that fit, taught in both ways; without a bound on size, of its
+        work."""
         most = bounds.max_size_bytes
         if most is None:
-            return [self.pruned(keep, Of.MACS, RANKS[0]) for keep in _FIRST_KEEPS]
-        whole = min(KEEPS[1], self.source_weight.share_within(most, self.first_finish))
-        keeps = (0.9 * whole, 0.6 * whole)
-        return [self.pruned(round(keep, 4), Of.PARAMETERS, RANKS[0]) for keep in keeps if keep >= KEEPS[0]]
+            return [self.pruned(keep, Of.MACS, RANKS[0], Taught.SOURCE) for keep in _FIRST_KEEPS]
+        keep = 0.9 * min(KEEPS[1], self.source_weight.share_within(most, self.first_finish))
+        if keep < KEEPS[0]:
+            return []
+        return [self.pruned(round(keep, 4), Of.PARAMETERS, RANKS[0], taught) for taught in TEACHINGS]
+
+
+def _taught(body: Body, taught: Taught) -> Body:
+    return msgspec.structs.replace(body, taught=taught)
 
 
 def _weight_bits(finish: Finish) -> int:

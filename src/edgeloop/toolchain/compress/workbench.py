@@ -24,7 +24,7 @@ from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.arithmetic.count import multiply_adds
 from edgeloop.toolchain.backend import import_keras, seed_everything
-from edgeloop.toolchain.compress.plan import Body, BodyKind, Outcome, Plan
+from edgeloop.toolchain.compress.plan import Body, BodyKind, Outcome, Plan, Taught
 from edgeloop.toolchain.compress.space import BITS
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.convert.strip import strip_model
@@ -38,7 +38,7 @@ from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe, Symmetry
 from edgeloop.toolchain.source.engine import FORMATS
-from edgeloop.toolchain.source.keras import keras_bytes, plain_keras, wrap_keras
+from edgeloop.toolchain.source.keras import keras_bytes, plain_keras
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.source.open import open_model
 from edgeloop.toolchain.targets import Target
@@ -55,14 +55,17 @@ _UNKNOWN_WORK = 2**62  # counts as the most there is: what cannot be counted win
 _TEACHER_WEIGHT = 0.7
 _TEMPERATURE = 4.0
 _SMALLEST_SIDE_PX = 8
+_STAGE_SEEDS = 1_000_003
+_BODY = "body.keras"
 
 
 @dataclass(frozen=True)
 class Setting:
     """Everything that trials share. Plain data, so that it travels to other processes and machines.
 
-    model_name, model_data: the source's file. lessons: what bodies train on, the fit part and varied copies of it.
-    teacher_scores: (len(lessons), classes) logits of the source for them. judged: what trials are judged by.
+    model_name, model_data: the source's file. lessons: what bodies train on: samples of the fit part, then varied
+    copies of all of them; own: how many are no copies. teacher_scores: (len(lessons), classes) logits of the source
+    for them. judged: what trials are judged by.
     judged_labels_by_source: (len(judged),) the source's answers. source_accuracy: on judged.
     """
 
@@ -72,6 +75,7 @@ class Setting:
     dataset: Dataset
     input_range: tuple[float, float]
     lessons: Part
+    own: int
     teacher_scores: NDArray[np.float32]
     judged: Part
     judged_labels_by_source: NDArray[np.int64]
@@ -80,10 +84,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Task:
-    """A plan, with its body where that was trained before."""
+    """A plan, with its body where that was trained already, or as it was a stage before."""
 
     plan: Plan
     body: bytes | None = None
+    before: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -114,19 +119,20 @@ class Workbench:
         seconds = round(time.monotonic() - started, 2)
         return replace(tried, outcome=_took(tried.outcome, seconds))
 
-    def candidate(self, plan: Plan, body_data: bytes | None) -> tuple[Model, Model, Prepared]:
+    def candidate(self, task: Task) -> tuple[Model, Model, Prepared]:
         """The plan's body, its finished variant, and the data as both take it."""
+        plan = task.plan
         # Layers are named by counters that run on; names stand in files, and a plan decides its file's bytes.
         import_keras().utils.clear_session(free_memory=False)
         setting = self._setting
-        body = self._body(plan.body, body_data)
+        body = self._body(task)
         # A body calls its input by its own name.
         data = prepare(setting.dataset, body.only_input(), value_range=setting.input_range)
         return body, self._finished(plan, body, data), data
 
     def _try(self, task: Task) -> Tried:
         plan = task.plan
-        body, variant, data = self.candidate(plan, task.body)
+        body, variant, data = self.candidate(task)
         setting = self._setting
         tensors = data.tensors(setting.judged.inputs)
         answers = variant.scores(tensors).argmax(axis=1)
@@ -153,34 +159,54 @@ class Workbench:
         accuracy = float((answers == self._setting.judged.labels).mean())
         return round(100 * (self._setting.source_accuracy - accuracy), 4)
 
-    def _body(self, body: Body, data: bytes | None) -> Model:
+    def _body(self, task: Task) -> Model:
+        """The network, trained in as many stages as are not done yet."""
+        body = task.plan.body
         if body.kind is BodyKind.SOURCE:
             return self._source
-        if data is not None:
-            return open_bytes("body.keras", data)
+        if task.body is not None:
+            return open_bytes(_BODY, task.body)
+        lessons = self._lessons(body)
+        name = "pruned" if body.kind is BodyKind.PRUNED else "student"
+        kept, done = task.before, 0 if task.before is None else len(body.stages) - 1
+        for stage in range(done, len(body.stages)):
+            # Each goes on from a file: what a plan gives is not to depend on who trained its stages when.
+            import_keras().utils.clear_session(free_memory=False)
+            net = self._begun(body, lessons) if kept is None else plain_keras(open_bytes(_BODY, kept))
+            self._train(net, body, stage, lessons)
+            kept = keras_bytes(net)
+        assert kept is not None
+        return replace(open_bytes(_BODY, kept), name=name)
+
+    def _lessons(self, body: Body) -> Prepared:
         setting = self._setting
         prepared = data_for(body, self._source, setting.dataset, value_range=setting.input_range)
-        lessons = replace(prepared, dataset=replace(prepared.dataset, fit=setting.lessons))
+        shown = setting.lessons if body.taught is Taught.SOURCE else setting.lessons.take(setting.own)
+        return replace(prepared, dataset=replace(prepared.dataset, fit=shown))
+
+    def _begun(self, body: Body, lessons: Prepared) -> Any:
+        """The network before its first stage: a fresh student, or what a cut left of the source."""
         if body.kind is BodyKind.PRUNED:
-            return self._pruned(body, lessons)
-        return self._student(body, lessons)
+            recipe = PruneRecipe(keep=body.keep, of=body.of, by=By(body.by), images_seen=0, seed=body.seed)
+            return plain_keras(prune(self._source, recipe, lessons)[0])
+        seed_everything(import_keras(), body.seed)
+        return student_net(body, lessons.spec.shape[1:], self._setting.teacher_scores.shape[1])
 
-    def _student(self, body: Body, lessons: Prepared) -> Model:
-        keras = import_keras()
-        seed_everything(keras, body.seed)
-        net = student_net(body, lessons.spec.shape[1:], self._setting.teacher_scores.shape[1])
-        fine_tune(net, lessons, _lesson_plan(body, _LEARNING_RATE), teacher_scores=self._setting.teacher_scores)
-        settle(net, lessons, seed=body.seed)
-        return wrap_keras(net, name="student")
-
-    def _pruned(self, body: Body, lessons: Prepared) -> Model:
-        """Cut at once, then fitted to what the source answered: the lessons hold its scores already."""
-        recipe = PruneRecipe(keep=body.keep, of=body.of, by=By(body.by), images_seen=0, seed=body.seed)
-        cut, _ = prune(self._source, recipe, lessons)
-        net = plain_keras(cut)
-        fine_tune(net, lessons, _lesson_plan(body, _LEARNING_RATE), teacher_scores=self._setting.teacher_scores)
-        settle(net, lessons, seed=body.seed)
-        return wrap_keras(net, name="pruned")
+    def _train(self, net: Any, body: Body, stage: int, lessons: Prepared) -> None:
+        """One stage in place."""
+        seed = body.seed + _STAGE_SEEDS * stage
+        by_source = body.taught is Taught.SOURCE
+        recipe = FineTune(
+            images_seen=body.stages[stage],
+            batch_size=_BATCH_SIZE,
+            learning_rate=_LEARNING_RATE,
+            seed=seed,
+            augment=not by_source,
+            temperature=_TEMPERATURE,
+            teacher_weight=_TEACHER_WEIGHT if by_source else 0.0,
+        )
+        fine_tune(net, lessons, recipe, teacher_scores=self._setting.teacher_scores if by_source else None)
+        settle(net, lessons, seed=seed)
 
     def _finished(self, plan: Plan, body: Model, data: Prepared) -> Model:
         return strip_model(self._brought(plan, body, data))
@@ -220,7 +246,7 @@ def data_for(body: Body, source: Model, dataset: Dataset, *, value_range: tuple[
 
 def student_net(body: Body, shape: tuple[int, ...], classes: int) -> Any:
     """A student's network, untrained, for inputs of `shape` without batch."""
-    return build_net(body.net, shape, classes, width=body.width, depth=body.depth)
+    return build_net(body.net, shape, classes, width=body.width, depth=body.depth, growth=body.growth)
 
 
 def open_bytes(name: str, data: bytes, *, trust_pickle: bool = False) -> Model:
@@ -236,18 +262,6 @@ def open_bytes(name: str, data: bytes, *, trust_pickle: bool = False) -> Model:
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         archive.extractall(kept / name, filter="data")
     return open_model(kept / name)
-
-
-def _lesson_plan(body: Body, learning_rate: float) -> FineTune:
-    return FineTune(
-        images_seen=body.images_seen,
-        batch_size=_BATCH_SIZE,
-        learning_rate=learning_rate,
-        seed=body.seed,
-        augment=False,
-        temperature=_TEMPERATURE,
-        teacher_weight=_TEACHER_WEIGHT,
-    )
 
 
 def _took(outcome: Outcome, seconds: float) -> Outcome:

@@ -33,13 +33,19 @@ class NetName(StrEnum):
 
 
 def build_net(
-    name: NetName, input_shape: Shape, classes: int, *, width: float = 1.0, depth: int | None = None
+    name: NetName,
+    input_shape: Shape,
+    classes: int,
+    *,
+    width: float = 1.0,
+    depth: int | None = None,
+    growth: float = 2.0,
 ) -> KerasModel:
     """A network with fresh weights.
 
     input_shape: without batch: (H, W, C) for images, (T, C) for series, (columns,) for tables, any for the
     autoencoder, which needs no classes. width, depth: as the network's own docstring says, depth None for its
-    default; `digits` has neither.
+    default; `digits` has neither. growth: of `slim` and `plain`, see slim_net; others do not ask for it.
     Raises InvalidInput if the network does not take such an input or shape.
     """
     if not 0 < width <= _WIDEST or (depth is not None and not 1 <= depth <= _DEEPEST):
@@ -48,7 +54,10 @@ def build_net(
         raise InvalidInput(
             f"{name} scores classes, and the data has {classes}; give labelled data, or take the autoencoder"
         )
-    return _BUILDERS[name](import_keras(), input_shape, classes, _given(width, depth))
+    given = _given(width, depth)
+    if name in (NetName.SLIM, NetName.PLAIN):
+        given["growth"] = growth
+    return _BUILDERS[name](import_keras(), input_shape, classes, given)
 
 
 def _given(width: float, depth: int | None) -> dict[str, Any]:
@@ -66,12 +75,12 @@ def _digits(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> Ke
 
 def _slim(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> KerasModel:
     _require_image(NetName.SLIM, shape)
-    return slim_net(keras, (shape[0], shape[1]), shape[2], classes=classes, **given)
+    return slim_net(keras, shape, classes=classes, **given)
 
 
 def _plain(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> KerasModel:
     _require_image(NetName.PLAIN, shape)
-    return slim_net(keras, (shape[0], shape[1]), shape[2], classes=classes, separable=False, **given)
+    return slim_net(keras, shape, classes=classes, separable=False, **given)
 
 
 def _residual(keras: Any, shape: Shape, classes: int, given: dict[str, Any]) -> KerasModel:

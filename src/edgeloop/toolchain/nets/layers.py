@@ -7,7 +7,7 @@ from edgeloop.toolchain.source.model import FEATURES, LOGITS
 _MOMENTUM = 0.9  # Keras' 0.99 needs a thousand steps before inference knows what training saw
 
 
-def channels(base: int, width: float) -> int:
+def channels(base: float, width: float) -> int:
     """base * width as a multiple of 4, at least 4: integer kernels take channels by fours."""
     return max(4, 4 * round(base * width / 4))
 

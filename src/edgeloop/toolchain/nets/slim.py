@@ -13,24 +13,24 @@ _SIDE_FOR_STRIDED_STEM_PX = 24
 
 def slim_net(
     keras: Any,
-    size_px: tuple[int, int],
-    colours: int,
+    shape: tuple[int, ...],
     *,
     classes: int,
     width: float = 1.0,
     depth: int = 4,
+    growth: float = 2.0,
     separable: bool = True,
 ) -> Any:
     """A convolution, then `depth` blocks, mean over all places, one score a class.
 
-    Input "image" (1, H, W, 1 or 3), H and W 8 or more, of any range; output "logits" (1, classes). size_px: height,
-    width. width: factor on all channels, which begin at 16 and double where a block halves the sides; these end near
-    4 pixels. separable: a block is a depthwise convolution and a 1x1 one; else one 3x3 convolution, which has
-    more weights for its channels, and trains three times as fast on a CPU.
+    Input "image" (1, H, W, 1 or 3), H and W 8 or more, of any range; output "logits" (1, classes). shape: (H, W, 1
+    or 3). width: factor on all channels, which begin at 16, double in the first block and grow by `growth` where a
+    later one halves the sides; these end near 4 pixels. separable: a block is a depthwise convolution and a 1x1 one;
+    else one 3x3 convolution, which has more weights for its channels, and trains three times as fast on a CPU.
     Source: Howard et al. 2017 (arXiv 1704.04861), table 1; without its first-layer width of 32.
     """
     layers = keras.layers
-    height_px, width_px = size_px
+    height_px, width_px, colours = shape
     halvings = max(1, round(log2(min(height_px, width_px) / _SIDE_AT_END_PX)))
     image = keras.Input((height_px, width_px, colours), name="image")
     strided_stem = min(height_px, width_px) >= _SIDE_FOR_STRIDED_STEM_PX
@@ -39,10 +39,12 @@ def slim_net(
     )
     x = normalised(keras, image, stem, name="stem")
     strides = _strides(depth, halvings - strided_stem)
-    base = _STEM
+    base: float = _STEM
     for index, stride in enumerate(strides, start=1):
-        if stride == 2 or index == 1:
-            base = min(_WIDEST, 2 * base)
+        if index == 1:
+            base = 2 * base
+        elif stride == 2:
+            base = min(_WIDEST, growth * base)
         name = f"block{index}"
         if separable:
             deep = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False, name=f"{name}_depth")

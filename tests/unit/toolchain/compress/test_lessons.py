@@ -73,11 +73,21 @@ def test_a_source_that_errs_on_half_is_told_so() -> None:
 def test_lessons_are_the_fit_part_and_varied_copies_with_the_sources_answers() -> None:
     model, dataset = _model(), _dataset()
     setting = prepare_setting(model, _prepared(dataset, model), seed=0, progress=silent)
-    count = len(dataset.fit)
-    assert len(setting.lessons) == 8 * count
-    assert (setting.lessons.inputs[:count] == dataset.fit.inputs).all()
-    assert (setting.lessons.labels.reshape(8, count) == dataset.fit.labels).all()
+    own = setting.own
+    assert len(setting.lessons) == 8 * own
+    assert (setting.lessons.inputs[:own] == dataset.fit.inputs[:own]).all()
+    assert (setting.lessons.labels.reshape(8, own) == dataset.fit.labels[:own]).all()
     np.testing.assert_array_equal(setting.teacher_scores, _first_columns(setting.lessons.inputs))
+
+
+def test_what_judges_does_not_teach() -> None:
+    dataset = _dataset()
+    setting = prepare_setting(_model(), _prepared(dataset, _model()), seed=0, progress=silent)
+    few = len(dataset.fit) - setting.own
+    assert 0 < few < 0.1 * len(dataset.fit)
+    assert len(setting.judged) == len(dataset.validation) + len(dataset.field) + few
+    taught = {row.tobytes() for row in setting.lessons.inputs[: setting.own]}
+    assert not taught & {row.tobytes() for row in setting.judged.inputs}
 
 
 def test_probabilities_become_logits_and_labels_stay_the_same() -> None:
