@@ -101,13 +101,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show all candidates of a search as a table; the picture is its front.html, written anew."""
-    from edgeloop.bundle.durable import write_durable
-    from edgeloop.toolchain.compress.compress import PAGE, read_report
-    from edgeloop.toolchain.compress.page import page
+    from edgeloop.toolchain.compress.compress import compare as all_candidates
 
-    report = read_report(build)
-    write_durable(build / PAGE, page(report).encode())
-    _show(report, build, as_json=as_json)
+    _show(all_candidates(build), build, as_json=as_json)
 
 
 def repeat(

@@ -112,6 +112,13 @@ def compress(
     return report
 
 
+def compare(out: Path) -> CompressReport:
+    """All candidates of a finished search; its picture, front.html, is written anew. Raises NotFound."""
+    report = read_report(out)
+    write_durable(out / PAGE, page(report).encode())
+    return report
+
+
 def student_data(model: Model, dataset: Dataset, *, value_range: tuple[float, float] = (0.0, 1.0)) -> Prepared:
     """A dataset as students of `model` take it: channels last, and images as images where the model takes them flat."""
     return prepare(dataset, student_input(model, dataset), value_range=value_range)
