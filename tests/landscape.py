@@ -16,7 +16,7 @@ _ALLOWED = tuple((EngineName.LITERT, precision) for precision in Precision)
 
 
 def weight(body: Body) -> Weight:
-    return Weight(parameters(body), body.depth + 2)
+    return Weight(parameters(body), body.depth + 2, 16 * body.depth)
 
 
 def parameters(body: Body) -> int:
@@ -31,7 +31,7 @@ def space_of(recipe: CompressRecipe, *, can_prune: bool = True, can_resize: bool
     found = finishes(recipe, _ALLOWED)
     return Space(
         as_it_is=found, finishes=found, can_prune=can_prune, can_resize=can_resize,
-        nets=(NetName.PLAIN, NetName.SLIM), source_weight=Weight(225_000, 4),
+        nets=(NetName.PLAIN, NetName.SLIM), source_weight=Weight(225_000, 4, 234),
         weight_of=weight, images_seen=SHORT, longest=LONG, seed=recipe.seed,
     )  # fmt: skip
 

@@ -184,7 +184,7 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
         can_prune=model.format is Format.KERAS,
         can_resize=len(data.spec.shape) == 4,
         nets=_students_for(data.spec.shape[1:]),
-        source_weight=_weight(model.native) if model.format is Format.KERAS else Weight(0, 0),
+        source_weight=_weight(model.native) if model.format is Format.KERAS else Weight(0, 0, 0),
         weight_of=weight_of,
         images_seen=recipe.images_seen,
         longest=_LONGEST * recipe.images_seen,
@@ -196,7 +196,8 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
 def _weight(net: Any) -> Weight:
     """Of a keras.Model; batch normalization is folded into the layer before it."""
     layers = [layer for layer in net.layers if layer.weights and type(layer).__name__ != "BatchNormalization"]
-    return Weight(sum(int(layer.count_params()) for layer in layers), len(layers))
+    channels = sum(int(layer.output.shape[-1]) for layer in layers)
+    return Weight(sum(int(layer.count_params()) for layer in layers), len(layers), channels)
 
 
 def _students_for(shape: tuple[int, ...]) -> tuple[NetName, ...]:

@@ -153,6 +153,8 @@ def _work(setting: Setting, connection: Connection) -> None:
     # By an exception, so that what libraries hold (semaphores, folders) is given back.
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_follow_parent, daemon=True).start()
+    # joblib, which scikit-learn brings, makes a semaphore when it is imported, and a worker that is killed leaves it.
+    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")
     try:
         use_threads(1)
         bench = Workbench(setting)

@@ -236,6 +236,8 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
     kinds = [BodyKind.STUDENT, *([BodyKind.PRUNED] if space.can_prune else [])]
     sampled = (_tpe(recipe, len(outcomes)), optuna.samplers.RandomSampler(seed=_seed(recipe, len(outcomes))))
     told = [o for o in outcomes if o.plan.body.kind in kinds and not o.failure]
+    # While none is accurate enough for its size, those of half the size are not it.
+    is_reached = any(max(violations(o, recipe.bounds)) <= 0 for o in told)
     bodies = {plan.body.untrained for plan in tried}
     found: list[Plan] = []
     studies = [_study(sampler, recipe.bounds, space, told) for sampler in sampled]
@@ -245,9 +247,10 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
         # By turns: the estimator alone dwells where a tight bound lets little through.
         study = studies[ask % len(studies)]
         trial = study.ask()
-        body = _suggested(trial, kinds, space)
+        body = _suggested(trial, kinds, recipe, space)
         plan = Plan(body=body, finish=space.first_finish)
-        if body.untrained in bodies or not space.can_fit(plan, recipe.bounds):
+        is_hopeless = not is_reached and space.is_far_below(plan, recipe.bounds)
+        if body.untrained in bodies or is_hopeless or not space.can_fit(plan, recipe.bounds):
             study.tell(trial, state=TrialState.FAIL)
             continue
         bodies.add(body.untrained)
@@ -323,12 +326,14 @@ def _coordinates(body: Body, space: Space) -> tuple[dict[str, Any], dict[str, Ba
     return {**params, **found}, {"kind": _KIND, **own}
 
 
-def _suggested(trial: optuna.Trial, kinds: Sequence[BodyKind], space: Space) -> Body:
+def _suggested(trial: optuna.Trial, kinds: Sequence[BodyKind], recipe: CompressRecipe, space: Space) -> Body:
     kind = trial.suggest_categorical("kind", [BodyKind.STUDENT.value, BodyKind.PRUNED.value])
     taught = Taught(str(trial.suggest_categorical("taught", [taught.value for taught in TEACHINGS])))
     if kind == BodyKind.PRUNED.value and BodyKind.PRUNED in kinds:
         keep = trial.suggest_float("keep", *KEEPS, log=True)
         of = Of(trial.suggest_categorical("of", [of.value for of in SHARES_OF]))
+        if recipe.bounds.max_size_bytes is not None:
+            of = Of.PARAMETERS  # what a share of the work weighs is not known before it is cut
         return space.pruned(round(keep, 4), of, str(trial.suggest_categorical("by", list(RANKS))), taught)
     net = NetName(trial.suggest_categorical("net", [net.value for net in space.nets]))
     width = trial.suggest_float("width", *WIDTHS, log=True)

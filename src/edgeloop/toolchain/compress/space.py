@@ -3,6 +3,7 @@
 Pure: asks nothing of the machine. Neighbours: `propose` picks from it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,26 +28,30 @@ BITS = {
 }
 """Bits of (weights, activations) while a model of that precision computes."""
 
-_FILE_BYTES, _LAYER_BYTES = 1_000, 500
-"""What a model file holds besides weights, at the least: for itself and for each layer that has weights, with their
-scales and biases. Measured on stripped int8 LiteRT files of students, which hold 600 to 900 bytes a layer."""
+_FILE_BYTES, _LAYER_BYTES, _CHANNEL_BYTES = 1_200, 220, 16
+"""What a model file holds besides weights, at the least: for itself, for each layer that has weights, and for each of
+its channels, with their scales and biases. Measured on stripped int8 LiteRT files of students."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """What a network weighs before it is trained. layers: those with weights."""
+    """What a network weighs before it is trained. layers: those with weights; channels: of all these, put out."""
 
     parameters: int
     layers: int
+    channels: int
 
     def bytes_at(self, finish: "Finish", share: float = 1.0) -> int:
         """The least that its file weighs with this share of the parameters."""
-        return _FILE_BYTES + _LAYER_BYTES * self.layers + int(share * self.parameters) * _weight_bits(finish) // 8
+        # Parameters lie between two axes of channels: a share of them leaves about its root of the channels.
+        channels = math.sqrt(share) * self.channels
+        besides = _FILE_BYTES + _LAYER_BYTES * self.layers + int(_CHANNEL_BYTES * channels)
+        return besides + int(share * self.parameters) * _weight_bits(finish) // 8
 
     def share_within(self, size_bytes: int, finish: "Finish") -> float:
-        """The share of the parameters that a file of this size has room for."""
-        room = max(0, size_bytes - _FILE_BYTES - _LAYER_BYTES * self.layers)
-        return min(1.0, 8 * room / (_weight_bits(finish) * max(1, self.parameters)))
+        """The share of the parameters that a file of this size has room for; 0 where it has none."""
+        shares = [thousandth / 1000 for thousandth in range(1, 1001)]
+        return max((share for share in shares if self.bytes_at(finish, share) <= size_bytes), default=0.0)
 
 
 WIDTHS = (0.125, 2.0)
@@ -59,6 +64,7 @@ RANKS = ("l1", "l2", "activation", "zeros")
 TEACHINGS = tuple(Taught)
 
 _LADDER_WIDTHS = (2.0, 1.5, 1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
+_FAR_BELOW = 0.5
 _LADDER_DEPTH = 4
 _LADDER_GROWTH = 1.5
 _FIRST_STUDENTS = 4
@@ -142,6 +148,11 @@ class Space:
         bounds_bytes = [size for size in (bounds.max_size_bytes, self.device_bytes) if size is not None]
         most, least = min(bounds_bytes, default=None), self.predicted_bytes(plan)
         return most is None or least is None or least <= most
+
+    def is_far_below(self, plan: Plan, bounds: Bounds) -> bool:
+        """Whether the plan's file would take less than half of the bytes that it may have."""
+        least = self.predicted_bytes(plan)
+        return bounds.max_size_bytes is not None and least is not None and least < _FAR_BELOW * bounds.max_size_bytes
 
     def siblings(self, body: Body) -> Iterator[Plan]:
         """The other finishes of a body that is trained already: cheap to try."""
