@@ -41,7 +41,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 bench-toolchain: $(STAMP)
-	@$(BIN)/python -m benchmarks.toolchain
+	@$(BIN)/python -m benchmarks.toolchain $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -4,14 +4,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 
 from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.contracts.manifest import RecipeStep
 from edgeloop.toolchain.nets.build import NetName
 
 if TYPE_CHECKING:
@@ -50,7 +48,6 @@ def train(
 
     from edgeloop.toolchain import train as training
     from edgeloop.toolchain.data.open import open_dataset
-    from edgeloop.toolchain.source.keras import wrap_keras
     from edgeloop.toolchain.source.save import save_model
 
     recipe = training.TrainRecipe(
@@ -68,8 +65,7 @@ def train(
     loaded = open_dataset(dataset, source=data, taken=training.wanted_input(recipe), seed=seed)
     with progress_bar("loading Keras") as progress:
         made, report = training.train(recipe, loaded, progress=progress)
-    step = RecipeStep(kind="train", recipe=msgspec.to_builtins(recipe))
-    save_model(replace(wrap_keras(made, name=out.name), steps=(step,)), out, report=report)
+    save_model(replace(made, name=out.name), out, report=report)
     if as_json:
         emit_json(report)
         return

@@ -113,24 +113,16 @@ def quantize(
 def _quantized(
     model: "Model", recipe: QuantizeRecipe, data: "Prepared", to: Engine | None, aware: int, progress: "Progress"
 ) -> tuple["Model", QuantizeReport]:
-    import msgspec
-
-    from edgeloop.toolchain.progress import within
     from edgeloop.toolchain.quantize.quantize import quantize as run
     from edgeloop.toolchain.source.model import Format
 
     target = None if to is None else Format(to.value)
     if not aware:
         return run(model, recipe, data, to=target, progress=progress)
-    from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware
+    from edgeloop.toolchain.quantize.aware import AwareRecipe, QuantizeAwareRecipe, quantize_aware
 
-    how = AwareRecipe(images_seen=aware, seed=recipe.seed)
-    taught, ranges = train_aware(model, how, recipe, data, progress=within(progress, 0.0, 0.7))
-    # Training equalised it already.
-    rest = msgspec.structs.replace(recipe, equalize=False)
-    learned = ranges if target in (None, Format.LITERT) else None
-    made, report = run(taught, rest, data, to=target, ranges=learned, progress=within(progress, 0.7, 1.0))
-    return made, msgspec.structs.replace(report, size_before_bytes=model.size_bytes)
+    how = QuantizeAwareRecipe(aware=AwareRecipe(images_seen=aware, seed=recipe.seed), quantize=recipe)
+    return quantize_aware(model, how, data, to=target, progress=progress)
 
 
 def _mixed(

@@ -37,6 +37,7 @@ from edgeloop.toolchain.distil import DistilRecipe, distil
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.prune.unstructured import SparsifyRecipe, sparsify
+from edgeloop.toolchain.quantize.aware import QuantizeAwareRecipe, quantize_aware
 from edgeloop.toolchain.quantize.equalize import EqualizeRecipe, equalize
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
@@ -140,11 +141,6 @@ class _Repeater:
         for step in self._steps(variant):
             if step.kind == "compress":
                 return self._trial(step, variant, progress)
-            if step.kind == "train_aware":
-                raise Refused(
-                    f"{self._ref} was trained with rounding, and the ranges that it learned stand in no lineage yet; "
-                    "quantize the model again with --aware"
-                )
             model = self._do(step, model, variant)
         return model
 
@@ -168,8 +164,11 @@ class _Repeater:
         if step.kind == "quantize":
             recipe = msgspec.convert(step.recipe, QuantizeRecipe)
             return quantize(model, recipe, data, to=FORMATS[variant.engine])[0]
+        if step.kind == "quantize_aware":
+            both = msgspec.convert(step.recipe, QuantizeAwareRecipe)
+            return quantize_aware(model, both, data, to=FORMATS[variant.engine])[0]
         if step.kind not in _STEPS:
-            known = ", ".join((*_STEPS, "quantize", *_BEGINNINGS))
+            known = ", ".join((*_STEPS, "quantize", "quantize_aware", *_BEGINNINGS))
             raise Refused(f"{self._ref} was made by a step {step.kind!r}; known: {known}")
         kind, do = _STEPS[step.kind]
         return do(model, msgspec.convert(step.recipe, kind), data)

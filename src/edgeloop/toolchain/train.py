@@ -5,13 +5,14 @@ figures stand on, keeps the loop that those were made with.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.manifest import Modality
+from edgeloop.contracts.manifest import Modality, RecipeStep
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.augment import vary
 from edgeloop.toolchain.backend import import_keras, seed_everything
@@ -19,7 +20,9 @@ from edgeloop.toolchain.data.dataset import UNLABELLED, Dataset, Part, Prepared,
 from edgeloop.toolchain.fitting import FineTune, fine_tune, is_autoencoder, scores_of
 from edgeloop.toolchain.nets.build import NetName, build_net
 from edgeloop.toolchain.nets.digits import KerasModel
-from edgeloop.toolchain.progress import Progress
+from edgeloop.toolchain.progress import Progress, silent
+from edgeloop.toolchain.source.keras import wrap_keras
+from edgeloop.toolchain.source.model import Model
 
 
 class TrainRecipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,13 +78,19 @@ class TrainReport(msgspec.Struct, frozen=True, kw_only=True):
     new_samples: int = 0
 
 
-def train(recipe: TrainRecipe, dataset: Dataset, *, progress: Progress) -> tuple[KerasModel, TrainReport]:
-    """Train a network from scratch. Raises InvalidInput if network, shape and data do not fit, Refused if the loss
-    turns NaN.
+def train(recipe: TrainRecipe, dataset: Dataset, *, progress: Progress = silent) -> tuple[Model, TrainReport]:
+    """Train a network from scratch: a Keras model with this as its first step.
 
+    Raises InvalidInput if network, shape and data do not fit, Refused if the loss turns NaN.
     Softmax cross-entropy, or mean squared error for the autoencoder, by Adam, a fresh variation of each image or
     series an epoch. Source: Adam, Kingma and Ba 2015 (arXiv 1412.6980).
     """
+    net, report = _trained(recipe, dataset, progress)
+    step = RecipeStep(kind="train", recipe=msgspec.to_builtins(recipe))
+    return replace(wrap_keras(net, name=recipe.net.value), steps=(step,)), report
+
+
+def _trained(recipe: TrainRecipe, dataset: Dataset, progress: Progress) -> tuple[KerasModel, TrainReport]:
     taken = _input_of(recipe, dataset)
     keras = import_keras()
     seed_everything(keras, recipe.seed)

@@ -85,8 +85,8 @@ def test_autoencoder_learns_without_labels(series: Dataset) -> None:
 
 def test_images_are_brought_to_the_side_that_the_recipe_says(colours: Dataset) -> None:
     recipe = TrainRecipe(net=NetName.SLIM, width=0.25, depth=1, images_seen=64, side_px=9, grey=True)
-    net, _ = train(recipe, colours, progress=silent)
-    assert tuple(net.input.shape[1:]) == (9, 9, 1)
+    made, _ = train(recipe, colours, progress=silent)
+    assert made.only_input().shape == (1, 9, 9, 1)
     wanted = wanted_input(recipe)
     assert wanted is not None
     assert wanted.shape == (1, 9, 9, 1)

@@ -21,7 +21,7 @@ _MOST_LESSONS = 120_000
 _MOST_BYTES = 512 * 2**20
 _MOST_COPIES = 8
 _FEW_ASKED = 256
-_ENOUGH_JUDGED = 5_000
+_SOME_JUDGED, _ENOUGH_JUDGED = 500, 5_000
 _MOST_JUDGED_OF_FIT = 0.06
 
 
@@ -31,19 +31,21 @@ def prepare_setting(
     """Ask the source once for everything that trials want to know of it.
 
     Lessons: the fit part, then copies of it, each sample varied. Judged by: labelled samples of the validation and
-    field parts (there are no devices here whose data the field would be), and where these are few of the fit part,
-    which then does not teach them: a tenth of a point does not show on 2,000. Raises Refused if the source answers
-    NaN.
+    field parts (there are no devices here whose data the field would be), and where these are some but not enough of
+    the fit part, which then does not teach them: a tenth of a point does not show on 2,000. Raises Refused if the
+    source answers NaN.
     """
     dataset = data.dataset
     questions = Questions(model, data, with_features=False)
     apart = _joined(dataset.validation, dataset.field)
     few = min(max(0, _ENOUGH_JUDGED - len(apart)), int(_MOST_JUDGED_OF_FIT * len(dataset.fit)))
-    taught = dataset.fit.take(len(dataset.fit) - few)
+    taught = dataset.fit.take(len(dataset.fit) - (few if len(apart) >= _SOME_JUDGED else 0))
     lessons = _lessons(taught, dataset.modality, seed)
     asked = ask(questions, lessons.inputs, progress=progress)
     judged = labelled_part(_joined(apart, _rest(dataset.fit, len(taught))), dataset.name)
     answers = _best(ask(questions, judged.inputs, like=asked))
+    # The source may have learnt the fit part by heart: there it would look better than it is.
+    unseen = len(apart.labelled())
     return Setting(
         model_name=model.name,
         model_data=model.data,
@@ -55,7 +57,7 @@ def prepare_setting(
         teacher_scores=asked.logits,
         judged=judged,
         judged_labels_by_source=answers,
-        source_accuracy=float((answers == judged.labels).mean()),
+        source_accuracy=float((answers == judged.labels)[:unseen].mean()),
     )
 
 

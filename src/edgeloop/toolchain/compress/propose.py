@@ -50,7 +50,7 @@ _NEARLY_OVER_SHARE = 0.65
 _FILLED_AT_ONCE = 0.6
 
 _LONGER = 4
-_AT_LEAST_LONGER = 1.5
+_AT_LEAST_LONGER, _AT_LEAST_FILLED = 1.5, 1.15
 _TRAINED_AT_ONCE = 2
 _EXPECTED_GAIN = 0.6
 _SLACK_POINTS = 0.2
@@ -156,12 +156,17 @@ def _longer(
     ]
     chosen = dict[Plan, None]()
     order = list(_alternating(_promising(recipe, space, fitting, images_left)))
-    for outcome in order if fill is not None else [*_never_longer(fitting, space), *order]:
+    if fill is None:
+        order, least = [*_never_longer(fitting, space), *order], _AT_LEAST_LONGER
+    else:
+        # Workers that would idle take what is most accurate of the others.
+        order, least = [*order, *sorted(_latest(fitting), key=lambda outcome: outcome.lost_points)], _AT_LEAST_FILLED
+    for outcome in order:
         body = outcome.plan.body
         seen, left = body.images_seen, images_left(body)
         more = (_LONGER - 1) * seen if fill is None else int(fill * left)
         more = min(more, space.longest - seen, left)
-        if more >= (_AT_LEAST_LONGER - 1) * seen:
+        if more >= (least - 1) * seen:
             chosen[Plan(body=body.for_longer(seen + more), finish=space.first_finish)] = None
     return tuple(chosen)[:_TRAINED_AT_ONCE]
 

@@ -66,7 +66,8 @@ class Setting:
     model_name, model_data: the source's file. lessons: what bodies train on: samples of the fit part, then varied
     copies of all of them; own: how many are no copies. teacher_scores: (len(lessons), classes) logits of the source
     for them. judged: what trials are judged by.
-    judged_labels_by_source: (len(judged),) the source's answers. source_accuracy: on judged.
+    judged_labels_by_source: (len(judged),) the source's answers. source_accuracy: on those of judged that
+    are not of the fit part.
     """
 
     model_name: str

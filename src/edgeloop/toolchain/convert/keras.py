@@ -38,6 +38,8 @@ def export_keras(model: Model, form: Format) -> bytes:
         # Exporters warn about their own insides; what counts is checked on the result.
         warnings.simplefilter("ignore")
         path = Path(folder) / f"model.{suffix}"
+        if form is Format.ONNX:
+            count_names_anew()
         try:
             model.native.export(str(path), format=called, verbose=False, **options)
         except converter_error() as error:
@@ -88,6 +90,14 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def count_names_anew() -> None:
+    """tf2onnx numbers its names through the life of a process; the same model is to give the same file each time."""
+    # Importing the converter takes a name, too.
+    from tf2onnx import tfonnx, utils  # noqa: F401
+
+    utils.INTERNAL_NAME = 1
 
 
 def converter_error() -> type[Exception]:

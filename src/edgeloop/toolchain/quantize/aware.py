@@ -20,10 +20,11 @@ from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.fitting import FineTune, fine_tune
-from edgeloop.toolchain.progress import Progress, silent
+from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.equalize import equalize_net, fold_batchnorm
 from edgeloop.toolchain.quantize.formulas import MOMENTUM, SMALLEST_RANGE, integer_range
-from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe, Symmetry
+from edgeloop.toolchain.quantize.quantize import quantize
+from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe, QuantizeReport, Symmetry
 from edgeloop.toolchain.quantize.topology import Topology, activation_name
 from edgeloop.toolchain.source.keras import wrap_keras
 from edgeloop.toolchain.source.model import Format, Model
@@ -71,6 +72,13 @@ class AwareRecipe(msgspec.Struct, frozen=True, kw_only=True):
     teacher_weight: float = 0.5
 
 
+class QuantizeAwareRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """Training with the rounding of `quantize`, then that."""
+
+    aware: AwareRecipe = AwareRecipe()
+    quantize: QuantizeRecipe = QuantizeRecipe()
+
+
 def train_aware(
     model: Model,
     aware: AwareRecipe,
@@ -107,6 +115,23 @@ def train_aware(
         layer.set_weights((made.inner if hasattr(made, "inner") else made).get_weights())
     ranges = {name: watcher.ends() for name, watcher in watchers.items()}
     return wrap_keras(net, name=model.name).after("train_aware", aware, before=model), ranges
+
+
+def quantize_aware(
+    model: Model, recipe: QuantizeAwareRecipe, data: Prepared, *, to: Format | None = None, progress: Progress = silent
+) -> tuple[Model, QuantizeReport]:
+    """A Keras model fine-tuned with rounding, then quantized with the ranges that it learned: one step.
+
+    to: as quantize takes it; engines other than LiteRT calibrate ranges of their own. The report is of the quantized
+    model against the fine-tuned one. Raises as train_aware and quantize do.
+    """
+    taught, learned = train_aware(model, recipe.aware, recipe.quantize, data, progress=within(progress, 0.0, 0.7))
+    # Training equalised it already.
+    rest = msgspec.structs.replace(recipe.quantize, equalize=False)
+    ranges = learned if to in (None, Format.LITERT) else None
+    made, report = quantize(taught, rest, data, to=to, ranges=ranges, progress=within(progress, 0.7, 1.0))
+    made = made.after("quantize_aware", recipe, before=model)
+    return made, msgspec.structs.replace(report, size_before_bytes=model.size_bytes)
 
 
 def rounding_net(net: Any, recipe: QuantizeRecipe) -> tuple[Any, dict[str, Any]]:

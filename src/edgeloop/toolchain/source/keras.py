@@ -54,7 +54,8 @@ def wrap_keras(model: Any, *, name: str, data: bytes | None = None) -> Model:
     structure = None if isinstance(model, keras.Sequential) else model.output
     outputs = _named_outputs(model, structure)
     inputs = tuple(_spec(tensor.name, tensor, name) for tensor in model.inputs)
-    named = keras.Model(model.inputs[0] if len(model.inputs) == 1 else model.inputs, outputs)
+    # A name of its own: one by Keras' counters would stand in exported files, which are to be the same each time.
+    named = keras.Model(model.inputs[0] if len(model.inputs) == 1 else model.inputs, outputs, name="model")
     # An exporter needs a model that was called once.
     zeros = [np.zeros(spec.shape, spec.dtype) for spec in inputs]
     named(zeros[0] if len(zeros) == 1 else zeros)

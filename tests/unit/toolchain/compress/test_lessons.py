@@ -33,7 +33,7 @@ def _model(answer: Answer = _first_columns, shape: tuple[int, ...] = (1, 5)) -> 
     )
 
 
-def _dataset(*, unlabelled_share: float = 0.0, named: bool = True) -> Dataset:
+def _dataset(*, unlabelled_share: float = 0.0, named: bool = True, validation: int = 80) -> Dataset:
     rng = np.random.default_rng(0)
 
     def part(count: int) -> Part:
@@ -43,7 +43,7 @@ def _dataset(*, unlabelled_share: float = 0.0, named: bool = True) -> Dataset:
         return Part(inputs, labels if named else np.full(count, UNLABELLED))
 
     names = ("a", "b", "c") if named else ()
-    return Dataset("rows", names, part(400), part(80), part(120), part(0), "f" * 64, modality=Modality.TENSOR)
+    return Dataset("rows", names, part(400), part(validation), part(120), part(0), "f" * 64, modality=Modality.TENSOR)
 
 
 def _prepared(dataset: Dataset, model: Model) -> Prepared:
@@ -80,14 +80,27 @@ def test_lessons_are_the_fit_part_and_varied_copies_with_the_sources_answers() -
     np.testing.assert_array_equal(setting.teacher_scores, _first_columns(setting.lessons.inputs))
 
 
-def test_what_judges_does_not_teach() -> None:
-    dataset = _dataset()
+def test_a_few_hundred_that_judge_are_joined_by_some_that_do_not_teach() -> None:
+    dataset = _dataset(validation=600)
     setting = prepare_setting(_model(), _prepared(dataset, _model()), seed=0, progress=silent)
     few = len(dataset.fit) - setting.own
     assert 0 < few < 0.1 * len(dataset.fit)
     assert len(setting.judged) == len(dataset.validation) + len(dataset.field) + few
     taught = {row.tobytes() for row in setting.lessons.inputs[: setting.own]}
     assert not taught & {row.tobytes() for row in setting.judged.inputs}
+
+
+def test_how_right_the_source_is_shows_on_what_it_cannot_have_learnt_by_heart() -> None:
+    dataset = _dataset(validation=600)
+    known = {row.tobytes() for row in dataset.fit.inputs}
+
+    def by_heart(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Right on the fit part, wrong elsewhere."""
+        right = _first_columns(x)
+        return np.where([[row.tobytes() in known] for row in x], right, -right).astype(np.float32)
+
+    model = _model(by_heart)
+    assert prepare_setting(model, _prepared(dataset, model), seed=0, progress=silent).source_accuracy == 0.0
 
 
 def test_probabilities_become_logits_and_labels_stay_the_same() -> None:
