@@ -87,12 +87,15 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a trained network. aware_images: images of quantization-aware training, 0 for none."""
+    """What becomes of a trained network. aware_images: images of quantization-aware training, 0 for none. equalize,
+    correct_bias: as in QuantizeRecipe."""
 
     engine: EngineName = EngineName.LITERT
     precision: Precision = Precision.INT8
     calibration: Calibration = Calibration.MIN_MAX
     aware_images: int = 0
+    equalize: bool = False
+    correct_bias: bool = False
 
     @property
     def is_integer(self) -> bool:
@@ -119,8 +122,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         }[body.kind]
         if body.kind is not BodyKind.SOURCE and body.taught is Taught.LABELS:
             what += ", by labels"
-        aware = ", quantization-aware" if self.finish.aware_images else ""
-        return f"{what}; {self.finish.engine} {self.finish.precision}{aware}"
+        finish = self.finish
+        cures = {
+            f", {finish.calibration} calibration": finish.calibration is not Calibration.MIN_MAX,
+            ", quantization-aware": finish.aware_images > 0,
+            ", equalised": finish.equalize,
+            ", bias corrected": finish.correct_bias,
+        }
+        return f"{what}; {finish.engine} {finish.precision}" + "".join(cure for cure, is_so in cures.items() if is_so)
 
 
 class CompressRecipe(msgspec.Struct, frozen=True, kw_only=True):

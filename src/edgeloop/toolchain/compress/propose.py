@@ -111,11 +111,14 @@ def _finishing(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome]
 
 
 def _cures(plan: Plan, space: Space) -> list[Plan]:
-    """Other calibration, training that knows of the quantization, and finishes that lose less."""
+    """Other calibration, training that knows of the quantization, what evens out scales and means, and finishes that
+    lose less."""
     finish = plan.finish
     cured = (
         msgspec.structs.replace(finish, calibration=Calibration.MSE),
         msgspec.structs.replace(finish, aware_images=space.images_seen),
+        msgspec.structs.replace(finish, correct_bias=True),
+        msgspec.structs.replace(finish, equalize=True),
     )
     others = [one for one in space.siblings(plan.body) if one.finish.engine is finish.engine]
     return [*(Plan(body=plan.body, finish=one) for one in cured if finish.is_integer), *others]

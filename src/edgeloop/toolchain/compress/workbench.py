@@ -224,6 +224,8 @@ class Workbench:
             # LiteRT has 16-bit activations with zero in the middle only.
             activations=Symmetry.SYMMETRIC if finish.precision is Precision.INT16 else Symmetry.ASYMMETRIC,
             calibration=finish.calibration,
+            equalize=finish.equalize,
+            correct_bias=finish.correct_bias,
             seed=plan.body.seed,
         )
         ranges: Mapping[str, tuple[float, float]] | None = None

@@ -97,6 +97,7 @@ def test_a_body_that_loses_to_quantization_is_offered_cures() -> None:
     finishes_tried = {o.plan.finish for o in _search(recipe, space_of(recipe), judge=judge, trials=50)}
     assert Finish(calibration=Calibration.MSE) in finishes_tried
     assert Finish(aware_images=SHORT) in finishes_tried
+    assert {Finish(correct_bias=True), Finish(equalize=True)} <= finishes_tried
 
 
 def test_a_body_that_loses_nothing_to_quantization_gets_no_cures() -> None:
