@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan
 from edgeloop.toolchain.compress.space import BITS, Space, Weight, finishes
@@ -70,7 +71,7 @@ class LandscapeCrew:
             if self._left is not None:
                 self._left -= 1
             self.asked.append(task)
-            body = None if task.plan.body.kind is BodyKind.SOURCE else task.plan.body.key.encode()
+            body = None if task.plan.body.kind is BodyKind.SOURCE else to_json(task.plan.body)
             yield index, Tried(judge(task.plan), body, b"variant of " + task.plan.title.encode())
 
     def close(self) -> None:

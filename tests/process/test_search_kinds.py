@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import edgeloop
-from edgeloop.steps import TrainRecipe, open_dataset, save_model, train
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.steps import NetName, TrainRecipe, open_dataset, save_model, train
 from small_onnx import convnet
 
 pytestmark = pytest.mark.timeout(300)

@@ -23,10 +23,10 @@ from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import Progress, within
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
-from edgeloop.toolchain.source.keras import load_keras, plain_keras
+from edgeloop.toolchain.source.keras import load_keras
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.targets import Target
-from edgeloop.toolchain.train import RetrainRecipe, TrainRecipe, TrainReport, retrain, train
+from edgeloop.toolchain.train import RetrainRecipe, TrainRecipe, TrainReport, retrain, train_net
 from edgeloop.transport.cloud_api import CloudApi
 
 MODEL = "model.keras"
@@ -48,8 +48,7 @@ def do_job(job: JobView, api: CloudApi, *, progress: Progress) -> Made:
         if job.kind == "train":
             recipe = msgspec.convert(job.recipe, TrainRecipe)
             dataset = open_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
-            made, report = train(recipe, dataset, progress=within(progress, 0.05, 0.5))
-            model = plain_keras(made)
+            model, report = train_net(recipe, dataset, progress=within(progress, 0.05, 0.5))
         else:
             model, report, dataset = _retrain(job, api, folder, progress)
         return _finish(job, dataset, model, report, folder, progress)

@@ -85,12 +85,13 @@ def train(recipe: TrainRecipe, dataset: Dataset, *, progress: Progress = silent)
     Softmax cross-entropy, or mean squared error for the autoencoder, by Adam, a fresh variation of each image or
     series an epoch. Source: Adam, Kingma and Ba 2015 (arXiv 1412.6980).
     """
-    net, report = _trained(recipe, dataset, progress)
+    net, report = train_net(recipe, dataset, progress=progress)
     step = RecipeStep(kind="train", recipe=msgspec.to_builtins(recipe))
     return replace(wrap_keras(net, name=recipe.net.value), steps=(step,)), report
 
 
-def _trained(recipe: TrainRecipe, dataset: Dataset, progress: Progress) -> tuple[KerasModel, TrainReport]:
+def train_net(recipe: TrainRecipe, dataset: Dataset, *, progress: Progress = silent) -> tuple[KerasModel, TrainReport]:
+    """As train does, the bare keras.Model."""
     taken = _input_of(recipe, dataset)
     keras = import_keras()
     seed_everything(keras, recipe.seed)

@@ -18,6 +18,7 @@ from edgeloop.contracts.codec import from_json, to_pretty_json
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.arithmetic.count import precision_of
+from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.compress.crew import Crew, LocalCrew
 from edgeloop.toolchain.compress.finals import Finals, Naming
 from edgeloop.toolchain.compress.lessons import class_count, labelled_by, prepare_setting
@@ -196,7 +197,8 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
 def _weight(net: Any) -> Weight:
     """Of a keras.Model; batch normalization is folded into the layer before it."""
     layers = [layer for layer in net.layers if layer.weights and type(layer).__name__ != "BatchNormalization"]
-    channels = sum(int(layer.output.shape[-1]) for layer in layers)
+    # A layer may put out several tensors.
+    channels = sum(int(one.shape[-1]) for layer in layers for one in import_keras().tree.flatten(layer.output))
     return Weight(sum(int(layer.count_params()) for layer in layers), len(layers), channels)
 
 

@@ -37,15 +37,13 @@ def prepare_setting(
     """
     dataset = data.dataset
     questions = Questions(model, data, with_features=False)
-    apart = _joined(dataset.validation, dataset.field)
+    apart = labelled_part(_joined(dataset.validation, dataset.field), dataset.name)
     few = min(max(0, _ENOUGH_JUDGED - len(apart)), int(_MOST_JUDGED_OF_FIT * len(dataset.fit)))
     taught = dataset.fit.take(len(dataset.fit) - (few if len(apart) >= _SOME_JUDGED else 0))
     lessons = _lessons(taught, dataset.modality, seed)
     asked = ask(questions, lessons.inputs, progress=progress)
-    judged = labelled_part(_joined(apart, _rest(dataset.fit, len(taught))), dataset.name)
+    judged = _joined(apart, _rest(dataset.fit, len(taught)).labelled())
     answers = _best(ask(questions, judged.inputs, like=asked))
-    # The source may have learnt the fit part by heart: there it would look better than it is.
-    unseen = len(apart.labelled())
     return Setting(
         model_name=model.name,
         model_data=model.data,
@@ -53,11 +51,12 @@ def prepare_setting(
         dataset=dataset,
         input_range=data.spec.value_range,
         lessons=lessons,
-        own=len(taught),
+        originals=len(taught),
         teacher_scores=asked.logits,
         judged=judged,
+        unseen=len(apart),
         judged_labels_by_source=answers,
-        source_accuracy=float((answers == judged.labels)[:unseen].mean()),
+        source_accuracy=float((answers == judged.labels)[: len(apart)].mean()),
     )
 
 

@@ -8,8 +8,6 @@ from enum import StrEnum
 
 import msgspec
 
-from edgeloop.bundle.archive import digest
-from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.nets.build import NetName
@@ -34,7 +32,7 @@ class Taught(StrEnum):
     LABELS = "labels"  # the labels alone, each sample varied anew whenever it is shown
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True):
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A network and its training; fields of other kinds stay at their defaults.
 
     keep: share of `of` left by pruning: multiply-adds or parameters. by: how channels are ranked. net: a student's
@@ -62,11 +60,6 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
         """Training images shown in all."""
         return sum(self.stages)
 
-    @property
-    def key(self) -> str:
-        """The same for the same body: under which its trained network is kept."""
-        return digest(to_json(self))
-
     def like(self, other: "Body") -> bool:
         """Whether both are the same network, however long each was trained."""
         return self.untrained == other.untrained
@@ -86,7 +79,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, stages=(*self.stages, images_seen - self.images_seen))
 
 
-class Finish(msgspec.Struct, frozen=True, kw_only=True):
+class Finish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What becomes of a trained network. aware_images: images of quantization-aware training, 0 for none. equalize,
     correct_bias: as in QuantizeRecipe."""
 
@@ -103,7 +96,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
         return self.precision in (Precision.INT8, Precision.INT4, Precision.INT16)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One trial."""
 
     body: Body

@@ -19,6 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan, Taught
 from edgeloop.toolchain.compress.space import (
     DEPTHS,
@@ -66,11 +67,13 @@ def propose(
     *,
     share_done: float,
     images_left: Callable[[Body], int],
+    workers: int,
 ) -> tuple[Plan, ...]:
     """The next generation, none of which was tried before; empty when there is nothing left to try.
 
     outcomes: of all earlier generations, in order. share_done: of the budget, 0..1. images_left: how many images
-    a body can be shown in the time left, besides those that it has seen.
+    a body can be shown in the time left, besides those that it has seen. workers: how many try plans at once; read only
+    where time ends the search, and not a number of trials.
     """
     tried = {outcome.plan for outcome in outcomes}
     first = [plan for plan in space.first_plans(recipe.bounds) if plan not in tried]
@@ -79,13 +82,19 @@ def propose(
     finishing = _finishing(recipe, space, outcomes, tried)
     if finishing:
         return tuple(finishing[:GENERATION])
-    if share_done < EXPLORE_SHARE:
+    by_time = recipe.trials is None
+    if share_done < (EXPLORE_SHARE if by_time else FILL_SHARE):
         found = _explored(recipe, space, outcomes, tried)
         if found:
             return found
     # Where trials are counted, and not time, there is no rest of the time to fill.
-    fill = None if recipe.trials is not None or share_done < FILL_SHARE else _filled(share_done)
-    return _longer(recipe, space, outcomes, images_left, fill) or _explored(recipe, space, outcomes, tried)
+    longer = (
+        _filled(recipe, space, outcomes, images_left, share=_fill_share(share_done), workers=workers)
+        if by_time and share_done >= FILL_SHARE
+        else _longer(recipe, space, outcomes, images_left)
+    )
+    untried = tuple(plan for plan in longer if plan not in tried)
+    return untried or _explored(recipe, space, outcomes, tried)
 
 
 def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
@@ -114,64 +123,78 @@ def _cures(plan: Plan, space: Space) -> list[Plan]:
     """Other calibration, training that knows of the quantization, what evens out scales and means, and finishes that
     lose less."""
     finish = plan.finish
-    cured = (
+    cured = [
         msgspec.structs.replace(finish, calibration=Calibration.MSE),
         msgspec.structs.replace(finish, aware_images=space.images_seen),
-        msgspec.structs.replace(finish, correct_bias=True),
         msgspec.structs.replace(finish, equalize=True),
-    )
+    ]
+    if finish.engine is not EngineName.ONNXRUNTIME and finish.precision is Precision.INT8:
+        cured.append(msgspec.structs.replace(finish, correct_bias=True))
     others = [one for one in space.siblings(plan.body) if one.finish.engine is finish.engine]
     return [*(Plan(body=plan.body, finish=one) for one in cured if finish.is_integer), *others]
 
 
 def _latest(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those of trained bodies, each body as it was after the last of its stages."""
-    mine = [o for o in outcomes if not o.failure and o.plan.body.kind is not BodyKind.SOURCE]
+    """Those of trained bodies, each body as it was after the last of its stages; none of which that stage failed."""
+    mine = [o for o in outcomes if o.plan.body.kind is not BodyKind.SOURCE]
     stages: dict[Body, int] = {}
     for outcome in mine:
         body = outcome.plan.body
         stages[body.untrained] = max(len(body.stages), stages.get(body.untrained, 0))
-    return [o for o in mine if len(o.plan.body.stages) == stages[o.plan.body.untrained]]
+    return [o for o in mine if not o.failure and len(o.plan.body.stages) == stages[o.plan.body.untrained]]
 
 
-def _filled(share_done: float) -> float:
+def _fill_share(share_done: float) -> float:
     """The share of the time left that the next stage takes: not all of it at once, since a stage that does not come
     to its end is lost."""
     return 1.0 if share_done >= _NEARLY_OVER_SHARE else _FILLED_AT_ONCE
 
 
 def _longer(
+    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], images_left: Callable[[Body], int]
+) -> list[Plan]:
+    """The most promising bodies, to be trained on to four times the images."""
+    fitting = _fitting(recipe, space, outcomes)
+    order = [*_never_longer(fitting, space), *_alternating(_promising(recipe, space, outcomes, images_left))]
+    chosen = dict[Plan, None]()
+    for outcome in order:
+        body = outcome.plan.body
+        seen = body.images_seen
+        more = min((_LONGER - 1) * seen, space.longest - seen, images_left(body))
+        if more >= (_AT_LEAST_LONGER - 1) * seen:
+            chosen[Plan(body=body.for_longer(seen + more), finish=space.first_finish)] = None
+    return list(chosen)[:_TRAINED_AT_ONCE]
+
+
+def _filled(
     recipe: CompressRecipe,
     space: Space,
     outcomes: Sequence[Outcome],
     images_left: Callable[[Body], int],
-    fill: float | None,
-) -> tuple[Plan, ...]:
-    """The most promising bodies, to be trained on. fill: for how much of the time left; else to four times the
-    images."""
-    fitting = [
-        o
-        for o in outcomes
-        if not o.failure
-        and o.plan.body.kind is not BodyKind.SOURCE
-        and violations(o, recipe.bounds)[1] <= 0
-        and o.plan.finish == space.first_finish
-    ]
+    *,
+    share: float,
+    workers: int,
+) -> list[Plan]:
+    """A body for each worker, the most promising ones first, to be trained on for this share of the time left."""
+    # Workers that would idle take what is most accurate of the others.
+    others = sorted(_fitting(recipe, space, outcomes), key=lambda outcome: outcome.lost_points)
     chosen = dict[Plan, None]()
-    order = list(_alternating(_promising(recipe, space, fitting, images_left)))
-    if fill is None:
-        order, least = [*_never_longer(fitting, space), *order], _AT_LEAST_LONGER
-    else:
-        # Workers that would idle take what is most accurate of the others.
-        order, least = [*order, *sorted(_latest(fitting), key=lambda outcome: outcome.lost_points)], _AT_LEAST_FILLED
-    for outcome in order:
+    for outcome in [*_alternating(_promising(recipe, space, outcomes, images_left)), *others]:
         body = outcome.plan.body
-        seen, left = body.images_seen, images_left(body)
-        more = (_LONGER - 1) * seen if fill is None else int(fill * left)
-        more = min(more, space.longest - seen, left)
-        if more >= (least - 1) * seen:
+        seen = body.images_seen
+        more = min(int(share * images_left(body)), space.longest - seen)
+        if more >= (_AT_LEAST_FILLED - 1) * seen:
             chosen[Plan(body=body.for_longer(seen + more), finish=space.first_finish)] = None
-    return tuple(chosen)[:_TRAINED_AT_ONCE]
+    return list(chosen)[: min(workers, GENERATION)]
+
+
+def _fitting(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The latest of each body, as far as its file is small enough."""
+    return [
+        outcome
+        for outcome in _latest(outcomes)
+        if violations(outcome, recipe.bounds)[1] <= 0 and outcome.plan.finish == space.first_finish
+    ]
 
 
 def _never_longer(fitting: Sequence[Outcome], space: Space) -> list[Outcome]:
@@ -192,16 +215,17 @@ def _never_longer(fitting: Sequence[Outcome], space: Space) -> list[Outcome]:
 
 
 def _promising(
-    recipe: CompressRecipe, space: Space, fitting: Sequence[Outcome], images_left: Callable[[Body], int]
+    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], images_left: Callable[[Body], int]
 ) -> list[Outcome]:
     """Those that may come within the bound on accuracy, or as near to the source as any; the lightest first."""
-    if not fitting:
+    latest = _fitting(recipe, space, outcomes)
+    if not latest:
         return []
+    judged = [o for o in outcomes if not o.failure and o.plan.finish == space.first_finish]
     hoped = {}
-    latest = _latest(fitting)
     for outcome in latest:
         body = outcome.plan.body
-        gain = _gain([o for o in fitting if (o.plan.body.kind, o.plan.body.net) == (body.kind, body.net)])
+        gain = _gain([o for o in judged if (o.plan.body.kind, o.plan.body.net) == (body.kind, body.net)])
         most = min(space.longest, body.images_seen + images_left(body))
         # Twice at most: hope is not stretched further.
         rungs = min(2.0, math.log(max(1.0, most / body.images_seen), _LONGER))
@@ -244,7 +268,7 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
     kinds = [BodyKind.STUDENT, *([BodyKind.PRUNED] if space.can_prune else [])]
     sampled = (_tpe(recipe, len(outcomes)), optuna.samplers.RandomSampler(seed=_seed(recipe, len(outcomes))))
     told = [o for o in outcomes if o.plan.body.kind in kinds and not o.failure]
-    # While none is accurate enough for its size, those of half the size are not it.
+    # While none is accurate enough for its size, those of half the size are not it, if there are larger ones.
     is_reached = any(max(violations(o, recipe.bounds)) <= 0 for o in told)
     bodies = {plan.body.untrained for plan in tried}
     found: list[Plan] = []
@@ -257,7 +281,7 @@ def _explored(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome],
         trial = study.ask()
         body = _suggested(trial, kinds, recipe, space)
         plan = Plan(body=body, finish=space.first_finish)
-        is_hopeless = not is_reached and space.is_far_below(plan, recipe.bounds)
+        is_hopeless = ask < _ASKS // 2 and not is_reached and space.is_far_below(plan, recipe.bounds)
         if body.untrained in bodies or is_hopeless or not space.can_fit(plan, recipe.bounds):
             study.tell(trial, state=TrialState.FAIL)
             continue

@@ -20,7 +20,7 @@ from edgeloop.toolchain.progress import Progress
 
 _FINAL_SHARE, _LEAST_FINAL_S, _MOST_FINAL_S = 0.15, 15.0, 90.0
 _SAFE = 0.85  # machines have slower minutes, and a stage that is not done in time is lost
-_LEAST_TRAINING = 0.2
+_LEAST_TRAINING_SHARE = 0.2
 
 
 @dataclass
@@ -81,7 +81,7 @@ class SearchRun:
         index = 0
         while not self.is_over():
             if index == len(generations):
-                generation = self._next(generations)
+                generation = self._next(generations, crew.size)
                 if generation is None:
                     return
                 self._records.write_generation(index, generation)
@@ -94,12 +94,12 @@ class SearchRun:
         most = self._recipe.trials
         return self._clock.left_s <= 0 or (most is not None and len(self._trials) >= most)
 
-    def _next(self, generations: Sequence[Generation]) -> Generation | None:
+    def _next(self, generations: Sequence[Generation], workers: int) -> Generation | None:
         recipe, outcomes = self._recipe, self.outcomes
         share = self._clock.spent_s / self._clock.search_s
         if recipe.trials is not None:
             share = len(outcomes) / recipe.trials
-        plans = propose(recipe, self._space, outcomes, share_done=share, images_left=self._images_left)
+        plans = propose(recipe, self._space, outcomes, share_done=share, images_left=self._images_left, workers=workers)
         first = sum(len(generation.plans) for generation in generations)
         return Generation(first=first, plans=plans) if plans else None
 
@@ -114,7 +114,7 @@ class SearchRun:
         paces: dict[Body, float] = {}
         for one in made:
             if one.plan.body.stages:
-                pace = max(one.seconds - besides_s, _LEAST_TRAINING * one.seconds) / one.plan.body.stages[-1]
+                pace = max(one.seconds - besides_s, _LEAST_TRAINING_SHARE * one.seconds) / one.plan.body.stages[-1]
                 # A body's later finishes did not train it again; the slowest of its trials did.
                 paces[one.plan.body] = max(pace, paces.get(one.plan.body, 0.0))
         own = [like for like in paces if like.like(body)]

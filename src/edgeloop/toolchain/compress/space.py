@@ -100,7 +100,8 @@ class Space:
         return self.finishes[0]
 
     def first_plans(self, bounds: Bounds) -> tuple[Plan, ...]:
-        """The source as it is in every finish; then students and cuts from large to small, as far as they fit."""
+        """The source as it is in every finish; then students and cuts: under a bound on size the largest that fit,
+        taught in both ways, else from large to small."""
         plain = [Plan(body=Body(kind=BodyKind.SOURCE, seed=self.seed), finish=finish) for finish in self.as_it_is]
         cuts = self._cuts(bounds) if self.can_prune else []
         trained = [Plan(body=body, finish=self.first_finish) for body in (*self._ladder(bounds), *cuts)]
@@ -115,7 +116,7 @@ class Space:
             net=net,
             width=width,
             depth=depth,
-            growth=growth,
+            growth=growth if net in (NetName.PLAIN, NetName.SLIM) else Body(kind=BodyKind.STUDENT).growth,
             side_share=side_share,
             taught=taught,
             stages=(self.images_seen,),
@@ -135,7 +136,7 @@ class Space:
         )
 
     def predicted_bytes(self, plan: Plan) -> int | None:
-        """The least that the plan's file can weigh: its weights alone; None where only surgery could tell."""
+        """The least that the plan's file can weigh; None where only surgery could tell."""
         body = plan.body
         if body.kind is BodyKind.STUDENT:
             return self.weight_of(body).bytes_at(plan.finish)
@@ -145,14 +146,16 @@ class Space:
 
     def can_fit(self, plan: Plan, bounds: Bounds) -> bool:
         """False if the plan's file is too large whatever its training brings."""
-        bounds_bytes = [size for size in (bounds.max_size_bytes, self.device_bytes) if size is not None]
-        most, least = min(bounds_bytes, default=None), self.predicted_bytes(plan)
+        most, least = self._most_bytes(bounds), self.predicted_bytes(plan)
         return most is None or least is None or least <= most
 
     def is_far_below(self, plan: Plan, bounds: Bounds) -> bool:
         """Whether the plan's file would take less than half of the bytes that it may have."""
-        least = self.predicted_bytes(plan)
-        return bounds.max_size_bytes is not None and least is not None and least < _FAR_BELOW * bounds.max_size_bytes
+        most, least = self._most_bytes(bounds), self.predicted_bytes(plan)
+        return most is not None and least is not None and least < _FAR_BELOW * most
+
+    def _most_bytes(self, bounds: Bounds) -> int | None:
+        return min((size for size in (bounds.max_size_bytes, self.device_bytes) if size is not None), default=None)
 
     def siblings(self, body: Body) -> Iterator[Plan]:
         """The other finishes of a body that is trained already: cheap to try."""

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.arithmetic.count import multiply_adds
@@ -64,10 +64,10 @@ class Setting:
     """Everything that trials share. Plain data, so that it travels to other processes and machines.
 
     model_name, model_data: the source's file. lessons: what bodies train on: samples of the fit part, then varied
-    copies of all of them; own: how many are no copies. teacher_scores: (len(lessons), classes) logits of the source
-    for them. judged: what trials are judged by.
-    judged_labels_by_source: (len(judged),) the source's answers. source_accuracy: on those of judged that
-    are not of the fit part.
+    copies of all of them; originals: how many are no copies. teacher_scores: (len(lessons), classes) logits of the
+    source for them. judged: what trials are judged by; unseen: how many of these, at its beginning, are not of the fit
+    part, which the source may have learnt by heart. judged_labels_by_source: (len(judged),) the source's answers.
+    source_accuracy: on the unseen.
     """
 
     model_name: str
@@ -76,9 +76,10 @@ class Setting:
     dataset: Dataset
     input_range: tuple[float, float]
     lessons: Part
-    own: int
+    originals: int
     teacher_scores: NDArray[np.float32]
     judged: Part
+    unseen: int
     judged_labels_by_source: NDArray[np.int64]
     source_accuracy: float
 
@@ -120,7 +121,7 @@ class Workbench:
         seconds = round(time.monotonic() - started, 2)
         return replace(tried, outcome=_took(tried.outcome, seconds))
 
-    def candidate(self, task: Task) -> tuple[Model, Model, Prepared]:
+    def _candidate(self, task: Task) -> tuple[Model, Model, Prepared]:
         """The plan's body, its finished variant, and the data as both take it."""
         plan = task.plan
         # Layers are named by counters that run on; names stand in files, and a plan decides its file's bytes.
@@ -133,7 +134,7 @@ class Workbench:
 
     def _try(self, task: Task) -> Tried:
         plan = task.plan
-        body, variant, data = self.candidate(task)
+        body, variant, data = self._candidate(task)
         setting = self._setting
         tensors = data.tensors(setting.judged.inputs)
         answers = variant.scores(tensors).argmax(axis=1)
@@ -145,8 +146,8 @@ class Workbench:
         bits = BITS.get(plan.finish.precision, (8, 8))
         outcome = Outcome(
             plan=plan,
-            lost_points=self._lost(answers),
-            body_lost_points=self._lost(by_body),
+            lost_points=self._lost(plan.body, answers),
+            body_lost_points=self._lost(plan.body, by_body),
             accuracy=accuracy,
             agreement=float((answers == setting.judged_labels_by_source).mean()),
             size_bytes=variant.size_bytes,
@@ -156,9 +157,13 @@ class Workbench:
         kept = None if plan.body.kind is BodyKind.SOURCE else keras_bytes(plain_keras(body))
         return Tried(outcome, kept, variant.data)
 
-    def _lost(self, answers: NDArray[np.int64]) -> float:
-        accuracy = float((answers == self._setting.judged.labels).mean())
-        return round(100 * (self._setting.source_accuracy - accuracy), 4)
+    def _lost(self, body: Body, answers: NDArray[np.int64]) -> float:
+        """Points of accuracy against the source: of a student on all that judges, which it never saw; of what has the
+        source's own weights on what the source never saw."""
+        right = answers == self._setting.judged.labels
+        if body.kind is not BodyKind.STUDENT:
+            right = right[: self._setting.unseen]
+        return round(100 * (self._setting.source_accuracy - float(right.mean())), 4)
 
     def _body(self, task: Task) -> Model:
         """The network, trained in as many stages as are not done yet."""
@@ -176,13 +181,14 @@ class Workbench:
             net = self._begun(body, lessons) if kept is None else plain_keras(open_bytes(_BODY, kept))
             self._train(net, body, stage, lessons)
             kept = keras_bytes(net)
-        assert kept is not None
+        if kept is None:
+            raise InvalidInput(f"the plan {task.plan.title!r} has no stage to train the network in")
         return replace(open_bytes(_BODY, kept), name=name)
 
     def _lessons(self, body: Body) -> Prepared:
         setting = self._setting
         prepared = data_for(body, self._source, setting.dataset, value_range=setting.input_range)
-        shown = setting.lessons if body.taught is Taught.SOURCE else setting.lessons.take(setting.own)
+        shown = setting.lessons if body.taught is Taught.SOURCE else setting.lessons.take(setting.originals).labelled()
         return replace(prepared, dataset=replace(prepared.dataset, fit=shown))
 
     def _begun(self, body: Body, lessons: Prepared) -> Any:
@@ -230,9 +236,11 @@ class Workbench:
         )
         ranges: Mapping[str, tuple[float, float]] | None = None
         if finish.aware_images:
-            lessons = replace(data, dataset=replace(data.dataset, fit=self._setting.lessons))
+            by_source = plan.body.taught is Taught.SOURCE
+            lessons = replace(data, dataset=replace(data.dataset, fit=self._lessons(plan.body).dataset.fit))
             aware = AwareRecipe(images_seen=finish.aware_images, seed=plan.body.seed)
-            body, learned = train_aware(body, aware, recipe, lessons, teacher_scores=self._setting.teacher_scores)
+            scores = self._setting.teacher_scores if by_source else None
+            body, learned = train_aware(body, aware, recipe, lessons, teacher_scores=scores)
             # The other engines calibrate ranges of their own.
             ranges = learned if finish.engine is EngineName.LITERT else None
         return quantize(body, recipe, data, to=FORMATS[finish.engine], ranges=ranges)[0]

@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 from edgeloop.contracts.errors import Refused
-from edgeloop.toolchain.convert.keras import converter_error, operator_in, quietly
+from edgeloop.toolchain.convert.keras import converter_error, count_names_anew, operator_in, quietly
 from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.source.savedmodel import SIGNATURE
 
@@ -39,6 +39,7 @@ def savedmodel_to_onnx(model: Model) -> bytes:
     with warnings.catch_warnings(), quietly():
         warnings.simplefilter("ignore")
         patch_tf2onnx()
+        count_names_anew()
         proto, _ = tf2onnx.convert.from_function(function, _specs(model), opset=18)
     return bytes(proto.SerializeToString())
 

@@ -122,8 +122,9 @@ def quantize_aware(
 ) -> tuple[Model, QuantizeReport]:
     """A Keras model fine-tuned with rounding, then quantized with the ranges that it learned: one step.
 
-    to: as quantize takes it; engines other than LiteRT calibrate ranges of their own. The report is of the quantized
-    model against the fine-tuned one. Raises as train_aware and quantize do.
+    to: as quantize takes it; engines other than LiteRT calibrate ranges of their own. The report
+    holds the quantized model against the fine-tuned one, and its size against what came. Raises as train_aware and
+    quantize do.
     """
     taught, learned = train_aware(model, recipe.aware, recipe.quantize, data, progress=within(progress, 0.0, 0.7))
     # Training equalised it already.

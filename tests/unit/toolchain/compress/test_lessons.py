@@ -73,7 +73,7 @@ def test_a_source_that_errs_on_half_is_told_so() -> None:
 def test_lessons_are_the_fit_part_and_varied_copies_with_the_sources_answers() -> None:
     model, dataset = _model(), _dataset()
     setting = prepare_setting(model, _prepared(dataset, model), seed=0, progress=silent)
-    own = setting.own
+    own = setting.originals
     assert len(setting.lessons) == 8 * own
     assert (setting.lessons.inputs[:own] == dataset.fit.inputs[:own]).all()
     assert (setting.lessons.labels.reshape(8, own) == dataset.fit.labels[:own]).all()
@@ -83,10 +83,10 @@ def test_lessons_are_the_fit_part_and_varied_copies_with_the_sources_answers() -
 def test_a_few_hundred_that_judge_are_joined_by_some_that_do_not_teach() -> None:
     dataset = _dataset(validation=600)
     setting = prepare_setting(_model(), _prepared(dataset, _model()), seed=0, progress=silent)
-    few = len(dataset.fit) - setting.own
+    few = len(dataset.fit) - setting.originals
     assert 0 < few < 0.1 * len(dataset.fit)
     assert len(setting.judged) == len(dataset.validation) + len(dataset.field) + few
-    taught = {row.tobytes() for row in setting.lessons.inputs[: setting.own]}
+    taught = {row.tobytes() for row in setting.lessons.inputs[: setting.originals]}
     assert not taught & {row.tobytes() for row in setting.judged.inputs}
 
 

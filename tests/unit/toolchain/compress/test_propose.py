@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgeloop.contracts.manifest import Precision
-from edgeloop.toolchain.compress.plan import BodyKind, CompressRecipe, Finish, Outcome, Plan
+from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Finish, Outcome, Plan
 from edgeloop.toolchain.compress.propose import GENERATION, propose
 from edgeloop.toolchain.compress.space import Space
 from edgeloop.toolchain.package import Bounds
@@ -20,7 +20,9 @@ def _search(
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
     while len(outcomes) < trials:
-        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / trials, images_left=lambda _body: LONG)
+        plans = propose(
+            recipe, space, outcomes, share_done=len(outcomes) / trials, images_left=lambda _body: LONG, workers=2
+        )
         if not plans:
             break
         outcomes += [judge(plan) for plan in plans]
@@ -82,8 +84,49 @@ def test_the_best_train_longer_and_reach_the_bounds() -> None:
 def test_training_is_never_longer_than_the_time_left_allows() -> None:
     recipe = recipe_of()
     outcomes = _search(recipe, space_of(recipe), trials=20)
-    plans = propose(recipe, space_of(recipe), outcomes, share_done=0.9, images_left=lambda _body: SHORT)
-    assert all(plan.body.images_seen <= SHORT for plan in plans)
+    plans = propose(recipe, space_of(recipe), outcomes, share_done=0.9, images_left=lambda _body: SHORT, workers=2)
+    assert plans
+    assert all(plan.body.stages[-1] <= SHORT for plan in plans)
+
+
+def _by_time(outcomes: list[Outcome], *, share_done: float, left: int, workers: int = 2) -> list[Body]:
+    """What trains next where time ends the search."""
+    recipe = msgspec.structs.replace(recipe_of(trials=None), budget_s=600.0)
+    plans = propose(
+        recipe, space_of(recipe), outcomes, share_done=share_done, images_left=lambda _body: left, workers=workers
+    )
+    return [plan.body for plan in plans]
+
+
+def test_the_second_half_of_a_budget_is_filled_stage_by_stage() -> None:
+    recipe = recipe_of()
+    outcomes = _search(recipe, space_of(recipe), trials=20)
+    before = {o.plan.body for o in outcomes}
+    first = _by_time(outcomes, share_done=0.5, left=10_000)
+    assert [body.before in before for body in first] == [True, True]
+    assert [body.stages[-1] for body in first] == [6_000, 6_000]
+    last = _by_time(outcomes, share_done=0.8, left=10_000)
+    assert [body.stages[-1] for body in last] == [10_000, 10_000]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_no_worker_idles_while_the_time_is_filled(workers: int) -> None:
+    recipe = recipe_of()
+    outcomes = _search(recipe, space_of(recipe), trials=20)
+    assert len(set(_by_time(outcomes, share_done=0.5, left=10_000, workers=workers))) == workers
+
+
+def test_a_body_whose_last_stage_failed_is_let_be() -> None:
+    recipe = recipe_of()
+    outcomes = _search(recipe, space_of(recipe), trials=20)
+    (best, *_) = _by_time(outcomes, share_done=0.5, left=10_000)
+    failed = Outcome(plan=Plan(body=best, finish=Finish()), failure="the loss turned nan")
+    assert best.untrained not in {body.untrained for body in _by_time([*outcomes, failed], share_done=0.5, left=9_000)}
+
+
+def test_a_bound_that_nothing_comes_near_to_does_not_end_the_search() -> None:
+    recipe = recipe_of(Bounds(max_drop_points=0.001, max_size_bytes=64 * 2**20))
+    assert len(_search(recipe, space_of(recipe), trials=30)) >= 30
 
 
 def test_a_body_that_loses_to_quantization_is_offered_cures() -> None:
@@ -127,6 +170,8 @@ def test_a_generation_is_never_larger_than_stated() -> None:
     recipe = recipe_of()
     space, outcomes = space_of(recipe), []
     for _ in range(10):
-        plans = propose(recipe, space, outcomes, share_done=len(outcomes) / 40, images_left=lambda _body: LONG)
+        plans = propose(
+            recipe, space, outcomes, share_done=len(outcomes) / 40, images_left=lambda _body: LONG, workers=2
+        )
         assert 0 < len(plans) <= GENERATION
         outcomes += [judge_plan(plan) for plan in plans]

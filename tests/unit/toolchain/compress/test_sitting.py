@@ -6,8 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, InvalidInput
-from edgeloop.toolchain.compress.plan import CompressRecipe, Plan
+from edgeloop.toolchain.compress.plan import Body, CompressRecipe, Plan
 from edgeloop.toolchain.compress.records import Records, Search, Trial
 from edgeloop.toolchain.compress.sitting import Clock, SearchRun, best_so_far
 from edgeloop.toolchain.package import Bounds
@@ -79,13 +80,22 @@ def test_a_spent_budget_tries_nothing(tmp_path: Path) -> None:
 def test_a_body_is_trained_once_and_handed_to_its_other_finishes(tmp_path: Path) -> None:
     crew = LandscapeCrew()
     _sit(tmp_path, crew, recipe_of(trials=40))
-    seen: dict[str, int] = {}
+    seen: set[Body] = set()
     for task in crew.asked:
         if task.plan.body.images_seen:
-            expected = task.plan.body.key.encode() if seen.get(task.plan.body.key) else None
-            assert task.body == expected
-            seen[task.plan.body.key] = 1
+            assert task.body == (to_json(task.plan.body) if task.plan.body in seen else None)
+            seen.add(task.plan.body)
     assert seen
+
+
+def test_a_stage_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    crew = LandscapeCrew()
+    _sit(tmp_path, crew, recipe_of(trials=40))
+    later = [task for task in crew.asked if task.plan.body.before is not None and task.body is None]
+    assert later
+    for task in later:
+        assert task.plan.body.before is not None
+        assert task.before == to_json(task.plan.body.before)
 
 
 @pytest.mark.parametrize(
