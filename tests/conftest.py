@@ -1,5 +1,6 @@
 """Makes the modules beside this file (`builders`) importable from every test, and founds one cloud to copy from."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 if TYPE_CHECKING:
     from small_cloud import SmallCloud
+
+
+def pytest_configure() -> None:
+    """`make test` ends a run in the background with SIGTERM: like at Ctrl-C, what tests started is ended with them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture
