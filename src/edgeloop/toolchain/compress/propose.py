@@ -175,11 +175,12 @@ def _filled(
     share: float,
     workers: int,
 ) -> list[Plan]:
-    """A body for each worker, the most promising ones first, to be trained on for this share of the time left."""
-    # Workers that would idle take what is most accurate of the others.
-    others = sorted(_fitting(recipe, space, outcomes), key=lambda outcome: outcome.lost_points)
+    """The most promising bodies, one for each worker at most, to be trained on for this share of the time left.
+
+    Where fewer are promising, workers idle: cores share caches and memory, and one without hope slows those with.
+    """
     chosen = dict[Plan, None]()
-    for outcome in [*_alternating(_promising(recipe, space, outcomes, images_left)), *others]:
+    for outcome in _alternating(_promising(recipe, space, outcomes, images_left)):
         body = outcome.plan.body
         seen = body.images_seen
         more = min(int(share * images_left(body)), space.longest - seen)

@@ -65,6 +65,7 @@ TEACHINGS = tuple(Taught)
 
 _LADDER_WIDTHS = (2.0, 1.5, 1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
 _FAR_BELOW = 0.5
+_ROOM_USED = 0.96  # what a cut leaves is not known to the byte
 _LADDER_DEPTH = 4
 _LADDER_GROWTH = 1.5
 _FIRST_STUDENTS = 4
@@ -184,7 +185,7 @@ class Space:
         most = bounds.max_size_bytes
         if most is None:
             return [self.pruned(keep, Of.MACS, RANKS[0], Taught.SOURCE) for keep in _FIRST_KEEPS]
-        keep = 0.9 * min(KEEPS[1], self.source_weight.share_within(most, self.first_finish))
+        keep = min(KEEPS[1], _ROOM_USED * self.source_weight.share_within(most, self.first_finish))
         if keep < KEEPS[0]:
             return []
         return [self.pruned(round(keep, 4), Of.PARAMETERS, RANKS[0], taught) for taught in TEACHINGS]
