@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """`make test` ends a run in the background with SIGTERM: like at Ctrl-C, what tests started is ended with them."""
+    """`make test` runs one half in the background: there a shell has signals from the keyboard ignored, which the
+    processes that tests start would inherit, and ends it with SIGTERM, at which what tests started is to end, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

@@ -12,9 +12,6 @@ def import_keras() -> Any:
     """The keras module. Raises Unavailable if it is not installed, or runs on another backend."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # TensorFlow 2.21's oneDNN kernels corrupt the heap while small residual networks are fitted: five crashes in five
-    # runs with them, none without.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         with warnings.catch_warnings(), without_native_chatter():
             warnings.simplefilter("ignore")
