@@ -1,6 +1,5 @@
 """Makes the modules beside this file (`builders`) importable from every test, and founds one cloud to copy from."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 if TYPE_CHECKING:
     from small_cloud import SmallCloud
-
-
-def pytest_configure() -> None:
-    """`make test` runs one half in the background: there a shell has signals from the keyboard ignored, which the
-    processes that tests start would inherit, and ends it with SIGTERM, at which what tests started is to end, too."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture
