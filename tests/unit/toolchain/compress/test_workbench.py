@@ -1,5 +1,6 @@
 """Trials themselves, small: a plan decides its model, whoever trained its stages, and learns from what it says."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from edgeloop.contracts.manifest import Precision
 from edgeloop.steps import open_dataset, open_model, student_data
 from edgeloop.toolchain.backend import import_keras
+from edgeloop.toolchain.compress.crew import LocalCrew
 from edgeloop.toolchain.compress.lessons import prepare_setting
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Finish, Plan, Taught
-from edgeloop.toolchain.compress.workbench import Setting, Task, Workbench
+from edgeloop.toolchain.compress.workbench import Setting, Task, Tried
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.progress import silent
 from edgeloop.toolchain.source.keras import keras_bytes
@@ -38,6 +40,12 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return _setting(tmp_path_factory.mktemp("source"))
 
 
+def _tried(setting: Setting, *tasks: Task) -> list[Tried]:
+    """In a worker of its own, as in a search: a trial makes Keras forget what its process did before."""
+    with LocalCrew(setting, size=1) as crew:
+        return [tried for _, tried in sorted(crew.run(tasks, deadline=math.inf), key=lambda pair: pair[0])]
+
+
 def _plan(*stages: int, kind: BodyKind = BodyKind.STUDENT, taught: Taught = Taught.LABELS) -> Plan:
     body = Body(kind=kind, net=NetName.DENSE, width=0.5, depth=2, keep=0.6, taught=taught, stages=stages)
     return Plan(body=body, finish=Finish(precision=Precision.FLOAT32))
@@ -45,32 +53,29 @@ def _plan(*stages: int, kind: BodyKind = BodyKind.STUDENT, taught: Taught = Taug
 
 @pytest.mark.parametrize(("kind", "taught"), [(BodyKind.STUDENT, Taught.LABELS), (BodyKind.PRUNED, Taught.SOURCE)])
 def test_stages_in_a_row_give_what_stages_on_their_own_give(setting: Setting, kind: BodyKind, taught: Taught) -> None:
-    bench = Workbench(setting)
-    first = bench.try_task(Task(_plan(256, kind=kind, taught=taught)))
     both = _plan(256, 384, kind=kind, taught=taught)
-    gone_on, in_a_row = bench.try_task(Task(both, before=first.body)), bench.try_task(Task(both))
+    first, in_a_row = _tried(setting, Task(_plan(256, kind=kind, taught=taught)), Task(both))
+    (gone_on,) = _tried(setting, Task(both, before=first.body))
     assert gone_on.outcome.failure is None
     assert gone_on.variant == in_a_row.variant
     assert gone_on.variant != first.variant
 
 
 def test_labels_teach_what_a_source_of_fresh_weights_cannot(setting: Setting) -> None:
-    bench = Workbench(setting)
-    by_labels, by_source = (
-        bench.try_task(Task(_plan(4_000, taught=one))).outcome for one in (Taught.LABELS, Taught.SOURCE)
-    )
+    tasks = (Task(_plan(4_000, taught=one)) for one in (Taught.LABELS, Taught.SOURCE))
+    by_labels, by_source = (tried.outcome for tried in _tried(setting, *tasks))
     assert by_labels.accuracy > 0.8
     assert by_labels.accuracy > by_source.accuracy
     assert by_source.agreement > by_labels.agreement
 
 
 def test_samples_without_a_label_do_not_keep_labels_from_teaching(tmp_path: Path) -> None:
-    tried = Workbench(_setting(tmp_path, unlabelled=200)).try_task(Task(_plan(4_000)))
+    (tried,) = _tried(_setting(tmp_path, unlabelled=200), Task(_plan(4_000)))
     assert tried.outcome.failure is None
     assert tried.outcome.accuracy > 0.8
 
 
 def test_a_plan_without_a_stage_is_an_outcome_with_its_reason(setting: Setting) -> None:
-    tried = Workbench(setting).try_task(Task(_plan()))
+    (tried,) = _tried(setting, Task(_plan()))
     assert tried.outcome.failure is not None
     assert "has no stage" in tried.outcome.failure
