@@ -156,14 +156,13 @@ def _longer(
     """The most promising bodies, to be trained on to four times the images."""
     fitting = _fitting(recipe, space, outcomes)
     order = [*_never_longer(fitting, space), *_alternating(_promising(recipe, space, outcomes, images_left))]
-    chosen = dict[Plan, None]()
-    for outcome in order:
-        body = outcome.plan.body
-        seen = body.images_seen
-        more = min((_LONGER - 1) * seen, space.longest - seen, images_left(body))
-        if more >= (_AT_LEAST_LONGER - 1) * seen:
-            chosen[Plan(body=body.for_longer(seen + more), finish=space.first_finish)] = None
-    return list(chosen)[:_TRAINED_AT_ONCE]
+    longer = _trained_on(
+        order,
+        space,
+        more=lambda body: min((_LONGER - 1) * body.images_seen, images_left(body)),
+        at_least=_AT_LEAST_LONGER,
+    )
+    return longer[:_TRAINED_AT_ONCE]
 
 
 def _filled(
@@ -179,14 +178,26 @@ def _filled(
 
     Where fewer are promising, workers idle: cores share caches and memory, and one without hope slows those with.
     """
+    filled = _trained_on(
+        _alternating(_promising(recipe, space, outcomes, images_left)),
+        space,
+        more=lambda body: int(share * images_left(body)),
+        at_least=_AT_LEAST_FILLED,
+    )
+    return filled[: min(workers, GENERATION)]
+
+
+def _trained_on(order: Iterable[Outcome], space: Space, *, more: Callable[[Body], int], at_least: float) -> list[Plan]:
+    """These bodies after one more stage, in order, each once. more: images of that stage, as far as the longest
+    training allows; at_least: times the images seen so far that it must bring a body to, to be worth it."""
     chosen = dict[Plan, None]()
-    for outcome in _alternating(_promising(recipe, space, outcomes, images_left)):
+    for outcome in order:
         body = outcome.plan.body
         seen = body.images_seen
-        more = min(int(share * images_left(body)), space.longest - seen)
-        if more >= (_AT_LEAST_FILLED - 1) * seen:
-            chosen[Plan(body=body.for_longer(seen + more), finish=space.first_finish)] = None
-    return list(chosen)[: min(workers, GENERATION)]
+        stage = min(more(body), space.longest - seen)
+        if stage >= (at_least - 1) * seen:
+            chosen[Plan(body=body.for_longer(seen + stage), finish=space.first_finish)] = None
+    return list(chosen)
 
 
 def _fitting(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome]) -> list[Outcome]:

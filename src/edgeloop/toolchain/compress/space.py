@@ -11,7 +11,7 @@ import msgspec
 
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Finish, Plan, Taught
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.build import GROWING, NetName
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.prune.choose import Of
 
@@ -117,7 +117,7 @@ class Space:
             net=net,
             width=width,
             depth=depth,
-            growth=growth if net in (NetName.PLAIN, NetName.SLIM) else Body(kind=BodyKind.STUDENT).growth,
+            growth=growth if net in GROWING else Body(kind=BodyKind.STUDENT).growth,
             side_share=side_share,
             taught=taught,
             stages=(self.images_seen,),

@@ -154,7 +154,7 @@ class Workbench:
             multiply_adds=macs,
             bit_operations=_UNKNOWN_WORK if macs is None else macs * bits[0] * bits[1],
         )
-        kept = None if plan.body.kind is BodyKind.SOURCE else keras_bytes(plain_keras(body))
+        kept = None if plan.body.kind is BodyKind.SOURCE else body.data
         return Tried(outcome, kept, variant.data)
 
     def _lost(self, body: Body, answers: NDArray[np.int64]) -> float:
@@ -188,8 +188,11 @@ class Workbench:
     def _lessons(self, body: Body) -> Prepared:
         setting = self._setting
         prepared = data_for(body, self._source, setting.dataset, value_range=setting.input_range)
-        shown = setting.lessons if body.taught is Taught.SOURCE else setting.lessons.take(setting.originals).labelled()
-        return replace(prepared, dataset=replace(prepared.dataset, fit=shown))
+        return replace(prepared, dataset=replace(prepared.dataset, fit=self._shown(body)))
+
+    def _shown(self, body: Body) -> Part:
+        lessons = self._setting.lessons
+        return lessons if body.taught is Taught.SOURCE else lessons.take(self._setting.originals).labelled()
 
     def _begun(self, body: Body, lessons: Prepared) -> Any:
         """The network before its first stage: a fresh student, or what a cut left of the source."""
@@ -237,7 +240,7 @@ class Workbench:
         ranges: Mapping[str, tuple[float, float]] | None = None
         if finish.aware_images:
             by_source = plan.body.taught is Taught.SOURCE
-            lessons = replace(data, dataset=replace(data.dataset, fit=self._lessons(plan.body).dataset.fit))
+            lessons = replace(data, dataset=replace(data.dataset, fit=self._shown(plan.body)))
             aware = AwareRecipe(images_seen=finish.aware_images, seed=plan.body.seed)
             scores = self._setting.teacher_scores if by_source else None
             body, learned = train_aware(body, aware, recipe, lessons, teacher_scores=scores)

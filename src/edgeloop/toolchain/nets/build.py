@@ -32,6 +32,10 @@ class NetName(StrEnum):
     AUTOENCODER = "autoencoder"
 
 
+GROWING = (NetName.SLIM, NetName.PLAIN)
+"""Those whose channels grow by a factor that one may choose."""
+
+
 def build_net(
     name: NetName,
     input_shape: Shape,
@@ -55,7 +59,7 @@ def build_net(
             f"{name} scores classes, and the data has {classes}; give labelled data, or take the autoencoder"
         )
     given = _given(width, depth)
-    if name in (NetName.SLIM, NetName.PLAIN):
+    if name in GROWING:
         given["growth"] = growth
     return _BUILDERS[name](import_keras(), input_shape, classes, given)
 
