@@ -20,6 +20,8 @@ from edgeloop.bundle.archive import open_bundle
 from processes import free_port
 
 TRIALS = 3
+# Ray takes 127.0.0.1 for "the address of this machine's network"; these stay on loopback.
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -107,13 +109,14 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     port, client_port = free_port(), free_port()
     # A socket's path may have 107 characters; pytest's folders are too deep.
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    # The head starts a process for its client and gives it 30 s by default, too few for a busy machine.
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "150"}
     head = [
         *(ray, "start", "--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=1"),
-        *("--include-dashboard=false", f"--temp-dir={place}", "--node-ip-address=127.0.0.1", "--block"),
+        *("--include-dashboard=false", f"--temp-dir={place}", f"--node-ip-address={HEAD}", "--block"),
     ]
     second = [
-        *(ray, "start", f"--address=127.0.0.1:{port}", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--block"),
+        *(ray, "start", f"--address={HEAD}:{port}", "--num-cpus=1", f"--node-ip-address={SECOND}", "--block"),
     ]
     started = []
     try:
@@ -122,7 +125,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
             with log:
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             _wait_for_node(started[-1], tmp_path / f"ray-{len(started) - 1}.log")
-        yield f"ray://127.0.0.1:{client_port}"
+        yield f"ray://{HEAD}:{client_port}"
     finally:
         _end_all(started)
         shutil.rmtree(place, ignore_errors=True)

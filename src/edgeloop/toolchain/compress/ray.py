@@ -97,7 +97,13 @@ def _connected(address: str) -> Any:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="edgeloop")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise Unavailable(
-            f"there is no Ray cluster at {address}: {str(error).strip().splitlines()[0]}. Start one with "
-            "'ray start --head' and give its address"
+            f"cannot join a Ray cluster at {address}: {_reason(error)}. Start one with 'ray start --head' and give "
+            "its address; a head that has only just started may need a moment more"
         ) from error
     return ray
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says in one line. A failure on the head comes as a heading with the head's traceback below it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (lines[0] if len(lines) == 1 else f"{lines[0].rstrip(':')}: {lines[-1]}").rstrip(".")
