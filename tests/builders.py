@@ -116,6 +116,31 @@ def quadrant_images(count: int, *, seed: int = 0) -> NDArray[np.uint8]:
     return images
 
 
+def quadrant_means(shape: tuple[int, ...]) -> bytes:
+    """ONNX that scores an image's quadrants by their mean brightness: "image", square, in this shape to "logits"."""
+    side = round(np.sqrt(np.prod(shape)))
+    half = side // 2
+    means = np.zeros((side, side, len(LABELS)), np.float32)
+    for index in range(len(LABELS)):
+        top, left = half * (index // 2), half * (index % 2)
+        means[top : top + half, left : left + half, index] = 1.0 / half**2
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["image", "flat"], ["pixels"]),
+            helper.make_node("MatMul", ["pixels", "means"], ["logits"]),
+        ],
+        "quadrants",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, len(LABELS)))],
+        [
+            numpy_helper.from_array(np.array([1, side * side], np.int64), "flat"),
+            numpy_helper.from_array(means.reshape(-1, len(LABELS)), "means"),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(made.SerializeToString())
+
+
 def onnx_model(weights: Weights) -> bytes:
     """The classifier as ONNX: "image" (1, 8, 8, 1) float32 to "logits" (1, K) and "features" (1, D)."""
     width, labels = weights.to_logits.shape

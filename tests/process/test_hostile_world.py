@@ -23,6 +23,7 @@ from edgeloop.runtime.images import encode_png
 from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
 from processes import Process
+from small_disk import fill, small_disk
 
 FRAMES = 200
 DEADLINE_S = 40.0
@@ -93,14 +94,14 @@ def test_device_that_is_killed_again_and_again_loses_and_doubles_nothing(cloud: 
 
 
 def test_device_with_a_full_disk_goes_on_inferring_says_so_and_recovers(cloud: Cloud) -> None:
-    with _small_disk(cloud.folder / "disk") as disk:
+    with small_disk(cloud.folder / "disk") as disk:
         spool = _spool(cloud.folder / "spool", count=20)
         device = _device(cloud, disk / "device", spool, rate_hz=50)
         device.start()
         try:
             cloud.roll_out()
             _until(lambda: len(cloud.readings("cam")) == 20, "the first readings")
-            ballast = _fill(disk)
+            ballast = fill(disk)
             _spool(spool, count=40, prefix="b")
             log = cloud.folder / "device.log"
             _until(lambda: _most_dropped(log) >= 1, "the device saying that its disk is full")
@@ -151,8 +152,8 @@ def test_second_server_on_a_port_names_the_port_and_the_way_out(cloud: Cloud) ->
 
 def test_full_disk_leaves_no_half_written_bundle(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
-    with _small_disk(tmp_path / "disk") as disk:
-        _fill(disk)
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk)
         with pytest.raises(Exception, match="Free some space"):
             write_durable(disk / "copy.edgeloop", bundle.read_bytes() * 40)
         assert [path.name for path in disk.iterdir()] == ["ballast"]
@@ -165,23 +166,6 @@ import os, sys
 os.environ["FAKETIME_DONT_FAKE_MONOTONIC"] = "1"
 os.execvp("faketime", ["faketime", "-f", "@1970-01-02 00:00:00", sys.executable, *sys.argv[1:]])
 """
-
-
-class _small_disk:  # noqa: N801 - reads as a clause in `with`
-    """A disk of 6 MB, mounted for a test; skips where mounting is not permitted."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> Path:
-        self._folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(self._folder)]
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            pytest.skip("mounting a small disk is not permitted here")
-        return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
 
 
 class _Device(Process):
@@ -200,19 +184,6 @@ def _spool(folder: Path, *, count: int = FRAMES, prefix: str = "a") -> Path:
     for index, image in enumerate(quadrant_images(count, seed=len(prefix))):
         write_durable(folder / f"{prefix}-{index:05d}.png", encode_png(image))
     return folder
-
-
-def _fill(disk: Path) -> Path:
-    """Leave no byte free."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError:
-                continue
-    return ballast
 
 
 def _most_dropped(log: Path) -> int:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,42 @@ def test_a_search_ends_with_bundles_that_keep_to_the_bounds(whole: tuple[Path, d
     assert all(f"trial {one['number']}:" in page for one in report["candidates"])
 
 
+def test_compare_shows_a_finished_search_again(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, report = whole
+    (out / "front.html").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeloop", "compare", str(out), "--json"], capture_output=True, timeout=60, check=True
+    )
+    assert json.loads(done.stdout) == report
+    assert (out / "front.html").is_file()
+
+
+def _begun(search: "subprocess.Popen[bytes]", out: Path) -> list[psutil.Process]:
+    """The search's workers, once one trial is done and another at work."""
+    deadline = time.monotonic() + 200
+    while not list((out / "trials").glob("*.json")) and time.monotonic() < deadline:
+        assert search.poll() is None, "the search ended before it could be ended"
+        time.sleep(0.02)
+    return psutil.Process(search.pid).children(recursive=True)
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_worker_behind(model: Path, tmp_path: Path) -> None:
+    search = subprocess.Popen(
+        _compress(model, tmp_path, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        workers = _begun(search, tmp_path)
+        search.send_signal(signal.SIGINT)
+        _, said = search.communicate(timeout=60)
+    finally:
+        search.kill()
+        search.wait()
+    assert search.returncode == 130
+    assert "the same command goes on from what lies in" in " ".join(said.decode().split())
+    assert workers
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+
 def test_a_killed_search_goes_on_and_leaves_no_worker_behind(
     model: Path, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -82,11 +119,7 @@ def test_a_killed_search_goes_on_and_leaves_no_worker_behind(
         _compress(model, tmp_path, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 200
-        while not list((tmp_path / "trials").glob("*.json")) and time.monotonic() < deadline:
-            assert search.poll() is None, "the search ended before it could be killed"
-            time.sleep(0.02)
-        workers = psutil.Process(search.pid).children(recursive=True)
+        workers = _begun(search, tmp_path)
         os.kill(search.pid, signal.SIGKILL)
     finally:
         search.kill()
@@ -100,9 +133,17 @@ def test_a_killed_search_goes_on_and_leaves_no_worker_behind(
     assert _decided(tmp_path) == _decided(whole[0])
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """address: for Ray's client. nodes: the head's process, and that of a second node."""
+
+    address: str
+    nodes: "list[subprocess.Popen[bytes]]"
+
+
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A Ray head and a second node, each started as a person starts them; the address for Ray's client."""
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A Ray head and a second node, each started as a person starts them."""
     ray = Path(sys.executable).with_name("ray")
     if not ray.is_file():
         pytest.skip("edgeloop[ray] is not installed")
@@ -125,7 +166,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
             with log:
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             _wait_for_node(started[-1], tmp_path / f"ray-{len(started) - 1}.log")
-        yield f"ray://{HEAD}:{client_port}"
+        yield Cluster(f"ray://{HEAD}:{client_port}", started)
     finally:
         _end_all(started)
         shutil.rmtree(place, ignore_errors=True)
@@ -151,11 +192,36 @@ def _end_all(nodes: "list[subprocess.Popen[bytes]]") -> None:
         process.kill()
 
 
-def test_a_ray_cluster_gives_the_same_trials(
-    model: Path, whole: tuple[Path, dict[str, Any]], cluster: str, tmp_path: Path
+def test_a_ray_cluster_gives_the_same_trials_with_both_nodes_at_work(
+    model: Path, whole: tuple[Path, dict[str, Any]], cluster: Cluster, tmp_path: Path
 ) -> None:
-    _finished(model, tmp_path / "out", "--on", cluster)
+    search = subprocess.Popen(
+        _compress(model, tmp_path / "out", "--on", cluster.address), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        at_work: set[int] = set()
+        deadline = time.monotonic() + 300
+        while search.poll() is None and time.monotonic() < deadline:
+            at_work |= {node.pid for node in cluster.nodes if node.pid not in at_work and _has_actor(node)}
+            time.sleep(0.2)
+        _, said = search.communicate(timeout=10)
+    finally:
+        search.kill()
+        search.wait()
+    assert search.returncode == 0, said.decode()[-2000:]
+    assert at_work == {node.pid for node in cluster.nodes}
     assert _decided(tmp_path / "out") == _decided(whole[0])
+
+
+def _has_actor(node: "subprocess.Popen[bytes]") -> bool:
+    """Whether an actor of ours is on a method of its own, below this node."""
+    for child in psutil.Process(node.pid).children(recursive=True):
+        try:
+            if "_Actor.try_task" in " ".join(child.cmdline()):
+                return True
+        except psutil.NoSuchProcess:
+            continue
+    return False
 
 
 def test_a_bundle_of_the_search_is_made_again_byte_for_byte(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -58,6 +58,13 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room, also one of a library that keeps only the text."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return True
+    return any(os.strerror(code) in str(error) for code in _NO_ROOM)
+
+
 def storage_error(error: OSError, path: Path, *, size_bytes: int) -> InvalidInput | Unavailable:
     """What an OSError from writing `path` means to the caller."""
     if error.errno in _NO_ROOM:

@@ -1,5 +1,6 @@
 """Hold a model against another one: answers, size, speed, memory, a device, bounds."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,7 @@ def check(
     from edgeloop.toolchain.package import Bounds
     from edgeloop.toolchain.profiles.open import open_profile
     from edgeloop.toolchain.source.open import open_model
+    from edgeloop.toolchain.teacher import student_input
 
     span = parse_range(input_range)
     recipe = CheckRecipe(
@@ -70,8 +72,11 @@ def check(
         made, original = (open_model(one, trust_pickle=trust_pickle) for one in (candidate, against))
         prepared = None
         if data is not None:
-            taken = made.only_input()
-            prepared = prepare(open_dataset(data, taken=taken, seed=seed), taken, value_range=span)
+            # What lies in a folder is read for the model that looks at more of it.
+            inputs = [student_input(one) for one in (original, made)]
+            taken = max(inputs, key=lambda one: (len(one.shape) == 4, math.prod(one.shape[1:])))
+            dataset = open_dataset(data, taken=taken, seed=seed)
+            prepared = prepare(dataset, made.only_input(), value_range=span)
         report = compare(made, original, prepared, recipe, progress=progress)
     if as_json:
         emit_json({**_plain(report), "passes": report.passes})

@@ -109,7 +109,9 @@ def compare(
 def repeat(
     bundle: Annotated[Path, typer.Argument(help="A bundle that edgeloop made.")],
     model: Annotated[Path | None, typer.Option(help="The source model, if it lies elsewhere now.")] = None,
-    data: Annotated[str | None, typer.Option(help="The data, if it lies elsewhere now.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="The data, if it lies elsewhere now; once for each that steps took.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the models that were made again.")] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load pickled models: they can run code.")
@@ -121,7 +123,7 @@ def repeat(
     from edgeloop.toolchain.repeat import repeat as again
 
     with progress_bar("reading the lineage") as progress:
-        sources = Sources(model=model, data=data, trust_pickle=trust_pickle)
+        sources = Sources(model=model, data=tuple(data or ()), trust_pickle=trust_pickle)
         report = again(bundle, sources=sources, out=out, progress=progress)
     if as_json:
         emit_json(report)
@@ -151,20 +153,21 @@ def _show(report: "CompressReport", out: Path, *, as_json: bool) -> None:
         rows.append(
             (
                 f"{one.number}{' *' if one.on_front else ''}",
-                escape(one.title),
                 size(one.size_bytes),
                 f"{one.lost_points:+.2f}",
                 "unknown" if took is None else f"{took:.3g} ms{'' if one.latency_is == 'measured' else ' est.'}",
                 f"{one.memory_bytes / 2**20:.0f} MB",
-                "yes" if not one.misses else escape("; ".join(one.misses)),
+                "no" if one.misses else "yes",
+                "\n".join((escape(one.title), *(f"[dim]{escape(miss)}[/]" for miss in one.misses))),
             )
         )
     baseline = report.baseline
     note = (
         f"the source: {size(baseline.size_bytes)}, {percent(baseline.accuracy)} right on {baseline.samples:,} held-out "
-        f"samples; * on the front; {report.trials} trials in {report.spent_s:.0f} s"
+        "samples; lost: points of these; meets: all bounds; * on the front; "
+        f"{report.trials} trials in {report.spent_s:.0f} s"
     )
-    columns = ("trial", "what", "size", "points lost", "latency", "memory", "within the bounds")
+    columns = ("trial", "size", "lost", "latency", "memory", "meets", "what")
     device = "this machine" if report.profile == "this" else report.profile
     show_table(f"{report.model} for {device}", columns, rows, note=note)
     for failure in report.failures:

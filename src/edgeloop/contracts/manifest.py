@@ -166,13 +166,15 @@ class Measured(msgspec.Struct, frozen=True):
 class RecipeStep(msgspec.Struct, frozen=True):
     """One step of the toolchain and all its parameters. kind: quantize, prune, distil, transfer, convert, ...
 
-    model: the file name of the model that the step was given; model_sha256: of that file.
+    model: the file name of the model that the step was given; model_sha256: of that file. data_sha256: of the samples
+    that it learnt from or calibrated with, empty where it took none.
     """
 
     kind: str
     recipe: dict[str, Any]
     model: str = ""
     model_sha256: str = ""
+    data_sha256: str = ""
 
 
 class Variant(msgspec.Struct, frozen=True):

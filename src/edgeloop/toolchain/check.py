@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from edgeloop.bundle.archive import Bundle, write_bundle
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.manifest import Activation, Measured, Variant
+from edgeloop.contracts.manifest import Activation, Measured, Modality, Variant
 from edgeloop.runtime.footprint import Footprint
 from edgeloop.runtime.postprocess import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.profile import describe, this_machine
 from edgeloop.runtime.replay import replay
 from edgeloop.toolchain.bench import Subject
-from edgeloop.toolchain.data.dataset import Part, Prepared
+from edgeloop.toolchain.data.dataset import Part, Prepared, prepare
 from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.outputs import (
     Classified,
@@ -41,6 +41,7 @@ from edgeloop.toolchain.profiles.open import THIS
 from edgeloop.toolchain.profiles.target import TargetProfile
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Feeds, Format, Model
+from edgeloop.toolchain.teacher import arranged, student_input
 from edgeloop.toolchain.weigh import Checked, OnDevice, measure_all, on_device, weigh
 
 _FOOTPRINT_TIMEOUT_S = 120
@@ -101,22 +102,28 @@ def check(
 ) -> CheckReport:
     """Run both on the same samples and compare; measure both; hold the candidate against bounds and a profile.
 
-    data: prepared for the candidate's input, which `against` must take too; None, or models with several inputs:
+    data: prepared for the candidate's input. `against` must take the same, but for images, which are prepared for each
+    where one looks at fewer pixels, or takes them flat or with channels first. None, or models with several inputs:
     seeded random numbers, so only differences are told. Bounds that are missed stand in the report. Raises InvalidInput
     if shapes or labels do not match, Refused if output names do not or an output holds NaN.
     """
     recipe = recipe or CheckRecipe()
-    require_same_inputs(candidate, against)
+    is_prepared_for_each = _is_prepared_for_each(candidate, against, data)
+    if not is_prepared_for_each:
+        require_same_inputs(candidate, against)
     pairs = match_outputs(candidate, against)
     scores = _scores_pair(pairs, candidate, data)
     feeds, labels, inputs = _feeds(candidate, data, recipe)
+    same = _renamed(feeds, candidate, against)
+    if is_prepared_for_each and data is not None:
+        same = _own_feeds(against, data, recipe)
     made = _run(candidate, feeds, within(progress, 0.0, 0.35))
-    wanted = _run(against, _renamed(feeds, candidate, against), within(progress, 0.35, 0.7))
+    wanted = _run(against, same, within(progress, 0.35, 0.7))
     classified = None
     if scores is not None and data is not None:
         classified = classify(made[scores.candidate], wanted[scores.against], labels, data.dataset.label_names)
     progress(0.7, "measuring")
-    first, second = _weighed(candidate, against, feeds, measure=recipe.measure)
+    first, second = _weighed((candidate, feeds), (against, same), measure=recipe.measure)
     device = on_device(first, candidate, recipe.profile) if recipe.profile else None
     progress(1.0, "checked")
     return CheckReport(
@@ -130,8 +137,23 @@ def check(
         measured_on=describe(this_machine()) if recipe.measure else None,
         device=device,
         missed=tuple(_missed(first, classified, device, recipe)),
-        notes=tuple(_notes(pairs, first, second, recipe)),
+        notes=(*(_shapes(candidate, against) if is_prepared_for_each else ()), *_notes(pairs, first, second, recipe)),
     )
+
+
+def _is_prepared_for_each(candidate: Model, against: Model, data: Prepared | None) -> bool:
+    """Whether these are images, which can be brought to both, and the two take them in different shapes."""
+    if data is None or data.spec.modality is not Modality.IMAGE or len(against.inputs) != 1:
+        return False
+    return tuple(against.only_input().shape) != tuple(candidate.only_input().shape)
+
+
+def _own_feeds(against: Model, data: Prepared, recipe: CheckRecipe) -> Feeds:
+    """The same images as `against` takes them."""
+    taken = against.only_input()
+    own = prepare(data.dataset, student_input(against, data.dataset), value_range=data.spec.value_range)
+    images = getattr(data.dataset, recipe.part).take(recipe.samples).inputs
+    return {taken.name: arranged(own.tensors(images), tuple(taken.shape))}
 
 
 def _scores_pair(pairs: tuple[OutputPair, ...], candidate: Model, data: Prepared | None) -> OutputPair | None:
@@ -198,11 +220,12 @@ def _run(model: Model, feeds: Feeds, progress: Progress) -> Outputs:
     return outputs
 
 
-def _weighed(candidate: Model, against: Model, feeds: Feeds, *, measure: bool) -> tuple[Checked, ...]:
+def _weighed(*fed: tuple[Model, Feeds], measure: bool) -> tuple[Checked, ...]:
     if not measure:
-        return weigh(candidate), weigh(against)
-    few = {name: values[:_TIMED_INPUTS] for name, values in feeds.items()}
-    return measure_all([Subject(candidate, few), Subject(against, _renamed(few, candidate, against))])
+        return tuple(weigh(model) for model, _ in fed)
+    return measure_all(
+        [Subject(model, {name: values[:_TIMED_INPUTS] for name, values in feeds.items()}) for model, feeds in fed]
+    )
 
 
 def _missed(found: Checked, classified: Classified | None, device: OnDevice | None, recipe: CheckRecipe) -> list[str]:
@@ -226,6 +249,11 @@ def _miss(what: str, value: float | None, bound: float | None, said: str) -> str
     if value is None:
         return f"cannot be judged by its {what}: it is not known"
     return said.format(value, bound, value - bound) if value > bound else None
+
+
+def _shapes(candidate: Model, against: Model) -> tuple[str]:
+    shapes = [" x ".join(map(str, model.only_input().shape[1:])) for model in (candidate, against)]
+    return (f"images were prepared for each: {shapes[0]} for {candidate.name}, {shapes[1]} for {against.name}",)
 
 
 def _notes(pairs: tuple[OutputPair, ...], first: Checked, second: Checked, recipe: CheckRecipe) -> list[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.augment import vary_samples
 from edgeloop.toolchain.backend import import_keras, seed_everything
-from edgeloop.toolchain.data.dataset import UNLABELLED, Part, Prepared
+from edgeloop.toolchain.data.dataset import UNLABELLED, Part, Prepared, sha256_of
 from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.fitting import FineTune, accuracy, fine_tune, scores_of
 from edgeloop.toolchain.nets.build import NetName, build_net
@@ -108,7 +108,7 @@ def distil(
     hint_loss = _hint(keras, net, lesson, recipe, within(progress, _ASKING, start)) if recipe.hints else None
     temperature = 1.0 if lesson.answers.gives is Gives.LABELS else recipe.temperature
     loss = _fit(net, lesson, recipe, temperature, within(progress, start, 1.0))
-    made = wrap_keras(net, name="student").after("distil", recipe, before=teacher)
+    made = wrap_keras(net, name="student").after("distil", recipe, before=teacher, data_sha256=sha256_of(data))
     judged = data.dataset.validation
     by_teacher = ask(questions, judged.inputs, like=lesson.answers).logits.argmax(axis=1)
     is_labelled = bool((judged.labels != UNLABELLED).any())

@@ -88,10 +88,11 @@ class RepeatReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where model and data lie now, if not where the lineage says. trust_pickle: see open_model."""
+    """Where model and data lie now, if not where the lineage says: of steps on different data, all of them.
+    trust_pickle: see open_model."""
 
     model: Path | None = None
-    data: str | None = None
+    data: tuple[str, ...] = ()
     trust_pickle: bool = False
 
 
@@ -160,7 +161,7 @@ class _Repeater:
         return steps.model_sha256, steps.model
 
     def _do(self, step: RecipeStep, model: Model, variant: Variant) -> Model:
-        data = self._data(model)
+        data = self._data(model, step)
         if step.kind == "quantize":
             recipe = msgspec.convert(step.recipe, QuantizeRecipe)
             return quantize(model, recipe, data, to=FORMATS[variant.engine])[0]
@@ -177,7 +178,7 @@ class _Repeater:
         """A trial of a search, in a worker process as the search had it: its plan and seed decide the bytes."""
         plan = msgspec.convert(step.recipe["plan"], Plan)
         search = msgspec.convert(step.recipe["search"], Search)
-        dataset = self._dataset(student_input(self._source))
+        dataset = self._dataset(student_input(self._source), step)
         data = student_data(self._source, dataset, value_range=search.input_range)
         data = data if dataset.is_labelled else labelled_by(self._source, data)
         setting = prepare_setting(
@@ -211,25 +212,32 @@ class _Repeater:
             "Say where it lies with --model"
         )
 
-    def _data(self, model: Model) -> Prepared:
+    def _data(self, model: Model, step: RecipeStep) -> Prepared:
         taken = model.only_input()
-        return prepare(self._dataset(taken), taken, value_range=self._input_range())
+        return prepare(self._dataset(taken, step), taken, value_range=self._input_range())
 
-    def _dataset(self, taken: TensorSpec) -> Dataset:
+    def _dataset(self, taken: TensorSpec, step: RecipeStep) -> Dataset:
+        """The samples that the step took; of a step that does not say, those that the bundle was made with."""
         recipe = self._lineage.recipe
-        where = self._sources.data or str(recipe.get("data", ""))
-        if not where:
+        told = str(recipe.get("data", ""))
+        places = self._sources.data or ((told,) if told else ())
+        if not places:
             raise Refused(f"{self._ref} does not say which data it was made with; give it with --data")
         source, seed = str(recipe.get("source", BUNDLED)), int(recipe.get("seed", 0))
-        # Small sets stay whole, as they were when they calibrated.
-        dataset = calibration_samples(where, taken, source=source, seed=seed).dataset
-        known = self._lineage.data_sha256
-        if dataset.sha256 not in known.values():
-            raise InvalidInput(
-                f"{where} holds other data (SHA-256 {dataset.sha256[:12]}...) than {self._ref} was made with "
-                f"({', '.join(f'{name} {sha256[:12]}...' for name, sha256 in known.items())})"
-            )
-        return dataset
+        known = {"this step": step.data_sha256} if step.data_sha256 else self._lineage.data_sha256
+        found: dict[str, str] = {}
+        for where in places:
+            # Small sets stay whole, as they were when they calibrated.
+            dataset = calibration_samples(where, taken, source=source, seed=seed).dataset
+            if dataset.sha256 in known.values():
+                return dataset
+            found[where] = dataset.sha256
+        raise InvalidInput(
+            f"the step {step.kind!r} of {self._ref} took data with SHA-256 "
+            f"{', '.join(f'{sha256[:12]}...' for sha256 in known.values())}; what there is holds other data "
+            f"({', '.join(f'{where}: {sha256[:12]}...' for where, sha256 in found.items())}). Give all data that its "
+            "steps took: --data once for each"
+        )
 
     def _input_range(self) -> tuple[float, float]:
         low, high = (float(end) for end in str(self._lineage.recipe.get("input_range", "0..1")).split(".."))

@@ -16,7 +16,7 @@ from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Modality
 from edgeloop.runtime.engine import TensorSpec
 from edgeloop.toolchain.backend import import_keras, seed_everything
-from edgeloop.toolchain.data.dataset import Part, Prepared, prepare
+from edgeloop.toolchain.data.dataset import Part, Prepared, prepare, sha256_of
 from edgeloop.toolchain.fitting import FineTune, accuracy, fine_tune, scores_of
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.source.keras import plain_keras, wrap_keras
@@ -103,7 +103,9 @@ def transfer(
         kept = Kept.TUNED if tuned_accuracy >= head_accuracy else Kept.HEAD
         if kept is Kept.HEAD:
             net.set_weights(before)
-    made = wrap_keras(net, name="transfer.keras").after("transfer", recipe, before=backbone)
+    made = wrap_keras(net, name="transfer.keras").after(
+        "transfer", recipe, before=backbone, data_sha256=sha256_of(data)
+    )
     return made, TransferReport(
         cut_at=place.name,
         features=int(net.get_layer(FEATURES).output.shape[-1]),

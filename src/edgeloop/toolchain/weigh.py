@@ -9,7 +9,7 @@ import msgspec
 
 from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.manifest import EngineName, Precision
-from edgeloop.toolchain.arithmetic.count import multiply_adds, precision_of
+from edgeloop.toolchain.arithmetic.count import multiply_adds, multiply_adds_by_precision, precision_of
 from edgeloop.toolchain.bench import Subject, engine_of, peak_memory_bytes, time_by_turns
 from edgeloop.toolchain.convert.keras import export_keras
 from edgeloop.toolchain.convert.mcu import to_mcu
@@ -101,7 +101,10 @@ def on_device(found: Checked, candidate: Model, profile: TargetProfile) -> OnDev
     elif engine is None or found.precision is None:
         latency = Estimate(latency_ms=None, method=f"unknown: in which numbers {found.name} computes cannot be told")
     else:
-        latency = estimate_latency(profile, found.multiply_adds, found.precision, engine=engine)
+        counted = {} if found.multiply_adds is None else {found.precision: found.multiply_adds}
+        if found.precision is Precision.MIXED:
+            counted = multiply_adds_by_precision(candidate)
+        latency = estimate_latency(profile, counted, engine=engine)
     return OnDevice(
         profile=profile.name,
         title=profile.title,

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from builders import onnx_model, quadrant_images, quadrant_weights
+from builders import onnx_model, quadrant_images, quadrant_means, quadrant_weights
 from edgeloop.cli import check, profile
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.manifest import Precision
@@ -54,6 +54,23 @@ def test_json_holds_the_whole_report(models: Path) -> None:
     found = json.loads(result.stdout)
     assert (found["passes"], found["samples"], found["device"]["profile"]) == (True, 8, "pi5")
     assert found["device"]["latency"]["method"].startswith("estimated: ")
+
+
+def test_images_are_read_for_the_model_that_looks_at_more_pixels(models: Path, tmp_path: Path) -> None:
+    import cv2
+
+    for index, image in enumerate(quadrant_images(240, seed=2)):
+        path = tmp_path / "photos" / "abcd"[index % 4] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), image)
+    (tmp_path / "small.onnx").write_bytes(quadrant_means((1, 4, 4, 1)))
+    for names in (("small.onnx", "sure.onnx"), ("sure.onnx", "small.onnx")):
+        candidate, against = (tmp_path / name if name == "small.onnx" else models / name for name in names)
+        result = _run("check", candidate, "--against", against, "--data", tmp_path / "photos", "--json")
+        assert result.exception is None, result.exception
+        found = json.loads(result.stdout)
+        assert found["classified"]["accuracy"] == found["classified"]["accuracy_against"] == 1.0
+        assert any("images were prepared for each" in note for note in found["notes"])
 
 
 def test_missed_bound_and_misfit_end_as_refused(models: Path) -> None:

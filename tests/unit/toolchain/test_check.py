@@ -3,7 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from builders import LABELS, Damage, Weights, as_bundle, make_parts, onnx_model, quadrant_images, quadrant_weights
+from builders import (
+    LABELS,
+    Damage,
+    Weights,
+    as_bundle,
+    make_parts,
+    onnx_model,
+    quadrant_images,
+    quadrant_means,
+    quadrant_weights,
+)
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Activation, Precision
 from edgeloop.runtime.predictor import Predictor
@@ -242,6 +252,27 @@ def test_without_data_both_get_the_same_random_numbers() -> None:
     assert (report.samples, report.inputs) == (16, "16 random samples between 0 and 1")
     assert report.classified is None
     assert max(one.max_abs_error for one in report.errors) == 0.0
+
+
+def _quadrants_of(shape: tuple[int, ...], *, name: str) -> Model:
+    return wrap_runnable(quadrant_means(shape), Format.ONNX, name=name)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (1, 1, 8, 8), (1, 64)])
+def test_images_are_prepared_for_each_where_one_looks_at_fewer_pixels(shape: tuple[int, ...]) -> None:
+    small = _quadrants_of((1, 4, 4, 1), name="small.onnx")
+    data = prepare(_data().dataset, small.only_input())
+    report = check(small, _quadrants_of(shape, name="whole.onnx"), data, QUICK)
+    assert report.errors[0].max_abs_error < 0.01  # a quadrant's mean is the same at half of the side
+    assert report.classified is not None
+    assert (report.classified.agreement, report.classified.accuracy) == (1.0, 1.0)
+    taken = " x ".join(map(str, shape[1:]))
+    assert f"images were prepared for each: 4 x 4 x 1 for small.onnx, {taken} for whole.onnx" in report.notes
+
+
+def test_random_inputs_of_other_shapes_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="input of small"):
+        check(_quadrants_of((1, 4, 4, 1), name="small.onnx"), _quadrants_of((1, 8, 8, 1), name="w.onnx"), None, QUICK)
 
 
 def test_labels_of_another_number_are_refused() -> None:

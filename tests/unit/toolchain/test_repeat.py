@@ -125,6 +125,22 @@ def test_what_is_made_is_kept_where_it_is_asked_for(place: Path, tmp_path: Path)
     assert (made.name, made.stat().st_size) == ("litert-int8.tflite", report.variants[0].size_bytes)
 
 
+def test_steps_on_different_data_are_each_given_their_own(place: Path, tmp_path: Path) -> None:
+    made = np.load(place / "points.npz")
+    elsewhere = tmp_path / "elsewhere.npz"
+    np.savez(elsewhere, inputs=made["inputs"][::-1] + np.float32(0.1), labels=made["labels"][::-1])
+
+    def pruned_on_other_data(model: Model, data: Prepared) -> tuple[Model, Model]:
+        others = prepare(open_dataset(str(elsewhere)), model.only_input())
+        return _quantized(prune(model, PruneRecipe(keep=0.7, images_seen=640), others)[0], data)
+
+    bundle = _bundle(place, tmp_path, pruned_on_other_data)
+    with pytest.raises(InvalidInput, match=r"the step 'prune' of points@1\.0\.0 took data with SHA-256"):
+        repeat(bundle)
+    report = repeat(bundle, sources=Sources(data=(str(place / "points.npz"), str(elsewhere))))
+    assert report.same_bytes
+
+
 def test_another_source_and_other_data_are_refused(place: Path, tmp_path: Path) -> None:
     bundle = _bundle(place, tmp_path, _quantized)
     net = plain_keras(open_model(place / "model.keras"))
@@ -134,6 +150,6 @@ def test_another_source_and_other_data_are_refused(place: Path, tmp_path: Path) 
     made = np.load(place / "points.npz")
     np.savez(moved, inputs=made["inputs"] + 1, labels=made["labels"])
     with pytest.raises(InvalidInput, match="holds other data"):
-        repeat(bundle, sources=Sources(data=str(moved)))
+        repeat(bundle, sources=Sources(data=(str(moved),)))
     with pytest.raises(NotFound, match="Say where it lies with --model"):
         repeat(bundle, sources=Sources(model=other))

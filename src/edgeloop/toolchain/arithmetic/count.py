@@ -34,18 +34,26 @@ def multiply_adds(model: Model) -> int | None:
     return None if products is None else sum(product.multiply_adds for product in products)
 
 
-def precision_of(model: Model) -> Precision | None:
-    """In which numbers its products are computed: `mixed` where they differ. None where it cannot be told.
+def multiply_adds_by_precision(model: Model) -> dict[Precision, int]:
+    """Of one inference, by the numbers that they are computed in; empty where one or the other cannot be told.
 
     A Keras model is float32 while it is one, so it has no precision of its own here.
     """
-    products = _products(model)
-    if not products:
+    found: dict[Precision, int] = {}
+    for product in _products(model) or ():
+        precision = _precision(product)
+        if precision is None:
+            return {}
+        found[precision] = found.get(precision, 0) + product.multiply_adds
+    return found
+
+
+def precision_of(model: Model) -> Precision | None:
+    """In which numbers its products are computed: `mixed` where they differ. None where it cannot be told."""
+    found = list(multiply_adds_by_precision(model))
+    if not found:
         return None
-    found = {_precision(product) for product in products}
-    if None in found:
-        return None
-    return found.pop() if len(found) == 1 else Precision.MIXED
+    return found[0] if len(found) == 1 else Precision.MIXED
 
 
 def _products(model: Model) -> Sequence[Product] | None:

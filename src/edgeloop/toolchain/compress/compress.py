@@ -97,6 +97,7 @@ def compress(
     search = records.begin(_search(model, recipe, judged, origin))
     space = _space(model, search.recipe, target, judged, classes)
     clock = Clock(recipe.budget_s, _spent_before_s(records, out), time.monotonic())
+    _require_room(space, recipe)
     run = SearchRun(records, search, space, clock, within(progress, 0.1, _SEARCH_SHARE))
     if not run.is_over():
         setting = prepare_setting(
@@ -191,7 +192,19 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
         longest=_LONGEST * recipe.images_seen,
         seed=recipe.seed,
         device_bytes=min(filter(None, (target.storage_bytes, target.memory_bytes))),
+        can_mix=Precision.MIXED in target.precisions,
     )
+
+
+def _require_room(space: Space, recipe: CompressRecipe) -> None:
+    """Raise Refused if nothing that can be made is small enough."""
+    sizes = [size for size in (recipe.bounds.max_size_bytes, space.device_bytes) if size is not None]
+    least = space.least_bytes()
+    if not space.as_it_is and not space.can_prune and sizes and least > min(sizes):
+        raise Refused(
+            f"nothing fits into {min(sizes):,} bytes: the smallest network that the search can make has {least:,}; "
+            "raise --max-size, or choose precisions with fewer bits"
+        )
 
 
 def _weight(net: Any) -> Weight:
@@ -214,9 +227,11 @@ def _students_for(shape: tuple[int, ...]) -> tuple[NetName, ...]:
 
 
 def _spent_before_s(records: Records, out: Path) -> float:
+    """Of the budget, for trials, by earlier sittings. What measuring took is not counted: the same command measures
+    the best again."""
     ends = [trial.spent_s for trial in records.trials()]
     if (out / FRONT).is_file():
-        ends.append(read_report(out).spent_s)
+        ends.append(read_report(out).search_s)
     return max(ends, default=0.0)
 
 

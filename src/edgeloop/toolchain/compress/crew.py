@@ -157,15 +157,28 @@ def _work(setting: Setting, connection: Connection) -> None:
     os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")
     try:
         use_threads(1)
-        bench = Workbench(setting)
-        while True:
-            connection.send(bench.try_task(connection.recv()))
-    except EdgeloopError as error:
-        # No worker can begin, so no trial can be tried: the search ends with this error.
-        connection.recv()
-        connection.send(error)
+        _answer(setting, connection)
     except (EOFError, BrokenPipeError):
         return
+
+
+def _answer(setting: Setting, connection: Connection) -> None:
+    """Task after task. An error instead of what came of one ends the search: no worker can begin, or the disk is
+    full."""
+    try:
+        bench = Workbench(setting)
+    except EdgeloopError as error:
+        connection.recv()
+        connection.send(error)
+        return
+    while True:
+        task = connection.recv()
+        try:
+            tried = bench.try_task(task)
+        except EdgeloopError as error:
+            connection.send(error)
+            return
+        connection.send(tried)
 
 
 def _leave(_signal: int, _frame: object) -> None:

@@ -4,6 +4,7 @@ Those that meet the bounds become bundles; the others say by how much they miss.
 variant, `profiles` says what fits a device and how long it would take there.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.manifest import Measured, Precision, RecipeStep
+from edgeloop.toolchain.arithmetic.count import precision_of
 from edgeloop.toolchain.bench import Subject
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.compress.front import Candidate, misses, undominated, with_front
@@ -33,6 +35,7 @@ from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.teacher import arranged
 from edgeloop.toolchain.weigh import Checked, measure_all, on_device
 
+_BUNDLES = "bundles"
 _MOST = 12
 _TIMED_SAMPLES = 64
 
@@ -72,6 +75,7 @@ class Finals:
 
     def report(self, outcomes: Mapping[int, Outcome], *, clock: Clock, progress: Progress) -> CompressReport:
         """Measure the chosen, pack those that may be packed."""
+        search_s = clock.spent_s
         accuracy = source_accuracy(self._source, self._data)
         chosen = finalists(outcomes, self._search.recipe.bounds)
         failures = [f"{o.plan.title}: {o.failure}" for o in outcomes.values() if o.failure]
@@ -88,6 +92,9 @@ class Finals:
         progress(0.8, "timing the source and all candidates by turns")
         whole, *timed = measure_all([self._source_subject(), *(one.subject for one in proven)])
         candidates = [self._candidate(one, found, accuracy) for one, found in zip(proven, timed, strict=True)]
+        # What an earlier sitting packed may miss a bound now, by the clock: it is not to lie beside this report.
+        if (self._out / _BUNDLES).exists():
+            shutil.rmtree(self._out / _BUNDLES)
         return CompressReport(
             model=self._search.model,
             profile=self._search.recipe.profile,
@@ -95,6 +102,7 @@ class Finals:
             seed=self._search.recipe.seed,
             trials=len(outcomes),
             spent_s=round(clock.spent_s, 1),
+            search_s=search_s,
             baseline=Baseline(
                 format=self._source.format,
                 size_bytes=self._source.size_bytes,
@@ -126,6 +134,7 @@ class Finals:
             recipe=msgspec.to_builtins({"plan": plan, "search": self._search}),
             model=self._source.name,
             model_sha256=self._source.sha256,
+            data_sha256=self._search.data_sha256,
         )
         body = replace(self._body(outcome), steps=(*self._source.steps, step))
         # A body may look at fewer pixels, and calls its input by its own name.
@@ -133,12 +142,14 @@ class Finals:
         draft = begin_draft(body, data, BuildFolder(self._folder(number)), recipe=self._naming.recipe)
         made = self._records.read(outcome.variant)
         variant = wrap_runnable(made, FORMATS[plan.finish.engine], name=f"trial {number}")
-        measured = add_variant(draft, variant, plan.finish.precision).build.variants[-1].measured
+        measured = add_variant(draft, variant, _precision(plan, variant)).build.variants[-1].measured
         assert measured is not None
         return _Proven(number, plan, measured, self._subject(variant, data))
 
     def _candidate(self, proven: "_Proven", found: Checked, source_accuracy: float) -> Candidate:
-        found = msgspec.structs.replace(found, precision=found.precision or proven.plan.finish.precision)
+        found = msgspec.structs.replace(
+            found, precision=found.precision or _precision(proven.plan, proven.subject.model)
+        )
         there = on_device(found, proven.subject.model, self._target)
         here = there.profile == THIS
         latency = there.latency
@@ -168,12 +179,17 @@ class Finals:
         if candidate.misses:
             return candidate
         name, version = self._naming.name, self._naming.version
-        path = self._out / "bundles" / f"{candidate.number:04d}" / f"{name}-{version}.edgeloop"
+        path = self._out / _BUNDLES / f"{candidate.number:04d}" / f"{name}-{version}.edgeloop"
         pack(self._folder(candidate.number), name=name, version=version, out=path, bounds=Bounds())
         return msgspec.structs.replace(candidate, bundle=str(path))
 
     def _folder(self, number: int) -> Path:
         return self._out / "candidates" / f"{number:04d}"
+
+
+def _precision(plan: Plan, variant: Model) -> Precision:
+    """What the plan asked for; of mixed layers what they turned out to be, which may be one precision throughout."""
+    return (precision_of(variant) or Precision.MIXED) if plan.finish.mixed_agreement else plan.finish.precision
 
 
 def _timed(measured: Measured, found: Checked) -> Measured:

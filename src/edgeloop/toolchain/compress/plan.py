@@ -13,7 +13,7 @@ from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.prune.choose import Of
-from edgeloop.toolchain.quantize.recipe import Calibration
+from edgeloop.toolchain.quantize.recipe import Calibration, Granularity
 
 
 class BodyKind(StrEnum):
@@ -81,7 +81,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What becomes of a trained network. aware_images: images of quantization-aware training, 0 for none. equalize,
-    correct_bias: as in QuantizeRecipe."""
+    correct_bias, granularity: as in QuantizeRecipe. mixed_agreement: the layers that suffer most get more bits until
+    this share of samples keeps the body's answer, as in MixedRecipe; 0 for the same bits in all layers."""
 
     engine: EngineName = EngineName.LITERT
     precision: Precision = Precision.INT8
@@ -89,6 +90,8 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     aware_images: int = 0
     equalize: bool = False
     correct_bias: bool = False
+    mixed_agreement: float = 0.0
+    granularity: Granularity = Granularity.CHANNEL
 
     @property
     def is_integer(self) -> bool:
@@ -121,6 +124,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ", quantization-aware": finish.aware_images > 0,
             ", equalised": finish.equalize,
             ", bias corrected": finish.correct_bias,
+            ", mixed": finish.mixed_agreement > 0,
+            ", one scale a tensor": finish.granularity is Granularity.TENSOR,
         }
         return f"{what}; {finish.engine} {finish.precision}" + "".join(cure for cure, is_so in cures.items() if is_so)
 

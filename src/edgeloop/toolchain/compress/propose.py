@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan, Taught
 from edgeloop.toolchain.compress.space import (
+    BITS,
     DEPTHS,
     GROWTHS,
     KEEPS,
@@ -57,6 +58,7 @@ _EXPECTED_GAIN = 0.6
 _SLACK_POINTS = 0.2
 _LEAST_SHARE = 0.1
 _WORTH_CURING_POINTS = 0.1
+_LEAST_BY_TENSOR = 0.5
 _ASKS = 120
 
 
@@ -105,33 +107,48 @@ def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
 
 
 def _finishing(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan]) -> list[Plan]:
-    """For bodies that trained for longer: other engines, and cures where quantization cost something that matters."""
+    """For the source and bodies that trained for longer: other engines, fewer bits in layers that bear it, and cures
+    where quantization costs something that matters."""
     plans: list[Plan] = []
-    for outcome in _latest(outcomes):
+    source = [o for o in outcomes if o.plan.body.kind is BodyKind.SOURCE and not o.failure]
+    long = [o for o in _latest(outcomes) if o.plan.body.images_seen > space.images_seen]
+    for outcome in (*source, *long):
         plan = outcome.plan
-        if plan.finish != space.first_finish or plan.body.images_seen <= space.images_seen:
+        if plan.finish != space.finishes_of(plan.body)[0]:
             continue
         plans += [one for one in space.siblings(plan.body) if one.finish.engine is not plan.finish.engine]
         most = recipe.bounds.max_drop_points
-        is_near = most is None or outcome.body_lost_points <= most + _SLACK_POINTS
-        if is_near and outcome.lost_points - outcome.body_lost_points >= _WORTH_CURING_POINTS:
+        if most is not None and outcome.body_lost_points > most + _SLACK_POINTS:
+            continue
+        if most is None or outcome.lost_points <= most:
+            plans += [one for one in space.lighter(plan) if _may_fit(one, outcome, recipe.bounds)]
+        costs = outcome.lost_points - outcome.body_lost_points
+        if costs >= _WORTH_CURING_POINTS and violations(outcome, recipe.bounds)[1] <= 0:
             plans += _cures(plan, space)
     return [plan for plan in dict.fromkeys(plans) if plan not in tried and space.can_fit(plan, recipe.bounds)]
 
 
+def _may_fit(lighter: Plan, outcome: Outcome, bounds: Bounds) -> bool:
+    """Whether a lighter finish of what came out may be small enough: at best all of the file shrinks with the bits,
+    and scales take less than a half of it."""
+    bits, fewer = BITS[outcome.plan.finish.precision][0], BITS[lighter.finish.precision][0]
+    share = fewer / bits if fewer < bits else _LEAST_BY_TENSOR
+    return bounds.max_size_bytes is None or share * outcome.size_bytes <= bounds.max_size_bytes
+
+
 def _cures(plan: Plan, space: Space) -> list[Plan]:
-    """Other calibration, training that knows of the quantization, what evens out scales and means, and finishes that
-    lose less."""
+    """Other calibration, training that knows of the quantization, what evens out scales and means, more bits in the
+    layers that suffer most, and finishes that lose less."""
     finish = plan.finish
-    cured = [
-        msgspec.structs.replace(finish, calibration=Calibration.MSE),
-        msgspec.structs.replace(finish, aware_images=space.images_seen),
-        msgspec.structs.replace(finish, equalize=True),
-    ]
+    cured = [msgspec.structs.replace(finish, calibration=Calibration.MSE)]
+    if space.can_teach(plan.body):
+        cured.append(msgspec.structs.replace(finish, aware_images=space.images_seen))
+        cured.append(msgspec.structs.replace(finish, equalize=True))
     if finish.engine is not EngineName.ONNXRUNTIME and finish.precision is Precision.INT8:
         cured.append(msgspec.structs.replace(finish, correct_bias=True))
+    mixes = [one for one in space.mixes(plan.body) if one.finish.precision is finish.precision]
     others = [one for one in space.siblings(plan.body) if one.finish.engine is finish.engine]
-    return [*(Plan(body=plan.body, finish=one) for one in cured if finish.is_integer), *others]
+    return [*(Plan(body=plan.body, finish=one) for one in cured if finish.is_integer), *mixes, *others]
 
 
 def _latest(outcomes: Sequence[Outcome]) -> list[Outcome]:

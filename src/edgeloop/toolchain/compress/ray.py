@@ -66,6 +66,8 @@ class RayCrew:
         try:
             tried: Tried = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
+            if isinstance(getattr(error, "cause", None), Unavailable):
+                raise error.cause from error
             reason = str(error).strip().splitlines()[-1]
             return Tried(Outcome(plan=task.plan, failure=f"its Ray actor failed: {reason}"))
         return tried

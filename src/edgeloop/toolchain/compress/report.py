@@ -23,7 +23,8 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompressReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole. failures: trials that gave no model, with their reasons."""
+    """The whole. spent_s: of the budget, over all sittings; search_s: of it for trials. failures: trials that gave no
+    model, with their reasons."""
 
     model: str
     profile: str
@@ -34,4 +35,5 @@ class CompressReport(msgspec.Struct, frozen=True, kw_only=True):
     baseline: Baseline
     candidates: tuple[Candidate, ...]
     failures: tuple[str, ...] = ()
+    search_s: float = 0.0
     schema: int = SCHEMA

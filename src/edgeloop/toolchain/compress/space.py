@@ -14,6 +14,7 @@ from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Fin
 from edgeloop.toolchain.nets.build import GROWING, NetName
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.prune.choose import Of
+from edgeloop.toolchain.quantize.recipe import Granularity
 
 BITS = {
     Precision.FLOAT32: (32, 32),
@@ -28,9 +29,9 @@ BITS = {
 }
 """Bits of (weights, activations) while a model of that precision computes."""
 
-_FILE_BYTES, _LAYER_BYTES, _CHANNEL_BYTES = 1_200, 220, 16
+_FILE_BYTES, _LAYER_BYTES, _CHANNEL_BYTES, _BIAS_BYTES = 1_200, 220, 16, 4
 """What a model file holds besides weights, at the least: for itself, for each layer that has weights, and for each of
-its channels, with their scales and biases. Measured on stripped int8 LiteRT files of students."""
+its channels, with their scales and biases, or biases alone. Measured on stripped int8 LiteRT files of students."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Weight:
         """The least that its file weighs with this share of the parameters."""
         # Parameters lie between two axes of channels: a share of them leaves about its root of the channels.
         channels = math.sqrt(share) * self.channels
-        besides = _FILE_BYTES + _LAYER_BYTES * self.layers + int(_CHANNEL_BYTES * channels)
+        each = _CHANNEL_BYTES if finish.granularity is Granularity.CHANNEL else _BIAS_BYTES
+        besides = _FILE_BYTES + _LAYER_BYTES * self.layers + int(each * channels)
         return besides + int(share * self.parameters) * _weight_bits(finish) // 8
 
     def share_within(self, size_bytes: int, finish: "Finish") -> float:
@@ -62,6 +64,11 @@ KEEPS = (0.02, 0.9)
 SHARES_OF = (Of.MACS, Of.PARAMETERS)
 RANKS = ("l1", "l2", "activation", "zeros")
 TEACHINGS = tuple(Taught)
+
+_MIXING_ENGINE = EngineName.LITERT
+_SCALES_BY_TENSOR = (EngineName.LITERT, EngineName.ONNXRUNTIME)
+_MORE_BITS = {Precision.INT8: (Precision.FLOAT32, 0.998), Precision.INT4: (Precision.INT8, 0.99)}
+"""What the layers that suffer most get instead, and which share of samples is to keep the body's answer then."""
 
 _LADDER_WIDTHS = (2.0, 1.5, 1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
 _FAR_BELOW = 0.5
@@ -80,7 +87,7 @@ class Space:
     preferred one first. can_prune: whether the source's graph can be cut. can_resize: whether inputs are images.
     nets: kinds of students that take such inputs. source_weight: of a source that can be cut. weight_of: of a
     student's body, told without training it. images_seen: the shortest training; longest: the longest.
-    device_bytes: what the device can store and hold at most.
+    device_bytes: what the device can store and hold at most. can_mix: whether it runs layers of different precisions.
     """
 
     as_it_is: tuple[Finish, ...]
@@ -94,6 +101,7 @@ class Space:
     longest: int
     seed: int
     device_bytes: int | None = None
+    can_mix: bool = True
 
     @property
     def first_finish(self) -> Finish:
@@ -158,10 +166,41 @@ class Space:
     def _most_bytes(self, bounds: Bounds) -> int | None:
         return min((size for size in (bounds.max_size_bytes, self.device_bytes) if size is not None), default=None)
 
+    def finishes_of(self, body: Body) -> tuple[Finish, ...]:
+        """What a body can be brought to, that which it is judged by first."""
+        return self.as_it_is if body.kind is BodyKind.SOURCE else self.finishes
+
     def siblings(self, body: Body) -> Iterator[Plan]:
-        """The other finishes of a body that is trained already: cheap to try."""
-        finishes = self.as_it_is if body.kind is BodyKind.SOURCE else self.finishes
-        return (Plan(body=body, finish=finish) for finish in finishes)
+        """A body that is trained already in every finish: cheap to try."""
+        return (Plan(body=body, finish=finish) for finish in self.finishes_of(body))
+
+    def can_teach(self, body: Body) -> bool:
+        """Whether the body is a network in Keras, which can be trained and evened out; of sources not all are."""
+        return body.kind is not BodyKind.SOURCE or self.can_prune
+
+    def mixes(self, body: Body) -> Iterator[Plan]:
+        """A body with more bits in the layers that suffer most: 8 where the rest has 4, float where it has 8; cheap
+        to try. None on an engine whose layers do not mix, or a device that does not."""
+        finishes = self.finishes_of(body)
+        for finish in finishes:
+            more = _MORE_BITS.get(finish.precision)
+            if self.can_mix and more and finish.engine is _MIXING_ENGINE and Finish(precision=more[0]) in finishes:
+                yield Plan(body=body, finish=msgspec.structs.replace(finish, mixed_agreement=more[1]))
+
+    def lighter(self, plan: Plan) -> list[Plan]:
+        """The plan's body in finishes whose files are smaller: 4 bits in the layers that bear it, or one scale for
+        each tensor instead of each channel."""
+        bits = BITS[plan.finish.precision]
+        found = [one for one in self.mixes(plan.body) if BITS[one.finish.precision] < bits]
+        if plan.finish.precision is Precision.INT8 and plan.finish.engine in _SCALES_BY_TENSOR:
+            by_tensor = msgspec.structs.replace(plan.finish, granularity=Granularity.TENSOR)
+            found.append(Plan(body=plan.body, finish=by_tensor))
+        return found
+
+    def least_bytes(self) -> int:
+        """What the smallest of all students weighs at the least."""
+        smallest = (self.student(net, WIDTHS[0], DEPTHS[0], GROWTHS[0], TEACHINGS[0]) for net in self.nets)
+        return min(self.weight_of(body).bytes_at(finish) for body in smallest for finish in self.finishes)
 
     def _ladder(self, bounds: Bounds) -> list[Body]:
         """For each kind of student the largest that fits, and smaller ones; where a size is asked for only the

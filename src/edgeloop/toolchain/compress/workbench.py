@@ -6,6 +6,7 @@ Ray actor; neighbours: `crew` and `ray` feed it, `plan` says what a plan is.
 
 import atexit
 import io
+import math
 import shutil
 import tarfile
 import tempfile
@@ -19,12 +20,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import EdgeloopError, InvalidInput
+from edgeloop.bundle.durable import is_disk_full
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.runtime.engine import TensorSpec
-from edgeloop.toolchain.arithmetic.count import multiply_adds
+from edgeloop.toolchain.arithmetic.count import multiply_adds, multiply_adds_by_precision
 from edgeloop.toolchain.backend import import_keras, seed_everything
-from edgeloop.toolchain.compress.plan import Body, BodyKind, Outcome, Plan, Taught
+from edgeloop.toolchain.compress.plan import Body, BodyKind, Finish, Outcome, Plan, Taught
 from edgeloop.toolchain.compress.space import BITS
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.convert.strip import strip_model
@@ -37,6 +39,7 @@ from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware
 from edgeloop.toolchain.quantize.quantize import quantize
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe, Symmetry
+from edgeloop.toolchain.quantize.sensitivity import MixedRecipe, mixed
 from edgeloop.toolchain.source.engine import FORMATS
 from edgeloop.toolchain.source.keras import keras_bytes, plain_keras
 from edgeloop.toolchain.source.model import Model
@@ -107,16 +110,23 @@ class Workbench:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._source = open_bytes(setting.model_name, setting.model_data, trust_pickle=setting.trust_pickle)
+        try:
+            self._source = open_bytes(setting.model_name, setting.model_data, trust_pickle=setting.trust_pickle)
+        except Exception as error:
+            _require_disk(error)
+            raise
 
     def try_task(self, task: Task) -> Tried:
-        """Carry out a plan. What cannot be done is an outcome with its reason, not an error."""
+        """Carry out a plan. What cannot be done is an outcome with its reason, not an error, but for a full disk:
+        then Unavailable is raised, and the plan counts as not tried."""
         started = time.monotonic()
         try:
             tried = self._try(task)
         except EdgeloopError as error:
+            _require_disk(error)
             tried = Tried(Outcome(plan=task.plan, failure=str(error)))
         except Exception as error:  # noqa: BLE001 - the outer guard of a worker: one trial must not end the search
+            _require_disk(error)
             tried = Tried(Outcome(plan=task.plan, failure=f"{type(error).__name__}: {error}"))
         seconds = round(time.monotonic() - started, 2)
         return replace(tried, outcome=_took(tried.outcome, seconds))
@@ -143,7 +153,6 @@ class Workbench:
         # Of an OpenVINO file they cannot be counted, but of the network that it was made of.
         macs = multiply_adds(variant)
         macs = multiply_adds(body) if macs is None else macs
-        bits = BITS.get(plan.finish.precision, (8, 8))
         outcome = Outcome(
             plan=plan,
             lost_points=self._lost(plan.body, answers),
@@ -152,7 +161,7 @@ class Workbench:
             agreement=float((answers == setting.judged_labels_by_source).mean()),
             size_bytes=variant.size_bytes,
             multiply_adds=macs,
-            bit_operations=_UNKNOWN_WORK if macs is None else macs * bits[0] * bits[1],
+            bit_operations=_UNKNOWN_WORK if macs is None else _bit_operations(plan.finish, macs, variant),
         )
         kept = None if plan.body.kind is BodyKind.SOURCE else body.data
         return Tried(outcome, kept, variant.data)
@@ -232,6 +241,7 @@ class Workbench:
             precision=finish.precision,
             # LiteRT has 16-bit activations with zero in the middle only.
             activations=Symmetry.SYMMETRIC if finish.precision is Precision.INT16 else Symmetry.ASYMMETRIC,
+            granularity=finish.granularity,
             calibration=finish.calibration,
             equalize=finish.equalize,
             correct_bias=finish.correct_bias,
@@ -246,7 +256,28 @@ class Workbench:
             body, learned = train_aware(body, aware, recipe, lessons, teacher_scores=scores)
             # The other engines calibrate ranges of their own.
             ranges = learned if finish.engine is EngineName.LITERT else None
+        if finish.mixed_agreement:
+            return mixed(body, MixedRecipe(quantize=recipe, min_agreement=finish.mixed_agreement), data)[0]
         return quantize(body, recipe, data, to=FORMATS[finish.engine], ranges=ranges)[0]
+
+
+def _bit_operations(finish: Finish, macs: int, variant: Model) -> int:
+    """Multiply-adds times bits of weights and of activations: layer by layer, since some keep more than was asked for;
+    of a file that does not tell, as its finish says."""
+    found = multiply_adds_by_precision(variant) or {finish.precision: macs}
+    return sum(count * math.prod(BITS.get(one, (8, 8))) for one, count in found.items())
+
+
+def _require_disk(error: BaseException) -> None:
+    """Raise Unavailable if a full disk is behind the error: that is the machine's failure and not the plan's."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if is_disk_full(behind):
+            raise Unavailable(
+                f"a trial found no room on the disk ({behind}). Free some space, then give the same command: the "
+                "search goes on from its records"
+            ) from error
+        behind = behind.__cause__ or behind.__context__
 
 
 def data_for(body: Body, source: Model, dataset: Dataset, *, value_range: tuple[float, float]) -> Prepared:

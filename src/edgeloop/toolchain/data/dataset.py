@@ -169,6 +169,11 @@ def prepare(dataset: Dataset, taken: TensorSpec, *, value_range: tuple[float, fl
     return Prepared(dataset, spec, ())
 
 
+def sha256_of(data: object) -> str:
+    """Of the dataset behind what a step was given; empty for plain tensors, or none."""
+    return data.dataset.sha256 if isinstance(data, Prepared) else ""
+
+
 def _prepare_images(dataset: Dataset, taken: TensorSpec, value_range: tuple[float, float]) -> Prepared:
     shape = tuple(taken.shape)
     layout = _layout(taken, dataset.fit.inputs.shape[1:3])

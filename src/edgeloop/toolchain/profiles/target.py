@@ -6,7 +6,7 @@ Neighbours: `known` holds the boards, `measure` makes a profile of this machine,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -151,23 +151,30 @@ def _line(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def estimate_latency(
-    profile: TargetProfile, multiply_adds: int | None, precision: Precision, *, engine: EngineName = EngineName.LITERT
+    profile: TargetProfile, multiply_adds: Mapping[Precision, int], *, engine: EngineName = EngineName.LITERT
 ) -> Estimate:
-    """How long one inference would take on the device, one thread; unknown where nothing is known."""
-    if multiply_adds is None:
+    """How long one inference would take on the device, one thread; unknown where nothing is known.
+
+    multiply_adds: by the numbers that they are computed in; of a model that mixes them each part takes its own time,
+    and the overhead comes once. Empty where they cannot be counted.
+    """
+    if not multiply_adds:
         return Estimate(latency_ms=None, method="unknown: the multiply-adds of this model cannot be counted")
-    speed = profile.speed(engine, precision)
-    if speed is None:
+    found = {precision: profile.speed(engine, precision) for precision in multiply_adds}
+    unknown = [precision for precision, speed in found.items() if speed is None]
+    if unknown:
         return Estimate(
-            latency_ms=None, method=f"unknown: no trusted figure for {engine} {precision} on {profile.title}"
+            latency_ms=None, method=f"unknown: no trusted figure for {engine} {unknown[0]} on {profile.title}"
         )
-    latency_ms = speed.latency_ms(multiply_adds)
-    low, high = speed.error_ratios
+    speeds = {precision: speed for precision, speed in found.items() if speed is not None}
+    work_ms = (speed.latency_ms(multiply_adds[one]) - speed.overhead_ms for one, speed in speeds.items())
+    latency_ms = max(speed.overhead_ms for speed in speeds.values()) + sum(work_ms)
+    lows, highs = zip(*(speed.error_ratios for speed in speeds.values()), strict=True)
     return Estimate(
         latency_ms=latency_ms,
-        method=_method(speed),
-        low_ms=latency_ms * min(low, 1 / _OTHER_KINDS),
-        high_ms=latency_ms * max(high, _OTHER_KINDS),
+        method="; ".join(dict.fromkeys(map(_method, speeds.values()))),
+        low_ms=latency_ms * min(*lows, 1 / _OTHER_KINDS),
+        high_ms=latency_ms * max(*highs, _OTHER_KINDS),
     )
 
 

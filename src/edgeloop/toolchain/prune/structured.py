@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.toolchain.data.dataset import UNLABELLED, Prepared
+from edgeloop.toolchain.data.dataset import UNLABELLED, Prepared, sha256_of
 from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.fitting import (
     FineTune,
@@ -133,7 +133,7 @@ def prune(
         left = amount(graph, kept, recipe.of) / whole
         rounds.append(_fit(net, recipe, data, teacher, told, left, index))
         graph = _traced(net)
-    made = wrap_keras(net, name=model.name).after("prune", recipe, before=model)
+    made = wrap_keras(net, name=model.name).after("prune", recipe, before=model, data_sha256=sha256_of(data))
     last, cost, cost_before = rounds[-1], _whole_cost(graph), _whole_cost(first)
     return made, PruneReport(
         of=recipe.of,

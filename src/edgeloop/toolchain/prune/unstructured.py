@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Refused
 from edgeloop.toolchain.backend import import_keras
-from edgeloop.toolchain.data.dataset import Prepared
+from edgeloop.toolchain.data.dataset import Prepared, sha256_of
 from edgeloop.toolchain.fitting import FineTune, fine_tune
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.prune.settle import settle
@@ -109,7 +109,9 @@ def sparsify(
     for kernel, constraint in zip(kernels, held, strict=True):
         kernel.constraint = constraint
     settle(net, data, seed=recipe.seed)
-    made = wrap_keras(keras.Model(net.input, net.output), name=model.name).after("sparsify", recipe, before=model)
+    made = wrap_keras(keras.Model(net.input, net.output), name=model.name).after(
+        "sparsify", recipe, before=model, data_sha256=sha256_of(data)
+    )
     plain_before = wrap_keras(source, name=model.name).data
     return made, SparsifyReport(
         sparsity_before=sparse_before,

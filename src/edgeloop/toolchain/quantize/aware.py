@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.backend import import_keras
-from edgeloop.toolchain.data.dataset import Prepared
+from edgeloop.toolchain.data.dataset import Prepared, sha256_of
 from edgeloop.toolchain.fitting import FineTune, fine_tune
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.equalize import equalize_net, fold_batchnorm
@@ -114,7 +114,9 @@ def train_aware(
         made = rounding.get_layer(layer.name)
         layer.set_weights((made.inner if hasattr(made, "inner") else made).get_weights())
     ranges = {name: watcher.ends() for name, watcher in watchers.items()}
-    return wrap_keras(net, name=model.name).after("train_aware", aware, before=model), ranges
+    return wrap_keras(net, name=model.name).after(
+        "train_aware", aware, before=model, data_sha256=sha256_of(data)
+    ), ranges
 
 
 def quantize_aware(
@@ -131,7 +133,7 @@ def quantize_aware(
     rest = msgspec.structs.replace(recipe.quantize, equalize=False)
     ranges = learned if to in (None, Format.LITERT) else None
     made, report = quantize(taught, rest, data, to=to, ranges=ranges, progress=within(progress, 0.7, 1.0))
-    made = made.after("quantize_aware", recipe, before=model)
+    made = made.after("quantize_aware", recipe, before=model, data_sha256=sha256_of(data))
     return made, msgspec.structs.replace(report, size_before_bytes=model.size_bytes)
 
 

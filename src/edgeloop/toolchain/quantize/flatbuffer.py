@@ -241,7 +241,7 @@ def open_float(data: bytes) -> Graph:
     """A .tflite file that can be quantized, its weights in float.
 
     Raises Refused, with the operator's name, if it holds one that is custom, remembers, draws random numbers,
-    branches, or quantizes already.
+    branches, or quantizes already; InvalidInput if a weight is NaN or infinite.
     """
     graph = Graph(data)
     for one in graph.operators:
@@ -260,6 +260,13 @@ def open_float(data: bytes) -> Graph:
                 "quantize the float model that it was made from"
             )
     graph.restore_float()
+    for one in graph.operators:
+        for index in one.inputs:
+            constant = index >= 0 and graph.is_constant(index) and graph.dtype(index) == "FLOAT32"
+            if constant and not np.isfinite(graph.constant(index)).all():
+                raise InvalidInput(
+                    f"the weights {graph.name(index)!r} of {one.name!r} hold NaN or infinity; train the model again"
+                )
     return graph
 
 

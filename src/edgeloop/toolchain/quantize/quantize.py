@@ -15,7 +15,7 @@ from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.convert.strip import strip_model
-from edgeloop.toolchain.data.dataset import Prepared
+from edgeloop.toolchain.data.dataset import Prepared, sha256_of
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.activations import Ranges
 from edgeloop.toolchain.quantize.equalize import EqualizeRecipe, equalize
@@ -70,7 +70,7 @@ def quantize(
     report = compare(model, whole, judged, recipe)
     progress(1.0, "quantized")
     lean = strip_model(whole)
-    return lean.after("quantize", step, before=source), msgspec.structs.replace(
+    return lean.after("quantize", step, before=source, data_sha256=sha256_of(data)), msgspec.structs.replace(
         report, size_after_bytes=lean.size_bytes
     )
 
@@ -123,11 +123,18 @@ def require_plain(recipe: QuantizeRecipe) -> None:
 
 
 def compare(before: Model, after: Model, judged: Mapping[str, NDArray[Any]], recipe: QuantizeRecipe) -> QuantizeReport:
-    """The quantized model beside the float one on real inputs by name, in the runtime that devices use."""
+    """The quantized model beside the float one on real inputs by name, in the runtime that devices use.
+
+    Raises Refused if an output is lost, or is NaN or infinite.
+    """
     expected, made = before.run(judged), after.run(_renamed(judged, before, after))
     missing = [spec.name for spec in before.outputs if spec.name not in made]
     if missing:
         raise Refused(f"the quantized model lost the output {missing[0]!r}; it has {', '.join(made)}")
+    for model, outputs in ((before, expected), (after, made)):
+        bad = [name for name, values in outputs.items() if not np.isfinite(values).all()]
+        if bad:
+            raise Refused(f"output {bad[0]!r} of {model.name} is NaN or infinite on real inputs; nothing is written")
     main = LOGITS if LOGITS in expected else before.outputs[0].name
     error = np.abs(np.asarray(made[main], np.float64) - np.asarray(expected[main], np.float64))
     count = len(error)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.convert.strip import strip_model
-from edgeloop.toolchain.data.dataset import Prepared
+from edgeloop.toolchain.data.dataset import Prepared, sha256_of
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.flatbuffer import FOUR_BIT_KINDS, WEIGHTED, Operator, open_float
@@ -81,7 +81,7 @@ def mixed(
         name = f"{Path(model.name).stem}.mixed.tflite"
         made = wrap_runnable(data_bytes, Format.LITERT, name=name)
         report = compare(model, made, judged, chosen)
-        lean = strip_model(made).after("mixed", recipe, before=source)
+        lean = strip_model(made).after("mixed", recipe, before=source, data_sha256=sha256_of(data))
         tried[count] = lean, msgspec.structs.replace(report, size_after_bytes=lean.size_bytes)
         progress(0.6 + 0.4 * len(tried) / (len(can_rise).bit_length() + 3), f"{count} layers raised")
         return report.agreement is not None and report.agreement >= recipe.min_agreement

@@ -72,7 +72,7 @@ class Model:
             names = ", ".join(spec.name for spec in self.inputs)
             raise InvalidInput(
                 f"{self.name} has {len(self.inputs)} inputs ({names}); this step takes models with one. "
-                "'edgeloop convert' and 'edgeloop check' take any number"
+                "'edgeloop convert', and 'edgeloop check' without --data, take any number"
             )
         return self.inputs[0]
 
@@ -94,9 +94,15 @@ class Model:
         made = self.run({self.only_input().name: tensor})
         return np.asarray(made[self.only_output().name], dtype=np.float32)
 
-    def after(self, kind: str, recipe: msgspec.Struct, before: "Model") -> "Model":
-        """This model with its history: that of `before`, then one more step."""
-        step = RecipeStep(kind=kind, recipe=msgspec.to_builtins(recipe), model=before.name, model_sha256=before.sha256)
+    def after(self, kind: str, recipe: msgspec.Struct, before: "Model", *, data_sha256: str = "") -> "Model":
+        """This model with its history: that of `before`, then one more step. data_sha256: of what the step took."""
+        step = RecipeStep(
+            kind=kind,
+            recipe=msgspec.to_builtins(recipe),
+            model=before.name,
+            model_sha256=before.sha256,
+            data_sha256=data_sha256,
+        )
         return replace(self, steps=(*before.steps, step))
 
 

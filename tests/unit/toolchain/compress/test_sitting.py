@@ -7,13 +7,14 @@ import msgspec
 import pytest
 
 from edgeloop.contracts.codec import to_json
-from edgeloop.contracts.errors import Corrupt, InvalidInput
+from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 from edgeloop.toolchain.compress.plan import Body, CompressRecipe, Plan
 from edgeloop.toolchain.compress.records import Records, Search, Trial
 from edgeloop.toolchain.compress.sitting import Clock, SearchRun, best_so_far
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.progress import silent
 from landscape import LandscapeCrew, recipe_of, space_of
+from small_disk import fill, small_disk
 
 SHA = "a" * 64
 
@@ -48,6 +49,21 @@ def test_a_search_that_fell_goes_on_as_if_it_had_not(tmp_path: Path, falls_after
     again = _sit(tmp_path / "torn", crew, recipe)
     assert _plans(again) == _plans(whole)
     assert len(crew.asked) == 30 - falls_after
+
+
+def test_a_search_whose_disk_fills_ends_with_what_to_do_and_goes_on_from_there(tmp_path: Path) -> None:
+    recipe = recipe_of(trials=30)
+    whole = _sit(tmp_path / "whole", LandscapeCrew(), recipe)
+    with small_disk(tmp_path / "disk") as disk:
+        _sit(disk / "out", LandscapeCrew(), recipe_of(trials=9))
+        ballast = fill(disk)
+        with pytest.raises(Unavailable, match="Free some space"):
+            _sit(disk / "out", LandscapeCrew(), recipe)
+        ballast.unlink()
+        crew = LandscapeCrew()
+        again = _sit(disk / "out", crew, recipe)
+        assert again.outcomes == whole.outcomes
+        assert len(crew.asked) >= 20
 
 
 def test_the_order_in_which_workers_finish_changes_nothing(tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
 """Trials themselves, small: a plan decides its model, whoever trained its stages, and learns from what it says."""
 
+import errno
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeloop.contracts.errors import InvalidInput, Unavailable
 from edgeloop.contracts.manifest import Precision
 from edgeloop.steps import open_dataset, open_model, student_data
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.compress.crew import LocalCrew
 from edgeloop.toolchain.compress.lessons import prepare_setting
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Finish, Plan, Taught
-from edgeloop.toolchain.compress.workbench import Setting, Task, Tried
+from edgeloop.toolchain.compress.workbench import Setting, Task, Tried, Workbench
 from edgeloop.toolchain.nets.build import NetName
 from edgeloop.toolchain.progress import silent
 from edgeloop.toolchain.source.keras import keras_bytes
@@ -79,3 +82,21 @@ def test_a_plan_without_a_stage_is_an_outcome_with_its_reason(setting: Setting) 
     (tried,) = _tried(setting, Task(_plan()))
     assert tried.outcome.failure is not None
     assert "has no stage" in tried.outcome.failure
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_the_machines_failure_and_not_the_plans(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    def fail(self: Workbench, task: Task) -> Tried:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "body.keras")
+        except OSError as error:
+            if wrapped:
+                raise InvalidInput("the body was not written") from error
+            raise
+
+    bench = Workbench(setting)
+    monkeypatch.setattr(Workbench, "_try", fail)
+    with pytest.raises(Unavailable, match="the search goes on from its records"):
+        bench.try_task(Task(_plan(256)))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,7 @@ timed = st.tuples(st.floats(1e4, 1e10), st.floats(1e-3, 1e5))
 @given(points=st.lists(timed, min_size=3, max_size=8), sizes=st.tuples(st.integers(0, 10**11), st.integers(0, 10**11)))
 def test_more_multiply_adds_never_take_less(points: list[tuple[float, float]], sizes: tuple[int, int]) -> None:
     profile = _profile(_speed(*points))
-    less, more = (estimate_latency(profile, size, Precision.INT8) for size in sorted(sizes))
+    less, more = (estimate_latency(profile, {Precision.INT8: size}) for size in sorted(sizes))
     assert less.latency_ms is not None
     assert more.latency_ms is not None
     assert less.latency_ms <= more.latency_ms
@@ -86,7 +88,7 @@ def test_more_multiply_adds_never_take_less(points: list[tuple[float, float]], s
 def test_bounds_of_an_estimate_hold_for_the_points_behind_it(points: list[tuple[float, float]]) -> None:
     profile = _profile(_speed(*points))
     for count, latency_ms in points:
-        found = estimate_latency(profile, int(count), Precision.INT8)
+        found = estimate_latency(profile, {Precision.INT8: int(count)})
         assert found.low_ms is not None
         assert found.high_ms is not None
         # int() drops a fraction of a multiply-add, and rounding the rest of it.
@@ -94,7 +96,7 @@ def test_bounds_of_an_estimate_hold_for_the_points_behind_it(points: list[tuple[
 
 
 def test_estimate_says_its_method() -> None:
-    found = estimate_latency(_profile(_speed((1e6, 1.0), with_overhead=False)), 2_000_000, Precision.INT8)
+    found = estimate_latency(_profile(_speed((1e6, 1.0), with_overhead=False)), {Precision.INT8: 2_000_000})
     assert found.latency_ms == pytest.approx(2.0)
     assert found.method == (
         "estimated: 1.00 billion multiply-adds a second, one thread, litert int8, measured there with 1 networks"
@@ -103,24 +105,35 @@ def test_estimate_says_its_method() -> None:
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.MIXED, Precision.INT8_DYNAMIC])
 def test_precision_without_a_figure_is_unknown(precision: Precision) -> None:
-    found = estimate_latency(_profile(_speed((1e6, 1.0), with_overhead=False)), 1, precision)
+    found = estimate_latency(_profile(_speed((1e6, 1.0), with_overhead=False)), {precision: 1})
     assert (found.latency_ms, found.low_ms, found.high_ms) == (None, None, None)
     assert found.method == f"unknown: no trusted figure for litert {precision} on A board"
 
 
+def test_layers_of_different_precisions_take_each_their_own_time() -> None:
+    board = KNOWN["pi4"]
+    counts = {Precision.INT8: 9 * 10**6, Precision.FLOAT32: 10**6}
+    alone = [estimate_latency(board, {precision: count}) for precision, count in counts.items()]
+    both = estimate_latency(board, counts)
+    assert both.latency_ms == pytest.approx(sum(one.latency_ms or math.inf for one in alone))
+    assert both.method == "; ".join(one.method for one in alone)
+    unknown = estimate_latency(board, {**counts, Precision.INT8_DYNAMIC: 1})
+    assert unknown.latency_ms is None
+
+
 def test_engine_without_a_figure_is_unknown() -> None:
-    found = estimate_latency(KNOWN["pi4"], 1, Precision.INT8, engine=EngineName.ONNXRUNTIME)
+    found = estimate_latency(KNOWN["pi4"], {Precision.INT8: 1}, engine=EngineName.ONNXRUNTIME)
     assert found.latency_ms is None
 
 
 def test_model_that_cannot_be_counted_is_unknown() -> None:
-    assert estimate_latency(KNOWN["pi4"], None, Precision.INT8).method.startswith("unknown: the multiply-adds")
+    assert estimate_latency(KNOWN["pi4"], {}).method.startswith("unknown: the multiply-adds")
 
 
 def test_weights_only_precisions_compute_in_float() -> None:
-    of_float = estimate_latency(KNOWN["pi4"], 10**6, Precision.FLOAT32)
-    assert estimate_latency(KNOWN["pi4"], 10**6, Precision.INT8_WEIGHTS) == of_float
-    assert estimate_latency(KNOWN["pi4"], 10**6, Precision.FLOAT16) == of_float
+    of_float = estimate_latency(KNOWN["pi4"], {Precision.FLOAT32: 10**6})
+    assert estimate_latency(KNOWN["pi4"], {Precision.INT8_WEIGHTS: 10**6}) == of_float
+    assert estimate_latency(KNOWN["pi4"], {Precision.FLOAT16: 10**6}) == of_float
 
 
 def test_model_that_fits_has_no_reasons() -> None:

@@ -250,3 +250,18 @@ def test_recipe_made_in_python_is_held_to_its_bounds() -> None:
         QuantizeRecipe(percentile=30.0)
     with pytest.raises(InvalidInput, match="calibration_samples"):
         msgspec.structs.replace(QuantizeRecipe(), calibration_samples=3)
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS, Precision.FLOAT16],
+)
+def test_weights_of_nan_are_refused_by_name(float_litert: bytes, precision: Precision) -> None:
+    graph = open_float(float_litert)
+    operator = next(one for one in graph.operators if one.kind in CHANNEL_AXIS)
+    weights = graph.constant(operator.inputs[1])
+    weights.flat[0] = np.nan
+    graph.set_constant(operator, 1, weights)
+    with pytest.raises(InvalidInput, match="hold NaN or infinity") as refused:
+        quantize_litert(graph.to_bytes(), QuantizeRecipe(precision=precision), FEEDS)
+    assert operator.name in str(refused.value)
