@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test test-processes test-toolchain test-rest check bench-toolchain format lock clean
+.PHONY: help setup demo test test-search test-toolchain test-processes test-rest check bench-toolchain format lock clean
 
 help:
 	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
@@ -31,16 +31,22 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/edgeloop demo --report build/demo.json
 
-# Three processes, two at a time: the suite waits more than it computes, and with TensorFlow, PyTorch, OpenVINO and all
-# the rest in a single process it has died of a segmentation fault. Each prints when it has ended.
+# Four processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
+# and all the rest in a single process it has died of a segmentation fault. Each prints when it has ended.
 test: $(STAMP)
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-processes test-toolchain test-rest
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target \
+		test-search test-toolchain test-processes test-rest
 
-test-processes: $(STAMP)
-	@$(BIN)/python -m pytest tests/process tests/flow
+SEARCHES := tests/process/test_search_killed.py tests/process/test_search_kinds.py
+
+test-search: $(STAMP)
+	@$(BIN)/python -m pytest $(SEARCHES)
 
 test-toolchain: $(STAMP)
 	@$(BIN)/python -m pytest tests/unit/toolchain
+
+test-processes: $(STAMP)
+	@$(BIN)/python -m pytest tests/process tests/flow $(SEARCHES:%=--ignore=%)
 
 test-rest: $(STAMP)
 	@$(BIN)/python -m pytest --ignore=tests/process --ignore=tests/flow --ignore=tests/unit/toolchain

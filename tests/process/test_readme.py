@@ -13,7 +13,7 @@ import pytest
 
 README = Path(__file__).parents[2] / "README.md"
 SERVER_START_S = 5
-TIMEOUT_S = 170
+TIMEOUT_S = 300
 
 
 @pytest.mark.timeout(TIMEOUT_S + 10)

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,21 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return _setting(tmp_path_factory.mktemp("source"))
 
 
-def _tried(setting: Setting, *tasks: Task) -> list[Tried]:
-    """In a worker of its own, as in a search: a trial makes Keras forget what its process did before."""
+@pytest.fixture(scope="module")
+def crew(setting: Setting) -> Iterator[LocalCrew]:
+    """A worker of its own, as in a search: a trial makes Keras forget what its process did before."""
     with LocalCrew(setting, size=1) as crew:
-        return [tried for _, tried in sorted(crew.run(tasks, deadline=math.inf), key=lambda pair: pair[0])]
+        yield crew
+
+
+@pytest.fixture(scope="module")
+def another_crew(setting: Setting) -> Iterator[LocalCrew]:
+    with LocalCrew(setting, size=1) as crew:
+        yield crew
+
+
+def _tried(crew: LocalCrew, *tasks: Task) -> list[Tried]:
+    return [tried for _, tried in sorted(crew.run(tasks, deadline=math.inf), key=lambda pair: pair[0])]
 
 
 def _plan(*stages: int, kind: BodyKind = BodyKind.STUDENT, taught: Taught = Taught.LABELS) -> Plan:
@@ -55,31 +67,34 @@ def _plan(*stages: int, kind: BodyKind = BodyKind.STUDENT, taught: Taught = Taug
 
 
 @pytest.mark.parametrize(("kind", "taught"), [(BodyKind.STUDENT, Taught.LABELS), (BodyKind.PRUNED, Taught.SOURCE)])
-def test_stages_in_a_row_give_what_stages_on_their_own_give(setting: Setting, kind: BodyKind, taught: Taught) -> None:
+def test_stages_in_a_row_give_what_stages_on_their_own_give(
+    crew: LocalCrew, another_crew: LocalCrew, kind: BodyKind, taught: Taught
+) -> None:
     both = _plan(256, 384, kind=kind, taught=taught)
-    first, in_a_row = _tried(setting, Task(_plan(256, kind=kind, taught=taught)), Task(both))
-    (gone_on,) = _tried(setting, Task(both, before=first.body))
+    first, in_a_row = _tried(crew, Task(_plan(256, kind=kind, taught=taught)), Task(both))
+    (gone_on,) = _tried(another_crew, Task(both, before=first.body))
     assert gone_on.outcome.failure is None
     assert gone_on.variant == in_a_row.variant
     assert gone_on.variant != first.variant
 
 
-def test_labels_teach_what_a_source_of_fresh_weights_cannot(setting: Setting) -> None:
+def test_labels_teach_what_a_source_of_fresh_weights_cannot(crew: LocalCrew) -> None:
     tasks = (Task(_plan(4_000, taught=one)) for one in (Taught.LABELS, Taught.SOURCE))
-    by_labels, by_source = (tried.outcome for tried in _tried(setting, *tasks))
+    by_labels, by_source = (tried.outcome for tried in _tried(crew, *tasks))
     assert by_labels.accuracy > 0.8
     assert by_labels.accuracy > by_source.accuracy
     assert by_source.agreement > by_labels.agreement
 
 
 def test_samples_without_a_label_do_not_keep_labels_from_teaching(tmp_path: Path) -> None:
-    (tried,) = _tried(_setting(tmp_path, unlabelled=200), Task(_plan(4_000)))
+    with LocalCrew(_setting(tmp_path, unlabelled=200), size=1) as crew:
+        (tried,) = _tried(crew, Task(_plan(4_000)))
     assert tried.outcome.failure is None
     assert tried.outcome.accuracy > 0.8
 
 
-def test_a_plan_without_a_stage_is_an_outcome_with_its_reason(setting: Setting) -> None:
-    (tried,) = _tried(setting, Task(_plan()))
+def test_a_plan_without_a_stage_is_an_outcome_with_its_reason(crew: LocalCrew) -> None:
+    (tried,) = _tried(crew, Task(_plan()))
     assert tried.outcome.failure is not None
     assert "has no stage" in tried.outcome.failure
 
