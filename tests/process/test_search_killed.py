@@ -150,8 +150,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     port, client_port = free_port(), free_port()
     # A socket's path may have 107 characters; pytest's folders are too deep.
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    # The head starts a process for its client and gives it 30 s by default, too few for a busy machine.
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "150"}
+    environment = os.environ | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # The head forks a process for its client; gRPC's handlers let some of these forks fail.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+        # It gives that process 30 s by default, too few for a busy machine.
+        "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "150",
+    }
     head = [
         *(ray, "start", "--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=1"),
         *("--include-dashboard=false", f"--temp-dir={place}", f"--node-ip-address={HEAD}", "--block"),

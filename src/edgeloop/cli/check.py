@@ -1,6 +1,5 @@
 """Hold a model against another one: answers, size, speed, memory, a device, bounds."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,14 +46,13 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Compare a model with another one sample by sample; ends with exit code 4 if it misses a bound or the device."""
-    from edgeloop.toolchain.check import CheckRecipe
+    from edgeloop.toolchain.check import CheckRecipe, input_of_both
     from edgeloop.toolchain.check import check as compare
     from edgeloop.toolchain.data.dataset import prepare
     from edgeloop.toolchain.data.open import open_dataset
     from edgeloop.toolchain.package import Bounds
     from edgeloop.toolchain.profiles.open import open_profile
     from edgeloop.toolchain.source.open import open_model
-    from edgeloop.toolchain.teacher import student_input
 
     span = parse_range(input_range)
     recipe = CheckRecipe(
@@ -72,10 +70,7 @@ def check(
         made, original = (open_model(one, trust_pickle=trust_pickle) for one in (candidate, against))
         prepared = None
         if data is not None:
-            # What lies in a folder is read for the model that looks at more of it.
-            inputs = [student_input(one) for one in (original, made)]
-            taken = max(inputs, key=lambda one: (len(one.shape) == 4, math.prod(one.shape[1:])))
-            dataset = open_dataset(data, taken=taken, seed=seed)
+            dataset = open_dataset(data, taken=input_of_both(made, original), seed=seed)
             prepared = prepare(dataset, made.only_input(), value_range=span)
         report = compare(made, original, prepared, recipe, progress=progress)
     if as_json:

@@ -167,7 +167,7 @@ class RecipeStep(msgspec.Struct, frozen=True):
     """One step of the toolchain and all its parameters. kind: quantize, prune, distil, transfer, convert, ...
 
     model: the file name of the model that the step was given; model_sha256: of that file. data_sha256: of the samples
-    that it learnt from or calibrated with, empty where it took none.
+    that it learnt from or calibrated with; empty where it took none, or the lineage names them as a whole.
     """
 
     kind: str

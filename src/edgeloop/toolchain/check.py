@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeloop.bundle.archive import Bundle, write_bundle
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Activation, Measured, Modality, Variant
+from edgeloop.runtime.engine import TensorSpec
 from edgeloop.runtime.footprint import Footprint
 from edgeloop.runtime.postprocess import probabilities
 from edgeloop.runtime.predictor import Predictor
@@ -139,6 +140,16 @@ def check(
         missed=tuple(_missed(first, classified, device, recipe)),
         notes=(*(_shapes(candidate, against) if is_prepared_for_each else ()), *_notes(pairs, first, second, recipe)),
     )
+
+
+def input_of_both(candidate: Model, against: Model) -> TensorSpec:
+    """What data from a folder is read for: the larger sides and the more colours of the two, where both take images,
+    so that neither is judged on less than it looks at. Raises InvalidInput if one has several inputs."""
+    first, second = student_input(against), student_input(candidate)
+    if not len(first.shape) == len(second.shape) == 4:
+        return first if len(first.shape) == 4 else second
+    larger = max(first, second, key=lambda one: one.shape[1] * one.shape[2])
+    return TensorSpec(first.name, (*larger.shape[:3], max(first.shape[3], second.shape[3])), first.dtype)
 
 
 def _is_prepared_for_each(candidate: Model, against: Model, data: Prepared | None) -> bool:

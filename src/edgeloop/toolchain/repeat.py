@@ -92,7 +92,13 @@ class Sources:
     trust_pickle: see open_model."""
 
     model: Path | None = None
-    data: tuple[str, ...] = ()
+    data: str | tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Of data."""
+        return (self.data,) if isinstance(self.data, str) else self.data
+
     trust_pickle: bool = False
 
 
@@ -220,7 +226,7 @@ class _Repeater:
         """The samples that the step took; of a step that does not say, those that the bundle was made with."""
         recipe = self._lineage.recipe
         told = str(recipe.get("data", ""))
-        places = self._sources.data or ((told,) if told else ())
+        places = self._sources.places or ((told,) if told else ())
         if not places:
             raise Refused(f"{self._ref} does not say which data it was made with; give it with --data")
         source, seed = str(recipe.get("source", BUNDLED)), int(recipe.get("seed", 0))
@@ -228,14 +234,20 @@ class _Repeater:
         found: dict[str, str] = {}
         for where in places:
             # Small sets stay whole, as they were when they calibrated.
-            dataset = calibration_samples(where, taken, source=source, seed=seed).dataset
+            try:
+                dataset = calibration_samples(where, taken, source=source, seed=seed).dataset
+            except (InvalidInput, NotFound) as error:
+                if len(places) == 1:
+                    raise
+                found[where] = str(error)
+                continue
             if dataset.sha256 in known.values():
                 return dataset
-            found[where] = dataset.sha256
+            found[where] = f"{dataset.sha256[:12]}..."
         raise InvalidInput(
             f"the step {step.kind!r} of {self._ref} took data with SHA-256 "
             f"{', '.join(f'{sha256[:12]}...' for sha256 in known.values())}; what there is holds other data "
-            f"({', '.join(f'{where}: {sha256[:12]}...' for where, sha256 in found.items())}). Give all data that its "
+            f"({', '.join(f'{where}: {what}' for where, what in found.items())}). Give all data that its "
             "steps took: --data once for each"
         )
 

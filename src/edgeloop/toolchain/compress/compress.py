@@ -86,7 +86,7 @@ def compress(
     data: shaped for students, see `student_data`; without labels it is judged by agreement with the source. out: the
     search's folder; one that was begun is gone on with. crew_size: worker processes here, or the address of a Ray
     cluster. Raises InvalidInput if model, data and recipe do not go together, or `out` holds another search; Refused
-    if the profile runs nothing that was asked for.
+    if the profile runs nothing that was asked for, or nothing can be small enough; Unavailable if the disk is full.
     """
     recipe.require_sound()
     target = open_profile(recipe.profile)
@@ -108,10 +108,21 @@ def compress(
     facts: Recipe = {"model": origin.model, "data": origin.data, "seed": origin.data_seed}
     naming = Naming(origin.name, origin.version, {**facts, "input_range": "{}..{}".format(*data.spec.value_range)})
     finals = Finals(model, judged, search, target, out=out, naming=naming)
+    before = read_report(out) if (out / FRONT).is_file() else None
     report = finals.report(run.numbered, clock=clock, progress=within(progress, _SEARCH_SHARE, 1.0))
     write_durable(out / FRONT, to_pretty_json(report))
     write_durable(out / PAGE, page(report).encode())
+    if before is not None:
+        _remove_disowned(before, report)
     return report
+
+
+def _remove_disowned(before: CompressReport, report: CompressReport) -> None:
+    """Bundles that an earlier measurement let pass and this one does not: the clock may have said otherwise."""
+    missing = {candidate.number for candidate in report.candidates if not candidate.bundle}
+    for candidate in before.candidates:
+        if candidate.bundle and candidate.number in missing:
+            Path(candidate.bundle).unlink(missing_ok=True)
 
 
 def compare(out: Path) -> CompressReport:
@@ -202,8 +213,9 @@ def _require_room(space: Space, recipe: CompressRecipe) -> None:
     least = space.least_bytes()
     if not space.as_it_is and not space.can_prune and sizes and least > min(sizes):
         raise Refused(
-            f"nothing fits into {min(sizes):,} bytes: the smallest network that the search can make has {least:,}; "
-            "raise --max-size, or choose precisions with fewer bits"
+            f"nothing fits into {min(sizes):,} bytes (of --max-size or the device): the smallest network that the "
+            f"search can make has {least:,} as {space.first_finish.precision}; raise --max-size, or choose another "
+            "device or precisions with fewer bits"
         )
 
 

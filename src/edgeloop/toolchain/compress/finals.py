@@ -4,14 +4,13 @@ Those that meet the bounds become bundles; the others say by how much they miss.
 variant, `profiles` says what fits a device and how long it would take there.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
 from edgeloop.contracts.manifest import Measured, Precision, RecipeStep
 from edgeloop.toolchain.arithmetic.count import precision_of
 from edgeloop.toolchain.bench import Subject
@@ -35,7 +34,6 @@ from edgeloop.toolchain.source.model import Model
 from edgeloop.toolchain.teacher import arranged
 from edgeloop.toolchain.weigh import Checked, measure_all, on_device
 
-_BUNDLES = "bundles"
 _MOST = 12
 _TIMED_SAMPLES = 64
 
@@ -74,27 +72,27 @@ class Finals:
         self._naming = naming
 
     def report(self, outcomes: Mapping[int, Outcome], *, clock: Clock, progress: Progress) -> CompressReport:
-        """Measure the chosen, pack those that may be packed."""
+        """Measure the chosen, pack those that may be packed. Raises Unavailable if the disk is full."""
         search_s = clock.spent_s
+        until_s = search_s + clock.final_s
         accuracy = source_accuracy(self._source, self._data)
         chosen = finalists(outcomes, self._search.recipe.bounds)
         failures = [f"{o.plan.title}: {o.failure}" for o in outcomes.values() if o.failure]
         proven: list[_Proven] = []
         for place, number in enumerate(chosen):
-            if proven and clock.is_out:
+            if proven and clock.spent_s >= until_s:
                 failures.append(f"{len(chosen) - place} of the best trials were not proven: the budget was spent")
                 break
             progress(0.8 * place / len(chosen), f"proving trial {number}, {place + 1} of {len(chosen)}")
             try:
                 proven.append(self._proven(number, outcomes[number]))
+            except Unavailable:
+                raise
             except EdgeloopError as error:
                 failures.append(f"{outcomes[number].plan.title}, when it was proven: {error}")
         progress(0.8, "timing the source and all candidates by turns")
         whole, *timed = measure_all([self._source_subject(), *(one.subject for one in proven)])
         candidates = [self._candidate(one, found, accuracy) for one, found in zip(proven, timed, strict=True)]
-        # What an earlier sitting packed may miss a bound now, by the clock: it is not to lie beside this report.
-        if (self._out / _BUNDLES).exists():
-            shutil.rmtree(self._out / _BUNDLES)
         return CompressReport(
             model=self._search.model,
             profile=self._search.recipe.profile,
@@ -179,7 +177,7 @@ class Finals:
         if candidate.misses:
             return candidate
         name, version = self._naming.name, self._naming.version
-        path = self._out / _BUNDLES / f"{candidate.number:04d}" / f"{name}-{version}.edgeloop"
+        path = self._out / "bundles" / f"{candidate.number:04d}" / f"{name}-{version}.edgeloop"
         pack(self._folder(candidate.number), name=name, version=version, out=path, bounds=Bounds())
         return msgspec.structs.replace(candidate, bundle=str(path))
 

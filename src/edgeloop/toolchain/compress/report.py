@@ -23,8 +23,8 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompressReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole. spent_s: of the budget, over all sittings; search_s: of it for trials. failures: trials that gave no
-    model, with their reasons."""
+    """The whole. search_s: of the budget for trials, over all sittings; spent_s: with what measuring took. failures:
+    trials that gave no model, with their reasons."""
 
     model: str
     profile: str

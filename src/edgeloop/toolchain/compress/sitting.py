@@ -25,7 +25,7 @@ _LEAST_TRAINING_SHARE = 0.2
 
 @dataclass
 class Clock:
-    """What of the budget is spent, over all sittings. budget_s: None for no end. before_s: in earlier ones."""
+    """What of the budget is spent. budget_s: None for no end. before_s: by the trials of earlier sittings."""
 
     budget_s: float | None
     before_s: float
@@ -41,12 +41,14 @@ class Clock:
         """Of the budget, for trials; the rest is for measuring the best of them."""
         if self.budget_s is None:
             return math.inf
-        return self.budget_s - min(_MOST_FINAL_S, max(_LEAST_FINAL_S, _FINAL_SHARE * self.budget_s))
+        return self.budget_s - self.final_s
 
     @property
-    def is_out(self) -> bool:
-        """Whether the whole budget is spent."""
-        return self.budget_s is not None and self.spent_s >= self.budget_s
+    def final_s(self) -> float:
+        """Of the budget, for measuring the best; also of a search that is only measured again."""
+        if self.budget_s is None:
+            return math.inf
+        return min(_MOST_FINAL_S, max(_LEAST_FINAL_S, _FINAL_SHARE * self.budget_s))
 
     @property
     def left_s(self) -> float:
@@ -113,9 +115,9 @@ class SearchRun:
         besides_s = min((o.seconds for o in made if not o.plan.body.stages), default=0.0)
         paces: dict[Body, float] = {}
         for one in made:
-            if one.plan.body.stages:
+            # Other finishes of a body did not train it, and mixing takes a while of its own.
+            if one.plan.body.stages and one.plan.finish == self._space.first_finish:
                 pace = max(one.seconds - besides_s, _LEAST_TRAINING_SHARE * one.seconds) / one.plan.body.stages[-1]
-                # A body's later finishes did not train it again; the slowest of its trials did.
                 paces[one.plan.body] = max(pace, paces.get(one.plan.body, 0.0))
         own = [like for like in paces if like.like(body)]
         if not paces:

@@ -198,9 +198,9 @@ class Space:
         return found
 
     def least_bytes(self) -> int:
-        """What the smallest of all students weighs at the least."""
+        """What the smallest of all students weighs at the least, in the finish that bodies are judged by."""
         smallest = (self.student(net, WIDTHS[0], DEPTHS[0], GROWTHS[0], TEACHINGS[0]) for net in self.nets)
-        return min(self.weight_of(body).bytes_at(finish) for body in smallest for finish in self.finishes)
+        return min(self.weight_of(body).bytes_at(self.first_finish) for body in smallest)
 
     def _ladder(self, bounds: Bounds) -> list[Body]:
         """For each kind of student the largest that fits, and smaller ones; where a size is asked for only the

@@ -12,6 +12,7 @@ from edgeloop.bundle.archive import open_bundle
 from edgeloop.contracts.manifest import Precision
 from edgeloop.steps import Bounds, CompressRecipe, Origin, compress, open_dataset, open_model, repeat, student_data
 from edgeloop.toolchain.backend import import_keras
+from edgeloop.toolchain.compress.compress import _remove_disowned
 from edgeloop.toolchain.compress.crew import LocalCrew
 from edgeloop.toolchain.compress.finals import Finals, Naming
 from edgeloop.toolchain.compress.lessons import prepare_setting
@@ -117,15 +118,6 @@ def test_a_mixed_candidate_is_estimated_packed_and_made_again(
     assert repeat(Path(mixed.bundle)).same_bytes
 
 
-def test_a_bundle_that_misses_a_bound_now_does_not_outlive_its_report(
-    folder: Path, tried: tuple[Path, dict[int, Outcome]]
-) -> None:
-    assert any(one.bundle for one in _report(folder, tried, Bounds()).candidates)
-    report = _report(folder, tried, Bounds(max_size_bytes=100))
-    assert all(one.misses and not one.bundle for one in report.candidates)
-    assert not list(tried[0].rglob("*.edgeloop"))
-
-
 def test_a_finished_search_is_measured_again_and_not_searched_on(folder: Path, tmp_path: Path) -> None:
     source, data = _opened(folder)
     origin = Origin(str(folder / "source.keras"), str(folder / "points.npz"), 0, "points", "1.0.0")
@@ -139,7 +131,14 @@ def test_a_finished_search_is_measured_again_and_not_searched_on(folder: Path, t
     again = compress(source, spent, data, out=tmp_path, origin=origin)
     assert again.trials == first.trials == 2
     assert {one.number for one in again.candidates} == {one.number for one in first.candidates} == {1}
-    assert all(Path(one.bundle).is_file() for one in again.candidates if not one.misses)
+    (bundle,) = (Path(one.bundle) for one in again.candidates)
+    assert bundle.is_file()
+    # By the clock it misses a bound now: its bundle goes, and nothing else.
+    foreign = tmp_path / "bundles" / "mine.edgeloop"
+    foreign.write_bytes(b"mine")
+    lost = msgspec.structs.replace(again.candidates[0], bundle="", misses=("takes longer",))
+    _remove_disowned(again, msgspec.structs.replace(again, candidates=(lost,)))
+    assert (bundle.exists(), foreign.exists()) == (False, True)
 
 
 def test_a_savedmodel_is_searched_from_its_folder(folder: Path, tmp_path: Path) -> None:

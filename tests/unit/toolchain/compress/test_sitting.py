@@ -1,6 +1,7 @@
 """A search over its sittings: what a fall costs, what the order of finishing changes, when it ends."""
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 from edgeloop.toolchain.compress.plan import Body, CompressRecipe, Plan
 from edgeloop.toolchain.compress.records import Records, Search, Trial
 from edgeloop.toolchain.compress.sitting import Clock, SearchRun, best_so_far
+from edgeloop.toolchain.compress.workbench import Task, Tried
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.progress import silent
 from landscape import LandscapeCrew, recipe_of, space_of
@@ -55,15 +57,29 @@ def test_a_search_whose_disk_fills_ends_with_what_to_do_and_goes_on_from_there(t
     recipe = recipe_of(trials=30)
     whole = _sit(tmp_path / "whole", LandscapeCrew(), recipe)
     with small_disk(tmp_path / "disk") as disk:
-        _sit(disk / "out", LandscapeCrew(), recipe_of(trials=9))
-        ballast = fill(disk)
-        with pytest.raises(Unavailable, match="Free some space"):
-            _sit(disk / "out", LandscapeCrew(), recipe)
-        ballast.unlink()
+        with pytest.raises(Unavailable, match=r"trials/.*Free some space|files/.*Free some space"):
+            _sit(disk / "out", _Filling(disk, after=9), recipe)
+        (disk / "ballast").unlink()
         crew = LandscapeCrew()
         again = _sit(disk / "out", crew, recipe)
         assert again.outcomes == whole.outcomes
         assert len(crew.asked) >= 20
+
+
+class _Filling(LandscapeCrew):
+    """Leaves no byte on the disk after some answers."""
+
+    def __init__(self, disk: Path, *, after: int) -> None:
+        super().__init__()
+        self._disk = disk
+        self._after = after
+
+    def run(self, tasks: Sequence[Task], *, deadline: float) -> Iterator[tuple[int, Tried]]:
+        for answer in super().run(tasks, deadline=deadline):
+            self._after -= 1
+            if self._after == 0:
+                fill(self._disk)
+            yield answer
 
 
 def test_the_order_in_which_workers_finish_changes_nothing(tmp_path: Path) -> None:
