@@ -38,7 +38,7 @@ candidates measured on {report.baseline.samples:,} held-out samples; {good} with
 <h2>Candidates</h2>
 <div class="wide"><table><thead><tr><th>trial</th><th>what</th><th>size</th><th>points lost</th><th>right</th>
 <th>latency p50</th><th>multiply-adds</th><th>peak memory</th><th>within the bounds</th></tr></thead>
-<tbody>{_baseline_row(report.baseline)}{"".join(_row(candidate) for candidate in report.candidates)}</tbody>
+<tbody>{_baseline_row(report)}{"".join(_row(candidate) for candidate in report.candidates)}</tbody>
 </table></div>
 <p class="dim">Bold: on the front, no other candidate is as good in everything and better in something. Latency:
 {escape(_latency_words(report))}. Peak memory: of a whole process that runs only this model, here; on a
@@ -63,8 +63,12 @@ def _asked(report: CompressReport) -> str:
 
 
 def _latency_words(report: CompressReport) -> str:
-    methods = sorted({f"{one.latency_is} ({one.method})" for one in report.candidates})
-    return "; ".join(methods) or "none"
+    # A method that begins with what it is does not need to be told twice.
+    methods = {
+        one.method if one.method.startswith(one.latency_is) else f"{one.latency_is} ({one.method})"
+        for one in report.candidates
+    }
+    return "; ".join(sorted(methods)) or "none"
 
 
 def _plot(report: CompressReport) -> str:
@@ -151,14 +155,17 @@ def _hover(candidate: Candidate) -> str:
     )
 
 
-def _baseline_row(baseline: Baseline) -> str:
+def _baseline_row(report: CompressReport) -> str:
+    baseline = report.baseline
+    # Where the candidates' latencies are of another device, the source's, which was timed here, says so.
+    took = _ms(baseline.latency_p50_ms) if report.profile == THIS else f"here {_ms(baseline.latency_p50_ms)}"
     cells = (
         "-",
         f"the source, {escape(baseline.format)}",
         f"{baseline.size_bytes:,} B",
         "0",
         f"{100 * baseline.accuracy:.2f} %",
-        _ms(baseline.latency_p50_ms),
+        took,
         _count(baseline.multiply_adds),
         _mb(baseline.peak_memory_bytes),
         "",

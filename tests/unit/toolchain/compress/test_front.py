@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from edgeloop.contracts.manifest import Measured
 from edgeloop.toolchain.compress.front import Candidate, dominates, misses, undominated, with_front
+from edgeloop.toolchain.compress.page import page
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Finish, Plan
+from edgeloop.toolchain.compress.report import Baseline, CompressReport
 from edgeloop.toolchain.package import Bounds
 
 POINTS = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 3), min_size=1, max_size=12)
@@ -78,3 +80,13 @@ def test_a_latency_that_nobody_knows_keeps_no_bound() -> None:
     unknown = msgspec.structs.replace(_candidate(), target_latency_ms=None, method="unknown: no figure")
     assert misses(unknown, Bounds(max_latency_p50_ms=5.0)) == ("its latency is not known there (unknown: no figure)",)
     assert misses(unknown, Bounds()) == ()
+
+
+@pytest.mark.parametrize(("profile", "shown"), [("this", ">2 ms<"), ("pi4", ">here 2 ms<")])
+def test_the_page_does_not_mix_the_clocks_of_two_machines(profile: str, shown: str) -> None:
+    baseline = Baseline(format="keras", size_bytes=9000, accuracy=0.9, samples=100, latency_p50_ms=2.0)
+    report = CompressReport(
+        model="m.keras", profile=profile, bounds=Bounds(), seed=0, trials=1, spent_s=1.0, baseline=baseline,
+        candidates=with_front([_candidate()]),
+    )  # fmt: skip
+    assert shown in page(report)
