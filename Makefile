@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test test-search test-toolchain test-processes test-rest check bench-toolchain format lock clean
+.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-rest check bench-toolchain format lock clean
 
 help:
 	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
@@ -31,19 +31,23 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/edgeloop demo --report build/demo.json
 
-# Four processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
+# Five processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
 # and all the rest in a single process it has died of a segmentation fault. Each prints when it has ended.
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target \
-		test-search test-toolchain test-processes test-rest
+		test-search test-shrinking test-toolchain test-processes test-rest
 
 SEARCHES := tests/process/test_search_killed.py tests/process/test_search_kinds.py
+SHRINKING := $(addprefix tests/unit/toolchain/,compress prune quantize)
 
 test-search: $(STAMP)
 	@$(BIN)/python -m pytest $(SEARCHES)
 
+test-shrinking: $(STAMP)
+	@$(BIN)/python -m pytest $(SHRINKING)
+
 test-toolchain: $(STAMP)
-	@$(BIN)/python -m pytest tests/unit/toolchain
+	@$(BIN)/python -m pytest tests/unit/toolchain $(SHRINKING:%=--ignore=%)
 
 test-processes: $(STAMP)
 	@$(BIN)/python -m pytest tests/process tests/flow $(SEARCHES:%=--ignore=%)
