@@ -93,16 +93,21 @@ class Weights:
 
 def quadrant_weights(*, sharpness: float = _SHARPNESS) -> Weights:
     """The weights that find the brightest quadrant; a larger sharpness makes it surer of itself."""
-    to_features = np.zeros((SIDE_PX, SIDE_PX, len(LABELS)), np.float32)
-    half = SIDE_PX // 2
-    for index in range(len(LABELS)):
-        top, left = half * (index // 2), half * (index % 2)
-        to_features[top : top + half, left : left + half, index] = 1.0 / half**2
     return Weights(
-        to_features.reshape(-1, len(LABELS)),
+        _quadrant_averages(SIDE_PX),
         sharpness * np.eye(len(LABELS), dtype=np.float32),
         np.zeros(len(LABELS), np.float32),
     )
+
+
+def _quadrant_averages(side: int) -> NDArray[np.float32]:
+    """(side * side, 4): flat pixels of a square image, times this, are the mean brightnesses of its quadrants."""
+    means = np.zeros((side, side, len(LABELS)), np.float32)
+    half = side // 2
+    for index in range(len(LABELS)):
+        top, left = half * (index // 2), half * (index % 2)
+        means[top : top + half, left : left + half, index] = 1.0 / half**2
+    return means.reshape(-1, len(LABELS))
 
 
 def quadrant_images(count: int, *, seed: int = 0) -> NDArray[np.uint8]:
@@ -119,11 +124,6 @@ def quadrant_images(count: int, *, seed: int = 0) -> NDArray[np.uint8]:
 def quadrant_means(shape: tuple[int, ...]) -> bytes:
     """ONNX that scores an image's quadrants by their mean brightness: "image", square, in this shape to "logits"."""
     side = round(np.sqrt(np.prod(shape)))
-    half = side // 2
-    means = np.zeros((side, side, len(LABELS)), np.float32)
-    for index in range(len(LABELS)):
-        top, left = half * (index // 2), half * (index % 2)
-        means[top : top + half, left : left + half, index] = 1.0 / half**2
     graph = helper.make_graph(
         [
             helper.make_node("Reshape", ["image", "flat"], ["pixels"]),
@@ -134,7 +134,7 @@ def quadrant_means(shape: tuple[int, ...]) -> bytes:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, len(LABELS)))],
         [
             numpy_helper.from_array(np.array([1, side * side], np.int64), "flat"),
-            numpy_helper.from_array(means.reshape(-1, len(LABELS)), "means"),
+            numpy_helper.from_array(_quadrant_averages(side), "means"),
         ],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

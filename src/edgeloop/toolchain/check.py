@@ -109,15 +109,13 @@ def check(
     if shapes or labels do not match, Refused if output names do not or an output holds NaN.
     """
     recipe = recipe or CheckRecipe()
-    is_prepared_for_each = _is_prepared_for_each(candidate, against, data)
-    if not is_prepared_for_each:
+    own = _own_data(candidate, against, data)
+    if own is None:
         require_same_inputs(candidate, against)
     pairs = match_outputs(candidate, against)
     scores = _scores_pair(pairs, candidate, data)
     feeds, labels, inputs = _feeds(candidate, data, recipe)
-    same = _renamed(feeds, candidate, against)
-    if is_prepared_for_each and data is not None:
-        same = _own_feeds(against, data, recipe)
+    same = _renamed(feeds, candidate, against) if own is None else _own_feeds(against, own, recipe)
     made = _run(candidate, feeds, within(progress, 0.0, 0.35))
     wanted = _run(against, same, within(progress, 0.35, 0.7))
     classified = None
@@ -138,7 +136,7 @@ def check(
         measured_on=describe(this_machine()) if recipe.measure else None,
         device=device,
         missed=tuple(_missed(first, classified, device, recipe)),
-        notes=(*(_shapes(candidate, against) if is_prepared_for_each else ()), *_notes(pairs, first, second, recipe)),
+        notes=(*(_shapes(candidate, against) if own else ()), *_notes(pairs, first, second, recipe)),
     )
 
 
@@ -152,18 +150,18 @@ def input_of_both(candidate: Model, against: Model) -> TensorSpec:
     return TensorSpec(first.name, (*larger.shape[:3], max(first.shape[3], second.shape[3])), first.dtype)
 
 
-def _is_prepared_for_each(candidate: Model, against: Model, data: Prepared | None) -> bool:
-    """Whether these are images, which can be brought to both, and the two take them in different shapes."""
+def _own_data(candidate: Model, against: Model, data: Prepared | None) -> Prepared | None:
+    """The images as `against` is to be fed them; None where it takes what the candidate takes, or these are none."""
     if data is None or data.spec.modality is not Modality.IMAGE or len(against.inputs) != 1:
-        return False
-    return tuple(against.only_input().shape) != tuple(candidate.only_input().shape)
+        return None
+    if tuple(against.only_input().shape) == tuple(candidate.only_input().shape):
+        return None
+    return prepare(data.dataset, student_input(against, data.dataset), value_range=data.spec.value_range)
 
 
-def _own_feeds(against: Model, data: Prepared, recipe: CheckRecipe) -> Feeds:
-    """The same images as `against` takes them."""
+def _own_feeds(against: Model, own: Prepared, recipe: CheckRecipe) -> Feeds:
     taken = against.only_input()
-    own = prepare(data.dataset, student_input(against, data.dataset), value_range=data.spec.value_range)
-    images = getattr(data.dataset, recipe.part).take(recipe.samples).inputs
+    images = getattr(own.dataset, recipe.part).take(recipe.samples).inputs
     return {taken.name: arranged(own.tensors(images), tuple(taken.shape))}
 
 

@@ -93,13 +93,12 @@ class Sources:
 
     model: Path | None = None
     data: str | tuple[str, ...] = ()
+    trust_pickle: bool = False
 
     @property
     def places(self) -> tuple[str, ...]:
         """Of data."""
         return (self.data,) if isinstance(self.data, str) else self.data
-
-    trust_pickle: bool = False
 
 
 def repeat(
@@ -230,7 +229,7 @@ class _Repeater:
         if not places:
             raise Refused(f"{self._ref} does not say which data it was made with; give it with --data")
         source, seed = str(recipe.get("source", BUNDLED)), int(recipe.get("seed", 0))
-        known = {"this step": step.data_sha256} if step.data_sha256 else self._lineage.data_sha256
+        known = (step.data_sha256,) if step.data_sha256 else tuple(self._lineage.data_sha256.values())
         found: dict[str, str] = {}
         for where in places:
             # Small sets stay whole, as they were when they calibrated.
@@ -241,12 +240,12 @@ class _Repeater:
                     raise
                 found[where] = str(error)
                 continue
-            if dataset.sha256 in known.values():
+            if dataset.sha256 in known:
                 return dataset
             found[where] = f"{dataset.sha256[:12]}..."
         raise InvalidInput(
             f"the step {step.kind!r} of {self._ref} took data with SHA-256 "
-            f"{', '.join(f'{sha256[:12]}...' for sha256 in known.values())}; what there is holds other data "
+            f"{', '.join(f'{sha256[:12]}...' for sha256 in known)}; what there is holds other data "
             f"({', '.join(f'{where}: {what}' for where, what in found.items())}). Give all data that its "
             "steps took: --data once for each"
         )

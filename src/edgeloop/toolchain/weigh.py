@@ -101,10 +101,7 @@ def on_device(found: Checked, candidate: Model, profile: TargetProfile) -> OnDev
     elif engine is None or found.precision is None:
         latency = Estimate(latency_ms=None, method=f"unknown: in which numbers {found.name} computes cannot be told")
     else:
-        counted = {} if found.multiply_adds is None else {found.precision: found.multiply_adds}
-        if found.precision is Precision.MIXED:
-            counted = multiply_adds_by_precision(candidate)
-        latency = estimate_latency(profile, counted, engine=engine)
+        latency = estimate_latency(profile, multiply_adds_by_precision(candidate), engine=engine)
     return OnDevice(
         profile=profile.name,
         title=profile.title,

@@ -209,11 +209,13 @@ def _space(model: Model, recipe: CompressRecipe, target: TargetProfile, data: Pr
 
 def _require_room(space: Space, recipe: CompressRecipe) -> None:
     """Raise Refused if nothing that can be made is small enough."""
-    sizes = [size for size in (recipe.bounds.max_size_bytes, space.device_bytes) if size is not None]
+    most = space.most_bytes(recipe.bounds)
+    if space.as_it_is or space.can_prune or most is None:
+        return
     least = space.least_bytes()
-    if not space.as_it_is and not space.can_prune and sizes and least > min(sizes):
+    if least > most:
         raise Refused(
-            f"nothing fits into {min(sizes):,} bytes (of --max-size or the device): the smallest network that the "
+            f"nothing fits into {most:,} bytes (of --max-size or the device): the smallest network that the "
             f"search can make has {least:,} as {space.first_finish.precision}; raise --max-size, or choose another "
             "device or precisions with fewer bits"
         )

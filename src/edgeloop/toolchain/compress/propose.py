@@ -83,8 +83,7 @@ def propose(
     if first:
         return tuple(first[:GENERATION])
     # What cures the source must not eat the time of bodies that are to be found first.
-    is_source_next = share_done >= EXPLORE_SHARE
-    finishing = _finishing(recipe, space, outcomes, tried, with_source=is_source_next)
+    finishing = _finishing(recipe, space, outcomes, tried, with_source=share_done >= EXPLORE_SHARE)
     if finishing:
         return tuple(finishing[:GENERATION])
     by_time = recipe.trials is None
@@ -118,21 +117,24 @@ def _finishing(
     source = [o for o in outcomes if o.plan.body.kind is BodyKind.SOURCE and not o.failure]
     long = [o for o in _latest(outcomes) if o.plan.body.images_seen > space.images_seen]
     for outcome in (*(source if with_source else ()), *long):
-        plan = outcome.plan
-        if plan.finish != space.finishes_of(plan.body)[0]:
-            continue
-        plans += [one for one in space.siblings(plan.body) if one.finish.engine is not plan.finish.engine]
-        mixes = outcome.size_bytes <= _MOST_MIXED_BYTES
-        most = recipe.bounds.max_drop_points
-        if most is not None and outcome.body_lost_points > most + _SLACK_POINTS:
-            continue
-        if most is None or outcome.lost_points <= most:
-            lighter = (one for one in space.lighter(plan) if mixes or not one.finish.mixed_agreement)
-            plans += [one for one in lighter if _may_fit(one, outcome, recipe.bounds)]
-        costs = outcome.lost_points - outcome.body_lost_points
-        if costs >= _WORTH_CURING_POINTS and violations(outcome, recipe.bounds)[1] <= 0:
-            plans += [one for one in _cures(plan, space) if mixes or not one.finish.mixed_agreement]
+        if outcome.plan.finish == space.finishes_of(outcome.plan.body)[0]:
+            plans += _offered(outcome, recipe, space)
     return [plan for plan in dict.fromkeys(plans) if plan not in tried and space.can_fit(plan, recipe.bounds)]
+
+
+def _offered(outcome: Outcome, recipe: CompressRecipe, space: Space) -> list[Plan]:
+    """Other finishes of a body that are worth a trial after what came of it in its first one."""
+    plan, most = outcome.plan, recipe.bounds.max_drop_points
+    offered = [one for one in space.siblings(plan.body) if one.finish.engine is not plan.finish.engine]
+    if most is not None and outcome.body_lost_points > most + _SLACK_POINTS:
+        return offered
+    if most is None or outcome.lost_points <= most:
+        offered += [one for one in space.lighter(plan) if _may_fit(one, outcome, recipe.bounds)]
+    costs = outcome.lost_points - outcome.body_lost_points
+    if costs >= _WORTH_CURING_POINTS and violations(outcome, recipe.bounds)[1] <= 0:
+        offered += _cures(plan, space)
+    can_mix = outcome.size_bytes <= _MOST_MIXED_BYTES
+    return [one for one in offered if can_mix or not one.finish.mixed_agreement]
 
 
 def _may_fit(lighter: Plan, outcome: Outcome, bounds: Bounds) -> bool:

@@ -155,15 +155,16 @@ class Space:
 
     def can_fit(self, plan: Plan, bounds: Bounds) -> bool:
         """False if the plan's file is too large whatever its training brings."""
-        most, least = self._most_bytes(bounds), self.predicted_bytes(plan)
+        most, least = self.most_bytes(bounds), self.predicted_bytes(plan)
         return most is None or least is None or least <= most
 
     def is_far_below(self, plan: Plan, bounds: Bounds) -> bool:
         """Whether the plan's file would take less than half of the bytes that it may have."""
-        most, least = self._most_bytes(bounds), self.predicted_bytes(plan)
+        most, least = self.most_bytes(bounds), self.predicted_bytes(plan)
         return most is not None and least is not None and least < _FAR_BELOW * most
 
-    def _most_bytes(self, bounds: Bounds) -> int | None:
+    def most_bytes(self, bounds: Bounds) -> int | None:
+        """What a file may weigh at most, by the bounds and the device; None where neither says."""
         return min((size for size in (bounds.max_size_bytes, self.device_bytes) if size is not None), default=None)
 
     def finishes_of(self, body: Body) -> tuple[Finish, ...]:

@@ -122,12 +122,10 @@ class Workbench:
         started = time.monotonic()
         try:
             tried = self._try(task)
-        except EdgeloopError as error:
-            _require_disk(error)
-            tried = Tried(Outcome(plan=task.plan, failure=str(error)))
         except Exception as error:  # noqa: BLE001 - the outer guard of a worker: one trial must not end the search
             _require_disk(error)
-            tried = Tried(Outcome(plan=task.plan, failure=f"{type(error).__name__}: {error}"))
+            failure = str(error) if isinstance(error, EdgeloopError) else f"{type(error).__name__}: {error}"
+            tried = Tried(Outcome(plan=task.plan, failure=failure))
         seconds = round(time.monotonic() - started, 2)
         return replace(tried, outcome=_took(tried.outcome, seconds))
 

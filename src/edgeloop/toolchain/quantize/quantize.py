@@ -16,6 +16,7 @@ from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.convert.strip import strip_model
 from edgeloop.toolchain.data.dataset import Prepared, sha256_of
+from edgeloop.toolchain.outputs import require_finite
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.quantize.activations import Ranges
 from edgeloop.toolchain.quantize.equalize import EqualizeRecipe, equalize
@@ -131,10 +132,8 @@ def compare(before: Model, after: Model, judged: Mapping[str, NDArray[Any]], rec
     missing = [spec.name for spec in before.outputs if spec.name not in made]
     if missing:
         raise Refused(f"the quantized model lost the output {missing[0]!r}; it has {', '.join(made)}")
-    for model, outputs in ((before, expected), (after, made)):
-        bad = [name for name, values in outputs.items() if not np.isfinite(values).all()]
-        if bad:
-            raise Refused(f"output {bad[0]!r} of {model.name} is NaN or infinite on real inputs; nothing is written")
+    require_finite(before, expected)
+    require_finite(after, made)
     main = LOGITS if LOGITS in expected else before.outputs[0].name
     error = np.abs(np.asarray(made[main], np.float64) - np.asarray(expected[main], np.float64))
     count = len(error)
