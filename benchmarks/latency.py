@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from edgeloop.bundle.arrays import from_npy, to_npy
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engine import Engine
-from edgeloop.runtime.engines import load_engine
+from edgeloop.runtime.engines.find import load_engine
+from edgeloop.runtime.engines.port import Engine
 from edgeloop.runtime.predictor import quantize_tensor
 
 ROUNDS = 200

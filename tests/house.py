@@ -33,7 +33,7 @@ from edgeloop.device.sources import FolderSource
 from edgeloop.hub.waker import Waker
 from edgeloop.node.app import make_app as make_node_app
 from edgeloop.node.config import NodeConfig
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.runtime.profile import this_machine
 from edgeloop.transport.cloud_api import CloudApi, read_operator
 from edgeloop.transport.identity import Identity, load_or_make_key

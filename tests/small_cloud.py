@@ -40,7 +40,7 @@ from edgeloop.contracts.states import Kind, Reason, UpdateState
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.waker import Waker
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain.publish import sign_targets
 
 PROFILE = Profile(

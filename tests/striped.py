@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.dataset import UNLABELLED, Dataset, Prepared, prepare, split
 
 SHAPE = (8, 8, 1)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contender import Contender
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.source.model import Format
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contender import Contender
-from edgeloop.runtime.openvino import import_openvino, pack_ir, without_openvino_telemetry
+from edgeloop.runtime.engines.openvino import import_openvino, pack_ir, without_openvino_telemetry
 from edgeloop.toolchain.source.model import Format
 
 

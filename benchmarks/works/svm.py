@@ -13,7 +13,7 @@ from benchmarks.context import Context, Work
 from benchmarks.data import as_tensor
 from benchmarks.peers import skl2onnx
 from benchmarks.rows import Row, at_most, ratio_at_most
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.convert.keras import export_keras
 from edgeloop.toolchain.data.dataset import Dataset, field_to_fit, prepare
 from edgeloop.toolchain.data.digits import BUNDLED, load_digits

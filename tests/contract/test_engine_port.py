@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engine import Engine
-from edgeloop.runtime.engines import load_engine
+from edgeloop.runtime.engines.find import load_engine
+from edgeloop.runtime.engines.port import Engine
 
 MODELS = {
     EngineName.LITERT: "double.tflite",

@@ -19,7 +19,7 @@ from edgeloop.cloud.found import found
 from edgeloop.contracts.api import DeviceView, Gate, JoinTokenRequest, ReadingView, RolloutRequest
 from edgeloop.contracts.messages import WatchBounds
 from edgeloop.contracts.states import RolloutState
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
 from processes import Process

@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Write images as PNG files named NUMBER-LABEL.png."""
     from edgeloop.bundle.durable import write_durable
-    from edgeloop.runtime.images import encode_png
+    from edgeloop.runtime.input.images import encode_png
     from edgeloop.toolchain.data.open import open_dataset
 
     loaded = open_dataset(dataset, source=data, seed=seed)

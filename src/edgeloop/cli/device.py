@@ -34,7 +34,7 @@ def run(
     """Run a device until Ctrl-C; the first time with --hub and --join."""
     from edgeloop.device.app import run_device
     from edgeloop.device.config import DeviceConfig
-    from edgeloop.runtime.engines import installed_engines
+    from edgeloop.runtime.engines.find import installed_engines
     from edgeloop.runtime.profile import this_machine
     from edgeloop.transport.membership import enrol
 

@@ -66,7 +66,7 @@ def _python() -> list[Finding]:
 
 def _engines() -> list[Finding]:
     from edgeloop.contracts.manifest import EngineName
-    from edgeloop.runtime.engines import PACKAGES, installed_engines, probe_engine
+    from edgeloop.runtime.engines.find import PACKAGES, installed_engines, probe_engine
 
     installed = installed_engines()
     findings = []

@@ -185,7 +185,7 @@ def _predictions(predictor: "Predictor", source: str) -> "Iterator[tuple[str, Pr
 
 
 def _inputs(source: str) -> "Iterator[tuple[str, bytes]]":
-    from edgeloop.runtime.images import IMAGE_SUFFIXES
+    from edgeloop.runtime.input.images import IMAGE_SUFFIXES
 
     if source == "-":
         yield "stdin", sys.stdin.buffer.read()

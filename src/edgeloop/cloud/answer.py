@@ -12,7 +12,7 @@ from edgeloop.contracts.errors import NotFound, Unavailable
 from edgeloop.contracts.messages import InferReply, InferRequest
 from edgeloop.contracts.names import BundleRef
 from edgeloop.contracts.prediction import Prediction
-from edgeloop.runtime.engines import installed_engines
+from edgeloop.runtime.engines.find import installed_engines
 from edgeloop.runtime.predictor import Predictor, float_first
 
 _KEPT = 4

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from edgeloop.contracts.errors import NotFound
-from edgeloop.runtime.images import IMAGE_SUFFIXES
+from edgeloop.runtime.input.images import IMAGE_SUFFIXES
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.2

@@ -19,8 +19,8 @@ from edgeloop.bundle.arrays import from_npy
 from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engine import Engine
-from edgeloop.runtime.engines import load_engine
+from edgeloop.runtime.engines.find import load_engine
+from edgeloop.runtime.engines.port import Engine
 from edgeloop.runtime.predictor import Predictor, quantize_tensor
 
 _WARM_UP_RUNS = 20

@@ -16,12 +16,12 @@ from edgeloop.bundle.archive import Bundle, open_bundle
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import EngineName, Manifest, Modality, Precision, Variant
 from edgeloop.contracts.prediction import Prediction
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.engines import installed_engines, load_engine
-from edgeloop.runtime.images import as_image
-from edgeloop.runtime.novelty import NoveltyScale
-from edgeloop.runtime.postprocess import energy, margin, probabilities, top_scores
-from edgeloop.runtime.preprocess import preprocess
+from edgeloop.runtime.engines.find import installed_engines, load_engine
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.input.images import as_image
+from edgeloop.runtime.input.preprocess import preprocess
+from edgeloop.runtime.output.novelty import NoveltyScale
+from edgeloop.runtime.output.scores import energy, margin, probabilities, top_scores
 
 Source = bytes | str | os.PathLike[str] | NDArray[Any]
 """An image as encoded bytes, a path, or pixels; or, for tensor bundles, a float array."""

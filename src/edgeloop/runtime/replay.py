@@ -10,7 +10,7 @@ from edgeloop.bundle.archive import Bundle
 from edgeloop.bundle.arrays import from_npy
 from edgeloop.contracts.errors import Corrupt
 from edgeloop.contracts.manifest import Tolerance, Variant
-from edgeloop.runtime.postprocess import probabilities
+from edgeloop.runtime.output.scores import probabilities
 from edgeloop.runtime.predictor import Predictor
 
 _TIMED_RUNS = 50

@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from edgeloop.contracts.errors import Unavailable
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.quiet import without_native_chatter
 
 
 def import_keras() -> Any:

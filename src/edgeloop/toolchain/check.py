@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from edgeloop.bundle.archive import Bundle, write_bundle
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Activation, Measured, Modality, Variant
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.footprint import Footprint
-from edgeloop.runtime.postprocess import probabilities
+from edgeloop.runtime.output.scores import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.profile import describe, this_machine
 from edgeloop.runtime.replay import replay

@@ -25,8 +25,8 @@ from edgeloop.contracts.manifest import (
     Tolerance,
     Variant,
 )
-from edgeloop.runtime.novelty import feature_distance
-from edgeloop.runtime.postprocess import energy, probabilities
+from edgeloop.runtime.output.novelty import feature_distance
+from edgeloop.runtime.output.scores import energy, probabilities
 from edgeloop.toolchain.build import Build, BuildFolder
 from edgeloop.toolchain.check import measure
 from edgeloop.toolchain.data.dataset import Part, Prepared

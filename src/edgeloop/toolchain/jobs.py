@@ -11,8 +11,8 @@ from edgeloop.contracts.api import JobView, SampleView
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import Manifest, Precision
 from edgeloop.contracts.names import BundleRef
-from edgeloop.runtime.images import decode_image
-from edgeloop.runtime.preprocess import preprocess
+from edgeloop.runtime.input.images import decode_image
+from edgeloop.runtime.input.preprocess import preprocess
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare

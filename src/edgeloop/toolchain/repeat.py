@@ -20,8 +20,8 @@ from edgeloop.bundle.arrays import from_npy
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.manifest import RecipeStep, Variant
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.postprocess import probabilities
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.output.scores import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.toolchain.compress.compress import student_data
 from edgeloop.toolchain.compress.crew import LocalCrew

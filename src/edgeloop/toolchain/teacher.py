@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Modality
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.dataset import Dataset, Prepared
 from edgeloop.toolchain.progress import Progress, silent
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Model

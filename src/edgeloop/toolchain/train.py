@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Modality, RecipeStep
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.augment import vary
 from edgeloop.toolchain.backend import import_keras, seed_everything
 from edgeloop.toolchain.data.dataset import UNLABELLED, Dataset, Part, Prepared, prepare

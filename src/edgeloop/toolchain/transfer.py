@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Modality
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.backend import import_keras, seed_everything
 from edgeloop.toolchain.data.dataset import Part, Prepared, prepare, sha256_of
 from edgeloop.toolchain.fitting import FineTune, accuracy, fine_tune, scores_of

@@ -20,7 +20,7 @@ from edgeloop.cli.app import app
 from edgeloop.contracts.codec import to_pretty_json
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.states import Kind
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.transport.identity import load_or_make_key
 from edgeloop.transport.membership import Membership
 

@@ -17,7 +17,7 @@ from edgeloop.device.select import Selector
 from edgeloop.device.slots import Slot, Slots
 from edgeloop.device.sources import Frame
 from edgeloop.device.watch import Watch
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.runtime.predictor import Predictor, load
 from edgeloop.transport.outbox import Outbox
 

@@ -9,7 +9,7 @@ import pytest
 from builders import quadrant_images
 from edgeloop.contracts.errors import NotFound
 from edgeloop.device.sources import FolderSource, Frame
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.input.images import encode_png
 
 PNG = encode_png(quadrant_images(1)[0])
 

@@ -24,8 +24,8 @@ from builders import (
 from edgeloop.bundle.arrays import to_npy
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.manifest import Activation, EngineName, InputSpec, Modality, Precision, Variant
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.runtime.predictor import (
     Predictor,
     candidates,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.distil import DistilRecipe, distil

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Modality
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import UNLABELLED, Part, Prepared, prepare, split
 from edgeloop.toolchain.fitting import FineTune, accuracy, class_loss, fine_tune, gives_probabilities, scores_of

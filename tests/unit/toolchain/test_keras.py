@@ -13,7 +13,7 @@ from edgeloop.bundle.archive import open_bundle
 from edgeloop.bundle.arrays import from_npy
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Refused
 from edgeloop.contracts.manifest import Activation, EngineName, Grey, Manifest, Precision, Resize, Scale, Variant
-from edgeloop.runtime.postprocess import probabilities
+from edgeloop.runtime.output.scores import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.replay import replay
 from edgeloop.toolchain.backend import import_keras
@@ -228,7 +228,7 @@ def test_int8_variant_agrees_with_the_float_model(trained: Trained) -> None:
 
 
 def test_int8_variant_is_integer_in_and_out(trained: Trained) -> None:
-    from edgeloop.runtime.engines import load_engine
+    from edgeloop.runtime.engines.find import load_engine
 
     variant = _variant(trained, EngineName.LITERT, Precision.INT8)
     engine = load_engine(EngineName.LITERT, trained.folder.read(variant.file))

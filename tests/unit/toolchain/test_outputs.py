@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.dataset import UNLABELLED
 from edgeloop.toolchain.outputs import (
     classify,

@@ -8,7 +8,7 @@ import pytest
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import Precision
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.bundle.durable import write_durable
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain.data.dataset import Part
 
 _TURN_DEGREES = 20.0

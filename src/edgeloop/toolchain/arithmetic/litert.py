@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.arithmetic.product import Product
 
 _UNCOUNTED = {

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgeloop.bundle.durable import is_disk_full
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import EngineName, Precision
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.arithmetic.count import multiply_adds, multiply_adds_by_precision
 from edgeloop.toolchain.backend import import_keras, seed_everything
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Finish, Outcome, Plan, Taught

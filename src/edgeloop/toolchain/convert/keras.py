@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.source.model import Format, Model
 

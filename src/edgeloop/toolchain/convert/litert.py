@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, Refused
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 
 _FLEX = "Flex"
 

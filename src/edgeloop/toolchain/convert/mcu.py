@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Refused, Unavailable
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.predictor import dequantize_tensor
 from edgeloop.toolchain.convert import mcu_trial
 from edgeloop.toolchain.convert.litert import graph_order, litert_operators

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeloop.contracts.errors import Refused, Unavailable
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.source.onnx import import_onnx, parse_onnx
 
 _OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.runtime.openvino import OpenVinoEngine, import_openvino, pack_ir, unpack_ir
+from edgeloop.runtime.engines.openvino import OpenVinoEngine, import_openvino, pack_ir, unpack_ir
 from edgeloop.toolchain.source.onnx import import_onnx, parse_onnx
 
 _LAYER = re.compile(r'(<layer id="[0-9]+" name=")([^"]*)(")')

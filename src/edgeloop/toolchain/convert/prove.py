@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Refused
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.source.model import Feeds, Model
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgeloop.contracts.errors import Refused, Unavailable
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.convert.litert import rename_litert
 from edgeloop.toolchain.convert.onnx import input_names, output_names, rename_onnx
 from edgeloop.toolchain.source.model import Model

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Grey, InputSpec, Interpolation, Modality, Resize, Scale, Step
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.preprocess import CHANNELS_FIRST, preprocess
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, preprocess
 
 UNLABELLED = -1
 """The label of a sample that has none."""

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.manifest import Grey, InputSpec, Interpolation, Modality, Resize
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.images import IMAGE_SUFFIXES, Image, decode_image
-from edgeloop.runtime.preprocess import preprocess
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.input.images import IMAGE_SUFFIXES, Image, decode_image
+from edgeloop.runtime.input.preprocess import preprocess
 from edgeloop.toolchain.data.dataset import image_sizes
 from edgeloop.toolchain.data.folders import Listing
 from edgeloop.toolchain.data.samples import Samples, require_readable

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.arrays import read_arrays
 from edgeloop.toolchain.data.dataset import FEWEST_TO_SPLIT, Dataset, Prepared, prepare
 from edgeloop.toolchain.data.digits import BUNDLED, load_digits

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import Modality
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.folders import Listing
 from edgeloop.toolchain.data.samples import Samples, require_readable
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.quantize.flatbuffer import Graph
 from edgeloop.toolchain.quantize.formulas import SMALLEST_RANGE, Seen, chosen_range, counted, needs_histogram
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
 from edgeloop.contracts.manifest import EngineName, Precision
-from edgeloop.runtime.engines import load_engine
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.find import load_engine
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.bias import correct_bias
 from edgeloop.toolchain.quantize.flatbuffer import WEIGHTED, Graph, Operator, open_float

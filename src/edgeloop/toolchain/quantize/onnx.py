@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
-from edgeloop.runtime.onnx import OnnxEngine, foreign_errors, import_onnxruntime
+from edgeloop.runtime.engines.onnx import OnnxEngine, foreign_errors, import_onnxruntime
 from edgeloop.toolchain.quantize.onnx_graph import (
     float_weights,
     integer_bytes,

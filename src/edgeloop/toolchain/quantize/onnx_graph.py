@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.runtime.onnx import foreign_errors, import_onnxruntime
+from edgeloop.runtime.engines.onnx import foreign_errors, import_onnxruntime
 from edgeloop.toolchain.source.onnx import import_onnx, parse_onnx
 
 WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}

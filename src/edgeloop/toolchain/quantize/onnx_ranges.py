@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.runtime.onnx import import_onnxruntime
+from edgeloop.runtime.engines.onnx import import_onnxruntime
 from edgeloop.toolchain.quantize.formulas import SMALLEST_RANGE, Seen, chosen_range, counted, needs_histogram
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
 from edgeloop.toolchain.source.onnx import import_onnx

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
 from edgeloop.contracts.manifest import Precision
-from edgeloop.runtime.openvino import OpenVinoEngine, import_openvino, without_openvino_telemetry
+from edgeloop.runtime.engines.openvino import OpenVinoEngine, import_openvino, without_openvino_telemetry
 from edgeloop.toolchain.convert.openvino import onnx_layers, read_network, read_onnx, write_network
 from edgeloop.toolchain.quantize.recipe import (
     Calibration,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Precision
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 
 FEWEST_SAMPLES = 16
 """Fewer inputs than this do not show the range that activations take."""

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engine import Engine, TensorSpec
-from edgeloop.runtime.engines import load_engine
+from edgeloop.runtime.engines.find import load_engine
+from edgeloop.runtime.engines.port import Engine, TensorSpec
 from edgeloop.runtime.predictor import dequantize_tensor, quantize_tensor
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
 

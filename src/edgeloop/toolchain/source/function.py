@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
 
 Function = Callable[..., NDArray[Any] | Mapping[str, NDArray[Any]]]

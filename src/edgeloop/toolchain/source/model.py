@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import RecipeStep
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 
 Feeds = Mapping[str, NDArray[Any]]
 """Arrays by input name, each with the same number N >= 1 of samples on its first axis."""

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Refused
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
 from edgeloop.toolchain.source.onnx import protobuf_error

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Refused, Unavailable
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.engines.quiet import without_native_chatter
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
 from edgeloop.toolchain.unpacking import require_unpackable
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Modality
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.compress.compress import student_data
 from edgeloop.toolchain.compress.lessons import class_count, labelled_by, prepare_setting, source_accuracy
 from edgeloop.toolchain.data.dataset import UNLABELLED, Dataset, Part, Prepared

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeloop.contracts.errors import Refused
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.convert.mcu import c_header
 from edgeloop.toolchain.source.engine import wrap_runnable

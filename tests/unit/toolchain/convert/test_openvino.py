@@ -4,8 +4,8 @@ import pytest
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
-from edgeloop.runtime.onnx import OnnxEngine
-from edgeloop.runtime.openvino import OpenVinoEngine
+from edgeloop.runtime.engines.onnx import OnnxEngine
+from edgeloop.runtime.engines.openvino import OpenVinoEngine
 from edgeloop.toolchain.convert.openvino import read_network, to_openvino, write_network
 from edgeloop.toolchain.quantize.onnx import quantize_onnx
 from edgeloop.toolchain.quantize.recipe import QuantizeRecipe

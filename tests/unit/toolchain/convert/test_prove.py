@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Refused
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.convert.prove import INTEGER_MAX, PROOF_SAMPLES, proof_feeds, prove
 from edgeloop.toolchain.source.model import Feeds, Format, Model
 

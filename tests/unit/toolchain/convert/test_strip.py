@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.runtime.litert import LiteRtEngine
+from edgeloop.runtime.engines.litert import LiteRtEngine
 from edgeloop.toolchain.convert.strip import strip_litert
 
 

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.manifest import Modality
-from edgeloop.runtime.engine import TensorSpec
-from edgeloop.runtime.images import encode_png
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain.data.dataset import UNLABELLED, prepare
 from edgeloop.toolchain.data.open import calibration_samples, open_dataset
 
@@ -73,7 +73,7 @@ def test_grey_images_stay_grey_and_become_colour_beside_colour(tmp_path: Path) -
 
 @pytest.mark.parametrize("shape", [(1, 5, 4, 3), (1, 5, 4, 1), (1, 3, 5, 4)])
 def test_images_of_all_sizes_fit_the_model_as_they_would_on_a_device(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    from edgeloop.runtime.preprocess import preprocess
+    from edgeloop.runtime.input.preprocess import preprocess
 
     for index in range(20):
         (tmp_path / f"{index:02d}.png").write_bytes(encode_png(_image((10 + index, 12, 3), index)))

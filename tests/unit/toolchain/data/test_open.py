@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.dataset import Dataset
 from edgeloop.toolchain.data.open import calibration_samples, open_dataset, require_labels_match
 

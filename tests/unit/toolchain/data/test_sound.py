@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.manifest import Modality
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.data.open import calibration_samples, open_dataset
 
 RATE_HZ = 400

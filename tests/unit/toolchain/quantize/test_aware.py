@@ -6,7 +6,7 @@ import pytest
 
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Modality, Precision
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared, prepare, split
 from edgeloop.toolchain.fitting import FineTune, accuracy, fine_tune

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
-from edgeloop.runtime.onnx import OnnxEngine
+from edgeloop.runtime.engines.onnx import OnnxEngine
 from edgeloop.toolchain.quantize.onnx import quantize_onnx
 from edgeloop.toolchain.quantize.recipe import Calibration, Granularity, QuantizeRecipe, Symmetry
 from small_onnx import convnet, dense, images, only_elementwise, two_in_two_out, without_weights

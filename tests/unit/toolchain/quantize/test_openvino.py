@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
-from edgeloop.runtime.openvino import OpenVinoEngine
+from edgeloop.runtime.engines.openvino import OpenVinoEngine
 from edgeloop.toolchain.convert.openvino import read_network, to_openvino
 from edgeloop.toolchain.quantize.openvino import quantize_openvino
 from edgeloop.toolchain.quantize.recipe import Calibration, Granularity, QuantizeRecipe, Symmetry
@@ -90,7 +90,7 @@ def test_weights_after_int8_are_those_of_the_formula(granularity: Granularity, s
 
 def _weights(network: Any) -> NDArray[np.float32]:
     """The weights (96, 64) that the network multiplies by, as real numbers: constant * scale - shift."""
-    from edgeloop.runtime.openvino import import_openvino
+    from edgeloop.runtime.engines.openvino import import_openvino
 
     openvino = import_openvino()
     (product,) = [node for node in network.get_ordered_ops() if node.get_type_name() == "MatMul"]

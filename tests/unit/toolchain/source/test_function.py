@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.runtime.engine import TensorSpec
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.source.function import wrap_function
 
 ONE, PAIR = TensorSpec("one", (1, 1), "float32"), TensorSpec("pair", (1, 2), "float32")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.runtime.engine import Tensors, TensorSpec
+from edgeloop.runtime.engines.port import Tensors, TensorSpec
 
 
 def check_feeds(feeds: Tensors, inputs: tuple[TensorSpec, ...]) -> None:

@@ -19,7 +19,7 @@ from edgeloop.contracts.manifest import (
     Scale,
     Step,
 )
-from edgeloop.runtime.preprocess import preprocess
+from edgeloop.runtime.input.preprocess import preprocess
 
 RNG = np.random.default_rng(7)
 COLOURS = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -16,8 +16,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
-from edgeloop.runtime.engine import Tensors, TensorSpec
-from edgeloop.runtime.feeds import check_feeds
+from edgeloop.runtime.engines.feeds import check_feeds
+from edgeloop.runtime.engines.port import Tensors, TensorSpec
 
 _GRAPH = "model.xml"
 _WEIGHTS = "model.bin"

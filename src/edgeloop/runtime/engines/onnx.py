@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
-from edgeloop.runtime.engine import Tensors, TensorSpec
-from edgeloop.runtime.feeds import check_feeds
+from edgeloop.runtime.engines.feeds import check_feeds
+from edgeloop.runtime.engines.port import Tensors, TensorSpec
 
 _DTYPES = {
     "tensor(float)": "float32",

@@ -1,7 +1,7 @@
 import numpy as np
 
 from edgeloop.contracts.manifest import InputSpec, Modality, Scale
-from edgeloop.runtime.preprocess import CHANNELS_FIRST, preprocess
+from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, preprocess
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 

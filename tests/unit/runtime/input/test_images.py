@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.runtime.images import as_image, decode_image, encode_png, read_image
+from edgeloop.runtime.input.images import as_image, decode_image, encode_png, read_image
 
 # Red, green, blue, and an asymmetric grey: any exchange of channels or axes shows.
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]], [[1, 2, 3], [4, 5, 6]]], np.uint8)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Activation
-from edgeloop.runtime.postprocess import energy, margin, probabilities, top_scores
+from edgeloop.runtime.output.scores import energy, margin, probabilities, top_scores
 
 logits = hnp.arrays(np.float32, st.integers(2, 20), elements=st.floats(-80, 80, width=32))
 

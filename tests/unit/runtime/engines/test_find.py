@@ -3,7 +3,7 @@ from importlib import metadata
 import pytest
 
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engines import installed_engines, probe_engine
+from edgeloop.runtime.engines.find import installed_engines, probe_engine
 
 
 @pytest.mark.parametrize("name", list(EngineName))

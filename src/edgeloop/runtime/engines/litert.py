@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
-from edgeloop.runtime.engine import Tensors, TensorSpec
-from edgeloop.runtime.feeds import check_feeds
-from edgeloop.runtime.quiet import without_native_chatter
+from edgeloop.runtime.engines.feeds import check_feeds
+from edgeloop.runtime.engines.port import Tensors, TensorSpec
+from edgeloop.runtime.engines.quiet import without_native_chatter
 
 
 class LiteRtEngine:

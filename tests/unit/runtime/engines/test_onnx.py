@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput
-from edgeloop.runtime.onnx import OnnxEngine
+from edgeloop.runtime.engines.onnx import OnnxEngine
 
 
 def _model(nodes: list[Any], shape: list[Any], *, kind: int = TensorProto.FLOAT, constants: Any = ()) -> bytes:
@@ -59,7 +59,10 @@ def test_model_that_fails_while_it_runs_raises_one_of_our_errors() -> None:
 
 
 def test_loading_leaves_no_telemetry_behind(tmp_path: Path) -> None:
-    code = "from edgeloop.runtime.engines import EngineName, probe_engine; print(probe_engine(EngineName.ONNXRUNTIME))"
+    code = (
+        "from edgeloop.runtime.engines.find import EngineName, probe_engine; "
+        "print(probe_engine(EngineName.ONNXRUNTIME))"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment["HOME"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)

@@ -5,7 +5,7 @@ import pytest
 
 from builders import as_bundle, make_parts, quadrant_images, quadrant_weights
 from edgeloop.contracts.errors import Corrupt
-from edgeloop.runtime.novelty import NoveltyScale, feature_distance
+from edgeloop.runtime.output.novelty import NoveltyScale, feature_distance
 from edgeloop.runtime.predictor import Predictor
 
 RNG = np.random.default_rng(5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.runtime.openvino import OpenVinoEngine, import_openvino, pack_ir, unpack_ir
+from edgeloop.runtime.engines.openvino import OpenVinoEngine, import_openvino, pack_ir, unpack_ir
 
 
 def _pack(network: Any, folder: Path) -> bytes:
@@ -166,7 +166,7 @@ def test_float_model_is_computed_in_float32(tmp_path: Path) -> None:
 
 def test_loading_leaves_no_telemetry_behind(tmp_path: Path) -> None:
     code = (
-        "import sys; from edgeloop.runtime.engines import EngineName, probe_engine; "
+        "import sys; from edgeloop.runtime.engines.find import EngineName, probe_engine; "
         "print(probe_engine(EngineName.OPENVINO), [m for m in sys.modules if m.startswith('openvino_telemetry')])"
     )
     # The package takes a continuous-integration run for a reason to be silent; a person's shell is not one.

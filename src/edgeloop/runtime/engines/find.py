@@ -6,10 +6,10 @@ import numpy as np
 
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engine import Engine
-from edgeloop.runtime.litert import LiteRtEngine
-from edgeloop.runtime.onnx import OnnxEngine
-from edgeloop.runtime.openvino import OpenVinoEngine
+from edgeloop.runtime.engines.litert import LiteRtEngine
+from edgeloop.runtime.engines.onnx import OnnxEngine
+from edgeloop.runtime.engines.openvino import OpenVinoEngine
+from edgeloop.runtime.engines.port import Engine
 
 PACKAGES = {
     EngineName.LITERT: "ai-edge-litert",

@@ -1,0 +1,1 @@
+"""What executes a variant: one port, one adapter an engine."""

@@ -1,0 +1,1 @@
+"""From the tensors that a model answers to a decision."""
