@@ -8,10 +8,11 @@ from typing import Annotated
 import msgspec
 
 from edgeloop.contracts.codec import SCHEMA
-from edgeloop.contracts.manifest import Manifest, Share
+from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.messages import Count, DeviceReport, Reading, WatchBounds
 from edgeloop.contracts.names import Name, Sha256, Version
 from edgeloop.contracts.states import JobState, Kind, Reason, RolloutState, UpdateState
+from edgeloop.contracts.strict import Share
 
 
 class JoinTokenRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,21 +13,17 @@ import msgspec
 
 from edgeloop.contracts.codec import SCHEMA
 from edgeloop.contracts.names import BundleRef, Name, Sha256, Version
-
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-
-
-class Task(StrEnum):
-    """What a bundle's model is for."""
-
-    CLASSIFICATION = "classification"
+from edgeloop.contracts.output import Output, Task
+from edgeloop.contracts.preprocess import Step
+from edgeloop.contracts.strict import Positive, Share, Strict
 
 
 class Modality(StrEnum):
     """What kind of thing goes in."""
 
     IMAGE = "image"
+    SOUND = "sound"
+    SERIES = "series"
     TENSOR = "tensor"
 
 
@@ -59,68 +55,12 @@ class Precision(StrEnum):
     MIXED = "mixed"
 
 
-class Activation(StrEnum):
-    """What the runtime still applies to the score tensor to get probabilities."""
-
-    NONE = "none"
-    SOFTMAX = "softmax"
-
-
-class Interpolation(StrEnum):
-    """How a resize fills pixels (OpenCV's INTER_* of the same name)."""
-
-    AREA = "area"
-    LINEAR = "linear"
-    NEAREST = "nearest"
-
-
-class _Computes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of types that change what is computed: an unknown field is refused."""
-
-
-class Grey(_Computes, frozen=True, tag="grey", tag_field="step"):
-    """Colour to one channel: the weighted sum of R, G and B; a grey image passes unchanged."""
-
-    weights_rgb: tuple[float, float, float] = (0.299, 0.587, 0.114)
-
-
-class Resize(_Computes, frozen=True, tag="resize", tag_field="step"):
-    """To exactly this size; the aspect ratio is not kept."""
-
-    height_px: Positive
-    width_px: Positive
-    interpolation: Interpolation
-
-
-class CenterCrop(_Computes, frozen=True, tag="center_crop", tag_field="step"):
-    """The middle height_px x width_px pixels; an image that is smaller is refused."""
-
-    height_px: Positive
-    width_px: Positive
-
-
-class Scale(_Computes, frozen=True, tag="scale", tag_field="step"):
-    """x * factor + offset, in float32."""
-
-    factor: float
-    offset: float = 0.0
-
-
-class Normalize(_Computes, frozen=True, tag="normalize", tag_field="step"):
-    """(x - mean) / std for each channel, in float32."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-Step = Grey | Resize | CenterCrop | Scale | Normalize
-
-
-class InputSpec(_Computes, frozen=True):
+class InputSpec(Strict, frozen=True):
     """The model's one input, as the source model names and shapes it.
 
     shape: with the batch axis, which is 1. layout: one letter an axis. value_range: what the tensor holds
-    after preprocessing.
+    after preprocessing. rate_hz: samples a second of a sound, as the steps take them. channels: the columns of a
+    series, by name and in order, where its source has names.
     """
 
     name: str
@@ -129,20 +69,8 @@ class InputSpec(_Computes, frozen=True):
     layout: str
     value_range: tuple[float, float]
     dtype: str = "float32"
-
-
-class OutputSpec(_Computes, frozen=True):
-    """How outputs become a prediction.
-
-    scores: name of the (1, labels) tensor. features: name of the (1, D) tensor that novelty is measured in, or
-    None when the model offers none. threshold: below this top score the label is None ("none of these").
-    """
-
-    scores: str
-    activation: Activation
-    features: str | None = None
-    threshold: Share = 0.0
-    top_k: Positive = 3
+    rate_hz: Positive | None = None
+    channels: tuple[str, ...] = ()
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -193,19 +121,23 @@ class Variant(msgspec.Struct, frozen=True):
     steps: tuple[RecipeStep, ...] = ()
 
 
-class Tolerance(_Computes, frozen=True):
-    """How far a variant's probabilities may lie from the float model's on the golden samples."""
+class Tolerance(Strict, frozen=True):
+    """How far a variant may lie from the float model on the golden samples.
+
+    Errors are of what `Golden.outputs` holds; min_agreement is the share of samples with the same decision.
+    """
 
     max_abs_error: float
     mean_abs_error: float
     min_agreement: Share
 
 
-class Golden(_Computes, frozen=True):
-    """Real inputs with the float model's probabilities, replayed before a bundle is trusted.
+class Golden(Strict, frozen=True):
+    """Real inputs with the float model's answers, replayed before a bundle is trusted.
 
-    inputs: .npy, uint8 or float32, (count, ...) as they come before preprocessing. outputs: .npy, float32,
-    (count, labels), after the activation.
+    inputs: .npy, uint8, int16 or float32, (count, ...) as they come before preprocessing. outputs: .npy, float32,
+    (count, K), what the task decides by: probabilities of a classifier, boxes and scores of a detector as the model
+    gives them, values of a regression, an anomaly's error, an embedding, pixel scores.
     """
 
     inputs: Sha256
@@ -214,7 +146,7 @@ class Golden(_Computes, frozen=True):
     tolerance: dict[Precision, Tolerance]
 
 
-class DriftReference(_Computes, frozen=True):
+class DriftReference(Strict, frozen=True):
     """What clean inputs look like to this model, so that a device can tell when its own do not.
 
     class_means: .npy float32 (labels, D), mean features a class. feature_std: .npy float32 (D,).
@@ -231,10 +163,23 @@ class DriftReference(_Computes, frozen=True):
     energy_std: tuple[float, ...]
 
 
-class Budget(_Computes, frozen=True):
+class Budget(Strict, frozen=True):
     """What a device must keep to, or refuse the bundle. None means no bound."""
 
     max_latency_p50_ms: float | None = None
+
+
+class Reuse(Strict, frozen=True, kw_only=True):
+    """When an earlier answer may stand for an input that is not computed.
+
+    entries, max_age_s: of the answers that are kept. near: how far two images may lie apart and still be taken for
+    the same, as the largest difference between any two cells of their thumbnails, in shares of the full range; 0.0
+    for exactly the same only. A thumbnail is 16 by 16 means of grey values.
+    """
+
+    entries: Positive = 64
+    max_age_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    near: Share = 0.02
 
 
 class Lineage(msgspec.Struct, frozen=True):
@@ -262,18 +207,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     name: Name
     version: Version
-    task: Task
     labels: tuple[str, ...]
     input: InputSpec
     preprocess: tuple[Step, ...]
-    output: OutputSpec
+    output: Output
     variants: tuple[Variant, ...]
     golden: Golden
     files: tuple[FileEntry, ...]
     lineage: Lineage
     reference: DriftReference | None = None
     budget: Budget = Budget()
+    reuse: Reuse = Reuse()
     schema: int = SCHEMA
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return Task(str(self.output.__struct_config__.tag))
 
     @property
     def ref(self) -> BundleRef:

@@ -9,10 +9,11 @@ from typing import Annotated
 import msgspec
 
 from edgeloop.contracts.codec import SCHEMA
-from edgeloop.contracts.manifest import EngineName, Share
+from edgeloop.contracts.manifest import EngineName
 from edgeloop.contracts.names import BundleRef, Name, Version
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Kind, Reason, UpdateState
+from edgeloop.contracts.strict import Share
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]

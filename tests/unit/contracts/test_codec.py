@@ -4,8 +4,10 @@ import pytest
 from builders import make_parts
 from edgeloop.contracts.codec import SCHEMA, from_json, from_msgpack, to_json, to_msgpack, to_pretty_json
 from edgeloop.contracts.errors import Corrupt, InvalidInput
-from edgeloop.contracts.manifest import InputSpec, Lineage, Manifest, Normalize, OutputSpec, Resize, Scale, Tolerance
+from edgeloop.contracts.manifest import InputSpec, Lineage, Manifest, Tolerance
 from edgeloop.contracts.messages import SyncReply, SyncRequest
+from edgeloop.contracts.output import Classification
+from edgeloop.contracts.preprocess import Normalize, Resize, Scale
 
 
 def _document(**changes: object) -> bytes:
@@ -115,7 +117,7 @@ def test_msgpack_nested_too_deep_is_refused() -> None:
 @pytest.mark.parametrize("data", [b"[]", b"null", b"7", b"{}", b'{"scores": 3}'])
 def test_json_of_another_shape_is_invalid_input_that_names_the_document(data: bytes) -> None:
     with pytest.raises(InvalidInput, match="the letter"):
-        from_json(data, OutputSpec, what="the letter")
+        from_json(data, Classification, what="the letter")
 
 
 def test_shape_without_axes_of_size_one_or_more_is_invalid_input() -> None:

@@ -4,8 +4,9 @@ import pytest
 from builders import make_parts
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.contracts.manifest import CenterCrop, Grey, Interpolation, Manifest, Normalize, Resize, Scale
+from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.names import BundleRef
+from edgeloop.contracts.preprocess import CenterCrop, Grey, Interpolation, Normalize, Resize, Scale
 
 STEPS = (
     Grey(),
