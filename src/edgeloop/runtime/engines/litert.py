@@ -1,75 +1,180 @@
-"""LiteRT behind the engine port."""
+"""LiteRT's interpreter behind the engine port.
 
+Where a model's tensors stay in place (nearly always), buffers and answers are the interpreter's own memory. Where they
+do not, inputs are copied in and outputs out, since a view of memory that moves is a view of somebody else's.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import InvalidInput, Unavailable
-from edgeloop.runtime.engines.feeds import check_feeds
-from edgeloop.runtime.engines.port import Tensors, TensorSpec
-from edgeloop.runtime.engines.quiet import without_native_chatter
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Unavailable
+from edgeloop.runtime.engines.feeds import refuse_closed, require_batch, run_once
+from edgeloop.runtime.engines.litert_file import (
+    FAILURES,
+    Declared,
+    declare_litert,
+    has_memory,
+    import_litert,
+    resize_inputs,
+)
+from edgeloop.runtime.engines.memory import address_of, aligned_array, view_memory
+from edgeloop.runtime.engines.port import CPU, Setting, Tensors, TensorSpec
+from edgeloop.runtime.engines.quiet import said, without_native_chatter
+from edgeloop.runtime.engines.settings import DEFAULT
+
+DELEGATES = {
+    "edgetpu": {"darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}.get(sys.platform, "libedgetpu.so.1"),
+    "vx": "libvx_delegate.so",
+    "teflon": "libteflon.so",
+}
+"""Delegates' libraries by accelerator: Coral's Edge TPU, NXP's and VeriSilicon's NPU, and Mesa's for open drivers."""
+
+_CREATE = "tflite_plugin_create_delegate"
+_DESTROY = "tflite_plugin_destroy_delegate"
 
 
 class LiteRtEngine:
-    """A .tflite model on LiteRT's interpreter. Tensor names are those of the default signature where there is one."""
+    """A .tflite model on LiteRT's interpreter. Tensor names are those of the default signature where there is one.
 
-    def __init__(self, model: bytes, *, threads: int = 1) -> None:
-        interpreter = _interpreter(model, threads)
-        self._interpreter = interpreter
-        self._input_index, self._output_index = _names(interpreter)
-        details = {d["index"]: d for d in (*interpreter.get_input_details(), *interpreter.get_output_details())}
-        self.inputs = tuple(_spec(name, details[index]) for name, index in self._input_index.items())
-        self.outputs = tuple(_spec(name, details[index]) for name, index in self._output_index.items())
+    setting.accelerator: a name in DELEGATES, or the path of another delegate's library.
+    """
+
+    def __init__(self, model: bytes, *, setting: Setting = DEFAULT, batch: int = 1) -> None:
+        declared = declare_litert(model, batch=batch)
+        interpreter = _interpreter(model, declared, setting, batch)
+        tensors = (*declared.input_indices, *declared.output_indices)
+        self.inputs = declared.inputs
+        self.outputs = declared.outputs
+        self.buffers: tuple[NDArray[Any], ...]
+        self._answers: tuple[NDArray[Any], ...]
+        self._execute: Callable[[], None]
+        if declared.is_settled and all(has_memory(interpreter, index) for index in tensors):
+            # interpreter.tensor() gives views too, but the interpreter refuses to run while one of them lives, since
+            # it may move its memory then. A settled model's does not move: the planner lays it out anew only after a
+            # resize, or behind a tensor that had no place.
+            self.buffers = _views(interpreter, declared.inputs, declared.input_indices)
+            self._answers = _views(interpreter, declared.outputs, declared.output_indices)
+            self._execute = interpreter.invoke
+        else:
+            self.buffers = tuple(aligned_array(spec) for spec in declared.inputs)
+            self.outputs = _learn_outputs(interpreter, declared)
+            require_batch(self.outputs, batch)
+            self._answers = tuple(aligned_array(spec) for spec in self.outputs)
+            self._execute = partial(_execute_by_copy, interpreter, declared, self.buffers, self._answers)
+
+    def invoke(self) -> tuple[NDArray[Any], ...]:
+        """Execute once on what lies in the buffers; see Engine.invoke."""
+        try:
+            self._execute()
+        except EdgeloopError:
+            raise
+        except FAILURES as error:
+            raise Corrupt(f"the model failed while it ran: {said(error)}") from error
+        return self._answers
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Execute once; see Engine.run."""
-        if self._interpreter is None:
-            raise InvalidInput("this engine was closed; load the model again")
-        check_feeds(feeds, self.inputs)
-        for name, index in self._input_index.items():
-            self._interpreter.set_tensor(index, feeds[name])
-        self._interpreter.invoke()
-        return {name: self._interpreter.get_tensor(index) for name, index in self._output_index.items()}
+        return run_once(self, feeds)
 
     def close(self) -> None:
-        """Give up memory."""
-        self._interpreter = None
+        """Give up memory; what is left of it goes with the last array that a caller holds."""
+        self._execute = refuse_closed
+        self.buffers = self._answers = ()
 
 
-def _interpreter(model: bytes, threads: int) -> Any:
+def load_delegate(accelerator: str) -> Any:
+    """A delegate by its name in DELEGATES or its library's path.
+
+    Its library runs in this process: `trial.try_setting` first finds out whether that is survived.
+    Raises NotFound if there is no such library, Unavailable if it cannot be used, as when its hardware is not there.
+    """
+    library = DELEGATES.get(accelerator, accelerator)
     try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise Unavailable(
-            f"LiteRT is not installed here ({error}); install it with: pip install ai-edge-litert"
-        ) from error
-    if model[4:8] != b"TFL3":
-        raise InvalidInput(f"this is no LiteRT model: bytes 4 to 8 are {model[4:8]!r}, expected b'TFL3'")
+        loaded = ctypes.PyDLL(library)
+    except OSError as error:
+        kind = NotFound if library in str(error) and "no such file" in str(error).lower() else Unavailable
+        raise kind(f"the delegate {accelerator!r} cannot be loaded: {error}") from error
+    # LiteRT itself finds out too late, in a destructor that cannot raise.
+    if not hasattr(loaded, _CREATE) or not hasattr(loaded, _DESTROY):
+        raise Unavailable(f"{library} is no LiteRT delegate: it lacks {_CREATE} or {_DESTROY}")
     try:
         with without_native_chatter():
-            interpreter = Interpreter(model_content=model, num_threads=threads)
+            return import_litert().load_delegate(library)
+    except ValueError as error:
+        raise Unavailable(
+            f"the delegate {accelerator!r} cannot start: {said(error)}; is its hardware there?"
+        ) from error
+
+
+def _interpreter(model: bytes, declared: Declared, setting: Setting, batch: int) -> Any:
+    litert = import_litert()
+    settings: dict[str, Any] = {"num_threads": setting.threads}
+    if setting.accelerator != CPU:
+        # Without LiteRT's own CPU delegate, so that whatever is delegated is delegated to this one.
+        settings["experimental_op_resolver_type"] = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        settings["experimental_delegates"] = [load_delegate(setting.accelerator)]
+    try:
+        with without_native_chatter():
+            interpreter = litert.Interpreter(model_content=model, **settings)
+            if batch > 1:
+                resize_inputs(interpreter, declared.input_indices, batch)
             interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise InvalidInput(f"LiteRT cannot load this model: {error}") from error
+    except FAILURES as error:
+        raise InvalidInput(f"LiteRT cannot load this model: {said(error)}") from error
+    if setting.accelerator != CPU and not _is_delegated(interpreter):
+        raise Unavailable(
+            f"{setting.accelerator!r} takes no part of this model, which would run on the CPU after all; compile the "
+            "model for it, or use the accelerator 'cpu'"
+        )
     return interpreter
 
 
-def _names(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Tensor index by name, from the one signature; else from the tensors' own names."""
-    signatures = interpreter.get_signature_list()
-    if len(signatures) == 1:
-        runner = interpreter.get_signature_runner(next(iter(signatures)))
-        inputs = {name: int(detail["index"]) for name, detail in runner.get_input_details().items()}
-        outputs = {name: int(detail["index"]) for name, detail in runner.get_output_details().items()}
-        return inputs, outputs
-    return (
-        {str(detail["name"]): int(detail["index"]) for detail in interpreter.get_input_details()},
-        {str(detail["name"]): int(detail["index"]) for detail in interpreter.get_output_details()},
+def _is_delegated(interpreter: Any) -> bool:
+    return any(operator["op_name"] == "DELEGATE" for operator in interpreter._get_ops_details())
+
+
+def _views(interpreter: Any, specs: tuple[TensorSpec, ...], indices: tuple[int, ...]) -> tuple[NDArray[Any], ...]:
+    return tuple(
+        view_memory(address_of(interpreter.tensor(index)()), spec, owner=interpreter)
+        for spec, index in zip(specs, indices, strict=True)
     )
 
 
-def _spec(name: str, detail: dict[str, Any]) -> TensorSpec:
-    scale, zero_point = detail["quantization"]
-    shape = tuple(int(size) for size in detail["shape"])
-    return TensorSpec(name, shape, np.dtype(detail["dtype"]).name, float(scale), int(zero_point))
+def _learn_outputs(interpreter: Any, declared: Declared) -> tuple[TensorSpec, ...]:
+    """The outputs as they are after one run on zeros."""
+    try:
+        for index, spec in zip(declared.input_indices, declared.inputs, strict=True):
+            interpreter.set_tensor(index, aligned_array(spec))
+        interpreter.invoke()
+        shapes = [interpreter.tensor(index)().shape for index in declared.output_indices]
+    except FAILURES as error:
+        raise InvalidInput(
+            f"the outputs' shapes cannot be known before the model runs, and on zeros it fails: {said(error)}; "
+            "fix the shapes when converting"
+        ) from error
+    return tuple(
+        msgspec.structs.replace(spec, shape=shape) for spec, shape in zip(declared.outputs, shapes, strict=True)
+    )
+
+
+def _execute_by_copy(
+    interpreter: Any, declared: Declared, buffers: tuple[NDArray[Any], ...], answers: tuple[NDArray[Any], ...]
+) -> None:
+    for index, buffer in zip(declared.input_indices, buffers, strict=True):
+        interpreter.set_tensor(index, buffer)
+    interpreter.invoke()
+    for index, spec, answer in zip(declared.output_indices, declared.outputs, answers, strict=True):
+        made = interpreter.tensor(index)()
+        if made.shape != answer.shape:
+            raise Corrupt(
+                f"output {spec.name!r} was {answer.shape} when the model was loaded and is {made.shape} now; edgeloop "
+                "runs models whose outputs keep their shape: give it a fixed one when converting"
+            )
+        np.copyto(answer, made)

@@ -1,14 +1,22 @@
-"""ONNX Runtime behind the engine port."""
+"""ONNX Runtime behind the engine port.
+
+Inputs and outputs are bound once to arrays of ours, which it computes from and into without a copy.
+"""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
-from edgeloop.runtime.engines.feeds import check_feeds
-from edgeloop.runtime.engines.port import Tensors, TensorSpec
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
+from edgeloop.runtime.engines.feeds import refuse_closed, require_batch, run_once
+from edgeloop.runtime.engines.memory import address_of, aligned_array
+from edgeloop.runtime.engines.port import CPU, Setting, Tensors, TensorSpec
+from edgeloop.runtime.engines.settings import DEFAULT
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -18,31 +26,54 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
+_CPU_PROVIDER = "CPUExecutionProvider"
+_NO_ACCELERATORS = {_CPU_PROVIDER, "AzureExecutionProvider"}  # the second sends inputs to a server
+_FREE = -1
 
 
 class OnnxEngine:
-    """An .onnx model on ONNX Runtime's CPU provider. A free leading axis is taken as batch 1."""
+    """An .onnx model on ONNX Runtime. A free leading axis is taken as `batch`.
 
-    def __init__(self, model: bytes, *, threads: int = 1) -> None:
-        self._session = _session(model, threads)
-        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
-        self._output_names = [spec.name for spec in self.outputs]
+    setting.accelerator: CPU, or a provider's name as in `list_providers`. Outputs whose axes the file leaves free have
+    the shape that one run on zeros gives them.
+    """
+
+    def __init__(self, model: bytes, *, setting: Setting = DEFAULT, batch: int = 1) -> None:
+        session = _session(model, setting)
+        self.inputs = tuple(_fixed(_spec(node), batch) for node in session.get_inputs())
+        outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.buffers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in self.inputs)
+        if any(_FREE in spec.shape for spec in outputs):
+            outputs = _learn_outputs(session, self.inputs, outputs)
+        require_batch(outputs, batch)
+        self.outputs = outputs
+        self._answers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in outputs)
+        binding = session.io_binding()
+        for spec, array in zip(self.inputs, self.buffers, strict=True):
+            binding.bind_input(spec.name, "cpu", 0, array.dtype.type, spec.shape, address_of(array))
+        for spec, array in zip(outputs, self._answers, strict=True):
+            binding.bind_output(spec.name, "cpu", 0, array.dtype.type, spec.shape, address_of(array))
+        self._execute: Callable[[], object] = partial(session.run_with_iobinding, binding)
+        self._foreign = foreign_errors(import_onnxruntime())
+
+    def invoke(self) -> tuple[NDArray[Any], ...]:
+        """Execute once on what lies in the buffers; see Engine.invoke."""
+        try:
+            self._execute()
+        except EdgeloopError:
+            raise
+        except self._foreign as error:
+            raise Corrupt(f"the model failed while it ran: {error}") from error
+        return self._answers
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Execute once; see Engine.run."""
-        if self._session is None:
-            raise InvalidInput("this engine was closed; load the model again")
-        check_feeds(feeds, self.inputs)
-        try:
-            arrays = self._session.run(self._output_names, dict(feeds))
-        except foreign_errors(import_onnxruntime()) as error:
-            raise Corrupt(f"the model failed while it ran: {error}") from error
-        return {name: np.asarray(array) for name, array in zip(self._output_names, arrays, strict=True)}
+        return run_once(self, feeds)
 
     def close(self) -> None:
         """Give up memory."""
-        self._session = None
+        self._execute = refuse_closed
+        self.buffers = self._answers = ()
 
 
 def import_onnxruntime() -> Any:
@@ -59,36 +90,105 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _session(model: bytes, threads: int) -> Any:
+def list_providers() -> dict[str, str]:
+    """The providers other than the CPU that this build of ONNX Runtime has, each with the build's version.
+
+    Whether one works here, only running a model on it tells.
+    """
     onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # A spinning pool burns the core that the rest of the device needs, at one reading every few milliseconds.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Else activations of a model whose weights alone are integers become int8 too: 0.6 % off, without being asked.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except foreign_errors(onnxruntime) as error:
-        raise InvalidInput(f"ONNX Runtime cannot load this model: {error}") from error
+    names = [name for name in onnxruntime.get_available_providers() if name not in _NO_ACCELERATORS]
+    return {name: f"ONNX Runtime {onnxruntime.__version__}" for name in names}
 
 
 def foreign_errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
     """What ONNX Runtime may raise: its own exceptions share no base class below Exception."""
     state = onnxruntime.capi.onnxruntime_pybind11_state
     names = ("InvalidProtobuf", "Fail", "InvalidGraph", "NoSuchFile", "NotImplemented", "InvalidArgument")
-    own: tuple[type[Exception], ...] = tuple(getattr(state, name) for name in names)
+    accelerators = tuple(name for name in ("EPFail", "RuntimeException") if hasattr(state, name))
+    own: tuple[type[Exception], ...] = tuple(getattr(state, name) for name in (*names, *accelerators))
     return (RuntimeError, ValueError, *own)
 
 
+def _session(model: bytes, setting: Setting) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # A spinning pool burns the core that the rest of the device needs, at one reading every few milliseconds.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Else activations of a model whose weights alone are integers become int8 too: 0.6 % off, without being asked.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    providers = [_CPU_PROVIDER]
+    if setting.accelerator != CPU:
+        _require_provider(onnxruntime, setting.accelerator)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers.insert(0, setting.accelerator)
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    except foreign_errors(onnxruntime) as error:
+        if setting.accelerator != CPU:
+            raise Unavailable(f"ONNX Runtime cannot run this model on {setting.accelerator}: {error}") from error
+        raise InvalidInput(f"ONNX Runtime cannot load this model: {error}") from error
+    if setting.accelerator != CPU:
+        _require_use(session, setting.accelerator)
+    return session
+
+
+def _require_provider(onnxruntime: Any, provider: str) -> None:
+    available = [name for name in onnxruntime.get_available_providers() if name not in _NO_ACCELERATORS]
+    if provider not in available:
+        raise Unavailable(
+            f"this build of ONNX Runtime has no {provider!r}, only {available or 'the CPU'}; install the build for it, "
+            "such as onnxruntime-gpu"
+        )
+
+
+def _require_use(session: Any, provider: str) -> None:
+    """Raise Unavailable if the provider got nothing to do: ONNX Runtime then uses the CPU and says nothing."""
+    used = {subgraph.ep_name for subgraph in session.get_provider_graph_assignment_info()}
+    if provider not in session.get_providers() or provider not in used:
+        raise Unavailable(
+            f"{provider} takes no part of this model, which would run on the CPU after all; see that its driver and "
+            "libraries are there, or use the accelerator 'cpu'"
+        )
+
+
 def _spec(node: Any) -> TensorSpec:
+    """The tensor with _FREE for axes that the file leaves free."""
     if node.type not in _DTYPES:
         raise InvalidInput(f"tensor {node.name!r} has type {node.type}; edgeloop runs {', '.join(_DTYPES)}")
-    sizes = list(node.shape)
-    if sizes and not isinstance(sizes[0], int):
-        sizes[0] = 1
-    if not all(isinstance(size, int) for size in sizes):
-        raise InvalidInput(f"tensor {node.name!r} has free axes {node.shape}; fix all but the first when converting")
-    return TensorSpec(node.name, tuple(sizes), _DTYPES[node.type])
+    sizes = tuple(size if isinstance(size, int) and size >= 0 else _FREE for size in node.shape)
+    return TensorSpec(node.name, sizes, _DTYPES[node.type])
+
+
+def _fixed(spec: TensorSpec, batch: int) -> TensorSpec:
+    """An input with its free leading axis fixed to `batch`."""
+    sizes = list(spec.shape)
+    if sizes[:1] == [_FREE]:
+        sizes[0] = batch
+    elif batch > 1 and sizes[:1] != [batch]:
+        raise InvalidInput(
+            f"this model cannot take {batch} at a time: its input {spec.name!r} is {spec.shape}; convert it with a "
+            "free first axis"
+        )
+    if _FREE in sizes:
+        raise InvalidInput(
+            f"tensor {spec.name!r} has free axes ({_FREE}) {spec.shape}; fix all but the first when converting"
+        )
+    return msgspec.structs.replace(spec, shape=tuple(sizes))
+
+
+def _learn_outputs(
+    session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> tuple[TensorSpec, ...]:
+    """The outputs as they are after one run on zeros."""
+    try:
+        made = session.run([spec.name for spec in outputs], {spec.name: aligned_array(spec) for spec in inputs})
+    except foreign_errors(import_onnxruntime()) as error:
+        raise InvalidInput(
+            f"the outputs have free axes, and on zeros the model fails: {error}; fix them when converting"
+        ) from error
+    return tuple(
+        msgspec.structs.replace(spec, shape=np.shape(array)) for spec, array in zip(outputs, made, strict=True)
+    )

@@ -9,54 +9,69 @@ import io
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
-from edgeloop.runtime.engines.feeds import check_feeds
-from edgeloop.runtime.engines.port import Tensors, TensorSpec
+from edgeloop.runtime.engines.feeds import refuse_closed, require_batch, run_once
+from edgeloop.runtime.engines.memory import aligned_array
+from edgeloop.runtime.engines.port import CPU, Setting, Tensors, TensorSpec
+from edgeloop.runtime.engines.quiet import said
+from edgeloop.runtime.engines.settings import DEFAULT
 
 _GRAPH = "model.xml"
 _WEIGHTS = "model.bin"
 _MOST_GRAPH_BYTES = 64 * 1024 * 1024
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
+_CPU_DEVICE = "CPU"
 _TELEMETRY = "openvino_telemetry"
 _DTYPES = {"f32": "float32", "f64": "float64", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64"}
 
 
 class OpenVinoEngine:
-    """An .openvino model on OpenVINO's CPU plugin. A free leading axis is taken as batch 1."""
+    """An .openvino model on OpenVINO. A free leading axis is taken as `batch`, and a fixed one changed to it.
 
-    def __init__(self, model: bytes, *, threads: int = 1) -> None:
-        self._request = _request(model, threads)
-        compiled = self._request.get_compiled_model()
+    setting.accelerator: CPU, or a device's name as in `list_devices`.
+    """
+
+    def __init__(self, model: bytes, *, setting: Setting = DEFAULT, batch: int = 1) -> None:
+        request = _request(model, setting, batch)
+        compiled = request.get_compiled_model()
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         for specs in (self.inputs, self.outputs):
             _require_distinct(specs)
-        # Written in place: handing arrays to infer() costs 2 to 5 times as much in Python as a small net's arithmetic.
-        self._feeds = {spec.name: self._request.get_input_tensor(i).data for i, spec in enumerate(self.inputs)}
+        require_batch(self.outputs, batch)
+        # Arrays of ours as its tensors, so that it never copies and no view of freed memory is left after close.
+        tensor = import_openvino().Tensor
+        self.buffers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in self.inputs)
+        self._answers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in self.outputs)
+        for index, array in enumerate(self.buffers):
+            request.set_input_tensor(index, tensor(array, shared_memory=True))
+        for index, array in enumerate(self._answers):
+            request.set_output_tensor(index, tensor(array, shared_memory=True))
+        self._execute: Callable[[], object] = partial(request.infer, share_outputs=True)
+
+    def invoke(self) -> tuple[NDArray[Any], ...]:
+        """Execute once on what lies in the buffers; see Engine.invoke."""
+        try:
+            self._execute()
+        except RuntimeError as error:
+            raise Corrupt(f"the model failed while it ran: {said(error)}") from error
+        return self._answers
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Execute once; see Engine.run."""
-        if self._request is None:
-            raise InvalidInput("this engine was closed; load the model again")
-        check_feeds(feeds, self.inputs)
-        for name, own in self._feeds.items():
-            own[...] = feeds[name]
-        try:
-            self._request.infer(share_outputs=True)
-        except RuntimeError as error:
-            raise Corrupt(f"the model failed while it ran: {_said(error)}") from error
-        return {spec.name: self._request.get_output_tensor(i).data.copy() for i, spec in enumerate(self.outputs)}
+        return run_once(self, feeds)
 
     def close(self) -> None:
         """Give up memory."""
-        self._feeds = {}
-        self._request = None
+        self._execute = refuse_closed
+        self.buffers = self._answers = ()
 
 
 def pack_ir(xml: bytes, weights: bytes) -> bytes:
@@ -129,20 +144,50 @@ def without_openvino_telemetry() -> Iterator[None]:
         modules.update(hidden)
 
 
-def _request(model: bytes, threads: int) -> Any:
-    xml, weights = unpack_ir(model)
-    openvino = import_openvino()
+def list_devices() -> dict[str, str]:
+    """The devices other than the CPU that OpenVINO finds here, each with its full name."""
+    core = _core()
     try:
-        core = openvino.Core()
-        network = core.read_model(model=xml, weights=weights)
-        _fix_batch(network)
-        return core.compile_model(network, "CPU", _settings(threads)).create_infer_request()
+        names = [name for name in core.available_devices if name != _CPU_DEVICE]
+        return {name: str(core.get_property(name, "FULL_DEVICE_NAME")) for name in names}
     except RuntimeError as error:
-        raise InvalidInput(f"OpenVINO cannot load this model: {_said(error)}") from error
+        raise Unavailable(f"OpenVINO cannot look for devices: {said(error)}") from error
 
 
-def _settings(threads: int) -> dict[str, Any]:
-    return {
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one a process: each keeps some kilobytes for good, and takes 2 ms to make."""
+    return import_openvino().Core()
+
+
+def _request(model: bytes, setting: Setting, batch: int) -> Any:
+    xml, weights = unpack_ir(model)
+    core = _core()
+    device = _CPU_DEVICE if setting.accelerator == CPU else setting.accelerator
+    try:
+        network = core.read_model(model=xml, weights=weights)
+        _fix_batch(network, batch)
+    except RuntimeError as error:
+        raise InvalidInput(f"OpenVINO cannot load this model: {said(error)}") from error
+    if device != _CPU_DEVICE and device not in core.available_devices:
+        raise Unavailable(f"OpenVINO finds no device {device!r} here, only {', '.join(core.available_devices)}")
+    try:
+        compiled = core.compile_model(network, device, _settings(core, device, setting.threads))
+        request = compiled.create_infer_request()
+        where = list(compiled.get_property("EXECUTION_DEVICES"))
+    except RuntimeError as error:
+        if device != _CPU_DEVICE:
+            raise Unavailable(f"OpenVINO cannot run this model on {device}: {said(error)}") from error
+        raise InvalidInput(f"OpenVINO cannot load this model: {said(error)}") from error
+    if device != _CPU_DEVICE and any(_CPU_DEVICE in name for name in where):
+        raise Unavailable(
+            f"this model would run on {', '.join(where)}, not on {device} alone; use the accelerator 'cpu'"
+        )
+    return request
+
+
+def _settings(core: Any, device: str, threads: int) -> dict[str, Any]:
+    wanted: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -153,18 +198,30 @@ def _settings(threads: int) -> dict[str, Any]:
         # Pinned threads of two processes sit on the same core while others idle.
         "ENABLE_CPU_PINNING": False,
     }
+    if device == _CPU_DEVICE:
+        return wanted
+    known = set(core.get_property(device, "SUPPORTED_PROPERTIES"))
+    if device.startswith("NPU"):
+        known.discard("INFERENCE_PRECISION_HINT")  # it computes in 16 bits or fewer, and nothing else
+    return {name: value for name, value in wanted.items() if name in known}
 
 
-def _fix_batch(network: Any) -> None:
+def _fix_batch(network: Any, batch: int) -> None:
     shapes = {}
     for port in network.inputs:
         shape = port.get_partial_shape()
         if shape.rank.is_dynamic or any(size.is_dynamic for size in list(shape)[1:]):
             raise InvalidInput(f"tensor {_name(port)!r} has free axes {shape}; fix all but the first when converting")
-        if shape.is_dynamic:
-            shapes[port] = [1, *(size.get_length() for size in list(shape)[1:])]
-    if shapes:
+        if batch > 1 and len(shape) == 0:
+            raise InvalidInput(f"this model cannot take {batch} at a time: its input {_name(port)!r} is one number")
+        if shape.is_dynamic or batch > 1:
+            shapes[port] = [batch, *(size.get_length() for size in list(shape)[1:])]
+    if not shapes:
+        return
+    try:
         network.reshape(shapes)
+    except RuntimeError as error:
+        raise InvalidInput(f"this model cannot take {batch} at a time: {said(error)}") from error
 
 
 def _spec(port: Any) -> TensorSpec:
@@ -191,9 +248,3 @@ def _require_distinct(specs: tuple[TensorSpec, ...]) -> None:
     names = [spec.name for spec in specs]
     if len(set(names)) != len(names):
         raise InvalidInput(f"several tensors of this model have one name: {names}; name them apart and convert again")
-
-
-def _said(error: RuntimeError) -> str:
-    """The last line that says something; those before say where in OpenVINO's source it was said."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

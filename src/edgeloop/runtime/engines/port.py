@@ -1,6 +1,6 @@
 """The engine port: what the runtime asks of whatever executes a variant.
 
-Neighbours: `litert`, `onnx` and `openvino` implement it, `predictor` uses it, `engines` finds those that are installed.
+Neighbours: `litert`, `onnx` and `openvino` implement it, `predictor` uses it, `find` knows which are installed.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,27 @@ from numpy.typing import NDArray
 
 Tensors = Mapping[str, NDArray[Any]]
 """Arrays by tensor name."""
+
+CPU = "cpu"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """How an engine is to run a model.
+
+    threads: for one inference. interface: of an engine that has several ("interpreter" or "compiled" of LiteRT), ""
+    for its first. accelerator: "cpu", or what `accelerators` found: a LiteRT delegate, an ONNX Runtime provider, an
+    OpenVINO device.
+    """
+
+    threads: int = 1
+    interface: str = ""
+    accelerator: str = CPU
+
+    def __str__(self) -> str:
+        """A word for people: "compiled, 2 threads"."""
+        parts = [self.interface, "" if self.accelerator == CPU else self.accelerator]
+        parts.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
+        return ", ".join(part for part in parts if part)
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -27,10 +48,24 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """A loaded variant. Not thread-safe: one engine a thread."""
+    """A loaded variant. Not thread-safe: one engine a thread.
+
+    buffers: one array for each of `inputs`, in order, of its shape and dtype, C-contiguous and writable, allocated
+    once: what lies in them is what `invoke` takes. They are the engine's memory where it allows that, and must not be
+    touched after `close`.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    buffers: tuple[NDArray[Any], ...]
+
+    def invoke(self) -> tuple[NDArray[Any], ...]:
+        """Execute once on what lies in `buffers`: the outputs in the order of `outputs`.
+
+        The arrays are the engine's own memory: the next invoke overwrites them, and close takes them away.
+        Raises InvalidInput after `close`, Corrupt if the model fails while it runs.
+        """
+        ...
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Execute once.

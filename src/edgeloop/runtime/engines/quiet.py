@@ -1,6 +1,8 @@
 """Native libraries greet on standard error, below Python and with no switch; this lets only their news through."""
 
+import atexit
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -9,10 +11,13 @@ from contextlib import contextmanager
 
 _CHATTER = (
     b"INFO: Created ",  # LiteRT, at the first delegate
+    b"INFO: [",  # LiteRT, what its environment looks for
+    b"WARNING: [npu_registry.cc",  # LiteRT, that there is no NPU
     b"WARNING: All log messages before absl::InitializeLog()",  # TensorFlow, at import
     b"I0000 ",
     b"W0000 ",
 )
+_LOCATION = re.compile(r"^(ERROR: )?(\[[^\]\s]*:\d+\]\s*)?")
 _busy = threading.Lock()
 
 
@@ -41,3 +46,34 @@ def without_native_chatter() -> Iterator[None]:
                 os.write(2, b"".join(lines))
     finally:
         _busy.release()
+
+
+def without_native_farewell() -> None:
+    """From now on, what native libraries say on standard error after Python's own end is dropped; Python is heard.
+
+    Some report, when the process ends, on each object that they then destroy.
+    """
+    atexit.register(_mute_native)
+
+
+def _mute_native() -> None:
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def said(error: Exception) -> str:
+    """A native library's last line that says something, without where in its source it was said."""
+    return _last_words(str(error).splitlines()) or f"{type(error).__name__} without a reason"
+
+
+def complaint(lines: list[str]) -> str:
+    """The first line that a native library printed as an error; empty if none is."""
+    return next((words for line in lines if line.startswith("ERROR") and (words := _last_words([line]))), "")
+
+
+def _last_words(lines: list[str]) -> str:
+    bare = [_LOCATION.sub("", line.strip(" \t└")) for line in lines]
+    return next((line for line in reversed(bare) if line), "")

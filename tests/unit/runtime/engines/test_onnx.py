@@ -34,6 +34,38 @@ def test_model_with_a_free_leading_axis_runs() -> None:
     assert engine.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[-1.0, -1.0]]
 
 
+def _two_shapes(nodes: list[Any], shape: list[Any], out: list[Any]) -> bytes:
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [info("x", TensorProto.FLOAT, shape)], [info("y", TensorProto.FLOAT, out)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_output_s_free_axes_are_declared_as_they_come_out() -> None:
+    engine = OnnxEngine(_two_shapes([helper.make_node("Transpose", ["x"], ["y"], perm=[1, 0])], ["n", 3], ["a", "b"]))
+    assert (engine.outputs[0].shape, engine.run({"x": np.ones((1, 3), np.float32)})["y"].shape) == ((3, 1), (3, 1))
+
+
+def test_batch_of_a_model_with_a_fixed_first_axis_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"cannot take 4 at a time.*free first axis"):
+        OnnxEngine(_model([helper.make_node("Neg", ["x"], ["y"])], [1, 2]), batch=4)
+
+
+def test_batch_that_the_output_does_not_have_is_refused() -> None:
+    flat = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)
+    with pytest.raises(InvalidInput, match=r"output 'y' would be \(1, 1\)"):
+        OnnxEngine(_two_shapes([flat], ["n", 3], ["m", 1]), batch=4)
+
+
+def test_output_that_is_not_as_declared_is_refused_and_not_cut() -> None:
+    # One row for each positive number: as many as the input has, which no declaration knows.
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("NonZero", ["r"], ["i"])]
+    nodes += [helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT)]
+    engine = OnnxEngine(_two_shapes(nodes, [1, 4], [2, "n"]))
+    with pytest.raises(EdgeloopError):
+        engine.run({"x": np.ones((1, 4), np.float32)})
+
+
 def test_free_axis_in_the_middle_is_refused() -> None:
     with pytest.raises(InvalidInput, match="free axes"):
         OnnxEngine(_model([helper.make_node("Neg", ["x"], ["y"])], [1, "n"]))

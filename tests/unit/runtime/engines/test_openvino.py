@@ -114,6 +114,28 @@ def test_free_first_axis_is_batch_1(tmp_path: Path) -> None:
     assert (engine.inputs[0].shape, engine.outputs[0].shape) == ((1, 3), (1, 3))
 
 
+@pytest.mark.parametrize("rows", [-1, 1], ids=["free", "fixed"])
+def test_batch_becomes_the_first_axis(rows: int, tmp_path: Path) -> None:
+    engine = OpenVinoEngine(_pack(_network([rows, 3], "f32", _twice), tmp_path), batch=4)
+    assert (engine.inputs[0].shape, engine.outputs[0].shape) == ((4, 3), (4, 3))
+
+
+def test_batch_that_a_reshape_forbids_is_invalid_input(tmp_path: Path) -> None:
+    def body(ops: Any, x: Any) -> list[Any]:
+        return [_named(ops.reshape(x, ops.constant(np.array([1, 6], np.int64)), False), "y")]
+
+    with pytest.raises(InvalidInput, match="cannot take 2 at a time"):
+        OpenVinoEngine(_pack(_network([1, 2, 3], "f32", body), tmp_path), batch=2)
+
+
+def test_batch_that_would_run_together_in_one_row_is_invalid_input(tmp_path: Path) -> None:
+    def body(ops: Any, x: Any) -> list[Any]:
+        return [_named(ops.reshape(x, ops.constant(np.array([1, -1], np.int64)), False), "y")]
+
+    with pytest.raises(InvalidInput, match=r"output 'y' would be \(1, 12\)"):
+        OpenVinoEngine(_pack(_network([1, 2, 3], "f32", body), tmp_path), batch=2)
+
+
 def test_other_free_axis_is_invalid_input(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="'x' has free axes"):
         OpenVinoEngine(_pack(_network([1, -1], "f32", _twice), tmp_path))

@@ -1,0 +1,73 @@
+"""How engines can be told to run a model, and which of these ways are worth racing."""
+
+import msgspec
+
+from edgeloop.contracts.manifest import EngineName
+from edgeloop.runtime.engines.port import Setting
+
+DEFAULT = Setting()
+"""One thread of the CPU, through the engine's first interface."""
+
+INTERPRETER = "interpreter"
+COMPILED = "compiled"
+INTERFACES: dict[EngineName, tuple[str, ...]] = {
+    EngineName.LITERT: (INTERPRETER, COMPILED),
+    EngineName.ONNXRUNTIME: (),
+    EngineName.OPENVINO: (),
+}
+"""What Setting.interface may name, the first being the default; nothing for engines with one interface."""
+
+GPU = "gpu"
+"""The accelerator that LiteRT reaches through its interface COMPILED, and only so."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """An accelerator that an engine could use here.
+
+    accelerator, interface: as in Setting. detail: what it is, for people. problem: why it cannot be used here; empty
+    when a trial on it went well.
+    """
+
+    engine: EngineName
+    accelerator: str
+    interface: str = ""
+    detail: str = ""
+    problem: str = ""
+
+
+def settings_for(name: EngineName, *, cores: int, found: tuple[Found, ...] = ()) -> tuple[Setting, ...]:
+    """What is worth racing on an engine: each interface with 1, 2, 4, ... and all cores, then the accelerators.
+
+    cores: those that this process may use; physical ones, since two threads on one core only share it. found: what
+    `find_accelerators` answered; those with a problem and those of other engines are passed over.
+    """
+    on_cpu = [
+        Setting(threads=threads, interface=interface)
+        for interface in INTERFACES[name] or ("",)
+        for threads in thread_counts(cores)
+    ]
+    beyond = [
+        Setting(interface=one.interface, accelerator=one.accelerator)
+        for one in found
+        if one.engine is name and not one.problem
+    ]
+    return (*on_cpu, *beyond)
+
+
+def is_parallel(name: EngineName, setting: Setting) -> bool:
+    """Whether engines so set, each on a thread of its own, run at the same time.
+
+    False where the library keeps Python's global lock while it runs, and every other thread waits for that long:
+    LiteRT's compiled model does (ai-edge-litert 2.3).
+    """
+    return not (name is EngineName.LITERT and (setting.interface == COMPILED or setting.accelerator == GPU))
+
+
+def thread_counts(cores: int) -> tuple[int, ...]:
+    """1, 2, 4, ... below `cores`, and `cores`; (1,) for none."""
+    counts = []
+    threads = 1
+    while threads < cores:
+        counts.append(threads)
+        threads *= 2
+    return (*counts, max(cores, 1))
