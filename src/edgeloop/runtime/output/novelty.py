@@ -6,6 +6,7 @@ Sources: distance, Lee et al. 2018 (arXiv 1807.03888), eq. 2, with a diagonal co
 (arXiv 2010.03759), eq. 4.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ class NoveltyScale:
 
     def novelty(self, features: NDArray[Any], predicted: int) -> float:
         """Distance of one (1, D) feature row, in standard deviations of clean data of the predicted label."""
-        distance = feature_distance(features, np.array([predicted]), self._means, self._std)[0]
+        # feature_distance of a single row, number by number, at a third of its cost.
+        scaled = (np.asarray(features, np.float32)[0] - self._means[predicted]) / self._std
+        distance = np.float32(math.sqrt(np.add.reduce(scaled * scaled) / len(scaled)))
         return float((distance - self._reference.distance_mean[predicted]) / self._reference.distance_std[predicted])
 
     def energy_z(self, energy: float, predicted: int) -> float:

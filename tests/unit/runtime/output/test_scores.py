@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.contracts.manifest import Activation
-from edgeloop.runtime.output.scores import energy, margin, probabilities, top_scores
+from edgeloop.contracts.output import Activation
+from edgeloop.runtime.output.scores import energy, least_float32, margin, probabilities, sigmoid, top_scores
 
 logits = hnp.arrays(np.float32, st.integers(2, 20), elements=st.floats(-80, 80, width=32))
 
@@ -93,3 +93,18 @@ def test_margin_is_best_minus_second_best(values: NDArray[np.float32]) -> None:
 
 def test_margin_of_a_tie_is_zero() -> None:
     assert margin(np.array([0.5, 0.0, 0.5], np.float32)) == 0.0
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(-200, 200, width=32)))
+def test_sigmoid_is_that_of_the_definition(scores: NDArray[np.float32]) -> None:
+    wide = scores.astype(np.float64)
+    # exp, sum and division in float32 err by some 2^-24 each; below -88 all are 0 but for 6e-39.
+    np.testing.assert_allclose(sigmoid(scores), 1 / (1 + np.exp(-wide)), rtol=1e-6, atol=1e-38)
+    assert probabilities(scores, Activation.SIGMOID).tolist() == sigmoid(scores).tolist()
+
+
+@given(st.floats(0, 1))
+def test_comparing_with_the_least_float32_is_comparing_with_the_threshold(threshold: float) -> None:
+    least = least_float32(threshold)
+    assert float(least) >= threshold
+    assert float(np.nextafter(least, np.float32(-1))) < threshold
