@@ -1,0 +1,1 @@
+"""Where inputs come from, one after another: cameras, videos, sounds, tables, folders, standard input, iterators."""

@@ -1,0 +1,174 @@
+"""Files: one, a growing one, or a folder of them in name order, also as they arrive.
+
+Rules kept here: a file that is still being written is waited for, never read half; what is wrong with one file ends
+nothing; of a folder, names must grow with time, as cameras and loggers number them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.runtime.sources.flow import descriptor_parts, file_parts, grown_parts, unreadable
+from edgeloop.runtime.sources.port import Cut, Frame, FrameError, Tally
+
+_log = structlog.get_logger(__name__)
+_POLL_S = 0.1
+_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB\x60\x82"}
+
+
+class OneFile:
+    """The frames of one file; a Reader. follow: and of what is appended to it."""
+
+    def __init__(self, path: Path, cut: Cut, *, follow: bool = False) -> None:
+        self.has_own_time = cut.has_own_time
+        self._path = path
+        self._cut = cut
+        self._follow = follow
+
+    def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
+        """See Reader."""
+        parts = grown_parts(self._path, stop) if self._follow else file_parts(self._path)
+        return guarded(self._path.name, partial(self._cut.of_bytes, self._path.name, parts))
+
+
+class Descriptor:
+    """The frames of what is read from a file descriptor; a Reader."""
+
+    def __init__(self, name: str, descriptor: int, cut: Cut) -> None:
+        self.has_own_time = cut.has_own_time
+        self._name = name
+        self._descriptor = descriptor
+        self._cut = cut
+
+    def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
+        """See Reader."""
+        parts = descriptor_parts(self._descriptor, stop)
+        return guarded(self._name, partial(self._cut.of_bytes, self._name, parts))
+
+
+class Folder:
+    """The frames of each file of a folder that the cut can read, by name; a Reader.
+
+    Windows do not reach from one file into the next. follow: new files are waited for; one that sorts before the last
+    one read is passed over. after: the last name that was read in an earlier run. settle_s: a file that looks
+    unfinished is taken once it has not changed for so long. patience_s: after so long it is passed over.
+    """
+
+    has_own_time = False
+
+    def __init__(
+        self,
+        folder: Path,
+        cut: Cut,
+        *,
+        follow: bool = False,
+        after: str = "",
+        settle_s: float = 2.0,
+        patience_s: float = 60.0,
+    ) -> None:
+        self._folder = folder
+        self._cut = cut
+        self._follow = follow
+        self._after = after
+        self._settle_s = settle_s
+        self._patience_s = patience_s
+
+    def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
+        """See Reader."""
+        began_s = time.monotonic()
+        for path in self._paths(stop):
+            trouble = self._wait_until_whole(path, stop)
+            if stop.is_set():
+                return
+            if trouble is not None:
+                yield FrameError(path.name, trouble, time.monotonic() - began_s)
+                continue
+            yield from guarded(path.name, partial(self._cut.of_bytes, path.name, file_parts(path)), began_s)
+
+    def _paths(self, stop: threading.Event) -> Iterator[Path]:
+        after, seen_ns = self._after, -1
+        while not stop.is_set():
+            stamp_ns, names = self._waiting(after, seen_ns)
+            for name in names:
+                after = name
+                yield self._folder / name
+            if not self._follow:
+                return
+            # A folder's time has a grain: only one that has rested is known to hold nothing new.
+            seen_ns = stamp_ns if abs(time.time_ns() - stamp_ns) > 2 * 10**9 else -1
+            if not names:
+                stop.wait(_POLL_S)
+
+    def _waiting(self, after: str, seen_ns: int) -> tuple[int, list[str]]:
+        """When the folder changed last, and the names to come; none are looked for if it has not since seen_ns."""
+        try:
+            stamp_ns = self._folder.stat().st_mtime_ns
+            if stamp_ns == seen_ns:
+                return stamp_ns, []
+            suffixes = self._cut.suffixes
+            names = [path.name for path in self._folder.iterdir() if path.suffix.lower() in suffixes]
+        except OSError as error:
+            _log.warning("source_gone", folder=str(self._folder), detail=str(error))
+            return -1, []
+        return stamp_ns, sorted(name for name in names if name > after and not name.startswith("."))
+
+    def _wait_until_whole(self, path: Path, stop: threading.Event) -> EdgeloopError | None:
+        """Wait for whoever writes the file. Returns why it cannot be had, if so."""
+        began_s = changed_s = time.monotonic()
+        seen = (-1, -1)
+        while True:
+            try:
+                stat = path.stat()
+                if time.time() - stat.st_mtime >= self._settle_s or looks_whole(path, stat.st_size):
+                    return None
+            except OSError as error:
+                return unreadable(path, error)
+            now_s = time.monotonic()
+            if seen != (stat.st_size, stat.st_mtime_ns):
+                seen, changed_s = (stat.st_size, stat.st_mtime_ns), now_s
+            elif now_s - changed_s >= self._settle_s:
+                return None
+            if now_s - began_s > self._patience_s:
+                told = f"{path.name} is still being written after {self._patience_s:g} s; it is passed over"
+                return Unavailable(told)
+            if stop.wait(min(_POLL_S, self._settle_s)):
+                return None
+
+
+def guarded(
+    name: str,
+    frames: Callable[[Callable[[], float]], Iterator[Frame | FrameError]],
+    began_s: float | None = None,
+) -> Iterator[Frame | FrameError]:
+    """What `frames(now_s)` yields; an error that ends it is handed over as a FrameError."""
+    origin_s = time.monotonic() if began_s is None else began_s
+
+    def now_s() -> float:
+        return time.monotonic() - origin_s
+
+    try:
+        yield from frames(now_s)
+    except EdgeloopError as error:
+        yield FrameError(name, error, now_s())
+
+
+def looks_whole(path: Path, size_bytes: int) -> bool:
+    """Whether a file ends as its format ends, or is as long as it says; False where a format does not tell.
+
+    Source: JPEG's EOI, PNG's IEND chunk, the sizes in a RIFF and a BMP header.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+        file.seek(max(0, size_bytes - 8))
+        tail = file.read(8)
+    if head[:4] == b"RIFF":
+        return size_bytes >= 8 + int.from_bytes(head[4:8], "little") > 8
+    if head[:2] == b"BM":
+        return size_bytes == int.from_bytes(head[2:6], "little")
+    end = _ENDS.get(head[:2])
+    return end is not None and tail.endswith(end)

@@ -1,0 +1,66 @@
+"""Video files: frame by frame, none dropped, read ahead on a thread of their own."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+from edgeloop.contracts.errors import Corrupt
+from edgeloop.runtime.sources.capture import Capture, rgb
+from edgeloop.runtime.sources.pace import Pace
+from edgeloop.runtime.sources.port import Frame, FrameError, Tally
+from edgeloop.runtime.sources.pump import Pump
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+
+_AHEAD = 2
+_COMPLETE = 0.9  # containers without an index guess their number of frames from length and rate
+
+
+class VideoFile:
+    """Every frame of a video file, or rate_hz of them for each second of the video; a Reader.
+
+    name: what frames and errors call it. opened: opens it, or returns None.
+    """
+
+    has_own_time = True
+
+    def __init__(self, name: str, opened: Callable[[], Capture | None], *, rate_hz: float = 0.0) -> None:
+        self._name = name
+        self._opened = opened
+        self._rate_hz = rate_hz
+
+    def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
+        """See Reader. Yields a FrameError of Corrupt if it is no video, or ends long before it says."""
+        yield from Pump[Frame | FrameError](lambda pump: self._fill(pump, tally), name="video", room=_AHEAD).items(stop)
+
+    def _fill(self, pump: Pump[Frame | FrameError], tally: Tally) -> None:
+        capture = self._opened()
+        if capture is None:
+            told = "is no video that can be read; expected one that FFmpeg reads, such as H.264 in MP4"
+            pump.put(FrameError(self._name, Corrupt(f"{self._name} {told}"), 0.0))
+            return
+        try:
+            self._drain(capture, pump, tally)
+        finally:
+            capture.close()
+
+    def _drain(self, capture: Capture, pump: Pump[Frame | FrameError], tally: Tally) -> None:
+        pace = Pace(self._rate_hz)
+        read, missed, at_s = 0, 0, 0.0
+        while not pump.is_ended and capture.grab():
+            read += 1
+            at_s = capture.at_s()
+            if not pace.is_due(at_s):
+                tally.add(skipped=1)
+                missed += 1
+                continue
+            name = f"{self._name}#{read:06d}"
+            pixels = capture.pixels()
+            if pixels is None:
+                pump.put(FrameError(name, Corrupt(f"{name} cannot be decoded"), at_s))
+            else:
+                pump.put(Frame(name, rgb(pixels), at_s, "image/raw", missed))
+            missed = 0
+        said = capture.frame_count()
+        if not pump.is_ended and read < _COMPLETE * said:
+            told = f"{self._name} ends after {read} of {said} frames; it was cut short or is damaged"
+            pump.put(FrameError(self._name, Corrupt(told), at_s))
