@@ -25,7 +25,7 @@ from edgeloop.bundle.arrays import from_npy, to_npy
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.engines.find import load_engine
 from edgeloop.runtime.engines.port import Engine
-from edgeloop.runtime.predictor import quantize_tensor
+from edgeloop.runtime.engines.quantized import quantize_tensor
 
 ROUNDS = 200
 TURN_S = 0.002
@@ -106,7 +106,7 @@ def _turn_s(engine: Engine, feed: dict[str, NDArray[Any]], repeats: int) -> floa
 def _main(folder: Path, rounds: int) -> None:
     timed = msgspec.json.decode((folder / _SPEC).read_bytes(), type=list[Timed])
     sample = from_npy((folder / _SAMPLE).read_bytes(), what="sample")
-    engines = {one.key: load_engine(one.engine, (folder / one.file).read_bytes(), threads=1) for one in timed}
+    engines = {one.key: load_engine(one.engine, (folder / one.file).read_bytes()) for one in timed}
     sys.stdout.buffer.write(msgspec.json.encode(interleaved_ms(engines, sample, rounds=rounds)) + b"\n")
 
 

@@ -9,9 +9,9 @@ from benchmarks.rows import Number, Row
 _MET = {True: "yes", False: "[bold red]NO[/]", None: "-"}
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Row], *, title: str) -> Table:
     """One line a row, in the order given."""
-    made = Table(title="toolchain figures", title_justify="left", header_style="dim", pad_edge=False)
+    made = Table(title=title, title_justify="left", header_style="dim", pad_edge=False)
     for column in ("work", "figure", "peer"):
         made.add_column(column)
     for column in ("ours", "theirs", "ratio", "target"):

@@ -32,7 +32,28 @@ REQUIREMENTS = {
 }
 """What each needs beyond what it declares or with the versions that it was written for."""
 
-TITLES = {"olive": "Olive int8", "neural_compressor": "Neural Compressor int8"}
+SERVERS = {
+    "litserve": ("litserve==0.2.19", "ai-edge-litert==2.3.0", "numpy==2.4.6"),
+    # uvicorn takes the faster loop and parser where they are installed; LitServe brings them, BentoML does not.
+    "bentoml": (
+        "bentoml==1.4.39",
+        "uvloop==0.23.0",
+        "httptools==0.9.0",
+        "ai-edge-litert==2.3.0",
+        "numpy==2.4.6",
+    ),
+    # Its workers ask for the thread's event loop, which uvloop no longer makes by itself from 0.22 on.
+    "mlserver": ("mlserver==1.7.1", "uvloop==0.21.0", "httptools==0.9.0", "ai-edge-litert==2.3.0", "numpy==2.4.6"),
+}
+"""The peers of `edgeloop serve`, with the engine and the arrays that we use ourselves."""
+
+TITLES = {
+    "olive": "Olive int8",
+    "neural_compressor": "Neural Compressor int8",
+    "litserve": "LitServe",
+    "bentoml": "BentoML",
+    "mlserver": "MLServer",
+}
 """As the table calls them."""
 
 _RUN_TIMEOUT_S = 1200
@@ -49,7 +70,7 @@ def install(peer: str) -> None:
     if is_installed(peer):
         return
     pip = [str(_python(peer)), "-m", "pip", "install", "--quiet"]
-    for command in ([sys.executable, "-m", "venv", str(FOLDER / peer)], [*pip, *REQUIREMENTS[peer]]):
+    for command in ([sys.executable, "-m", "venv", str(FOLDER / peer)], [*pip, *_requirements(peer)]):
         subprocess.run(command, check=True)  # noqa: S603 - the commands above, and no others
     _stamp(peer).write_text(_wanted(peer), encoding="utf-8")
 
@@ -57,6 +78,13 @@ def install(peer: str) -> None:
 def is_installed(peer: str) -> bool:
     """Whether its environment is there, whole and with what is asked for now."""
     return _stamp(peer).is_file() and _stamp(peer).read_text(encoding="utf-8") == _wanted(peer)
+
+
+def require(peer: str) -> Path:
+    """The folder of its commands, as an absolute path. Raises Absent if it is not installed."""
+    if not is_installed(peer):
+        raise Absent("not installed; --install-peers makes its environment")
+    return _python(peer).parent.absolute()
 
 
 def quantized_apart(
@@ -70,8 +98,7 @@ def quantized_apart(
     tuning: samples and labels that it may measure its own choices on. Raises Absent if it is not installed,
     RuntimeError with its last words if it fails.
     """
-    if not is_installed(peer):
-        raise Absent("not installed; --install-peers makes its environment")
+    commands = require(peer)
     script = Path(__file__).with_name("apart") / f"{peer}_worker.py"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -79,7 +106,7 @@ def quantized_apart(
         np.savez(folder / "data.npz", calibration=calibration, inputs=tuning[0], labels=tuning[1])
         done = subprocess.run(  # noqa: S603 - our own script on our own files
             # -P: the script's neighbours must not be taken for the packages of the same names.
-            [str(_python(peer).absolute()), "-P", str(script), str(folder)],
+            [str(commands / "python"), "-P", str(script), str(folder)],
             cwd=folder,
             capture_output=True,
             timeout=_RUN_TIMEOUT_S,
@@ -98,7 +125,11 @@ def _stamp(peer: str) -> Path:
 
 
 def _wanted(peer: str) -> str:
-    return "\n".join(REQUIREMENTS[peer])
+    return "\n".join(_requirements(peer))
+
+
+def _requirements(peer: str) -> tuple[str, ...]:
+    return {**REQUIREMENTS, **SERVERS}[peer]
 
 
 def _python(peer: str) -> Path:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import rows
+from benchmarks.command import in_order, run
 from benchmarks.contender import Contender, standings
 from benchmarks.context import Context, Work
 from benchmarks.data import ASSETS_VARIABLE, Absent, assets_folder, require
 from benchmarks.latency import latency_ms
 from benchmarks.rows import Ledger, Row, Standing, alone, beside, dominates
 from benchmarks.table import notes, shown, table
-from benchmarks.toolchain import in_order, run
 
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.toolchain.source.model import Format
@@ -155,6 +155,6 @@ def test_contenders_are_judged_and_weighed(probe: bytes) -> None:
 
 def test_table_shows_all_rows_and_their_notes() -> None:
     given = [rows.not_run("w", "run", "p", "skipped: why"), rows.at_most("w", "b", "p", ours=1000, theirs=2, bound=1)]
-    assert table(given).row_count == 2
+    assert table(given, title="figures").row_count == 2
     assert list(notes(given)) == ["w run p: skipped: why"]
     assert (shown(1000), shown(0.123456), shown(None)) == ("1,000", "0.1235", "")

@@ -1,0 +1,129 @@
+"""The bundles that stand for edgeloop: made from the public models by the toolchain, as docs/runtime.md shows it.
+
+Golden samples are cut from what is there: two photos, clips of the test set that the judging does not use, digits of
+the training images. Each bundle is made once and kept in the cache; `make clean` forgets it.
+"""
+
+import tomllib
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from benchmarks import data
+from benchmarks.context import Context
+from benchmarks.hand import cases
+from edgeloop.runtime.input.images import encode_png
+from edgeloop.toolchain.convert.openvino import to_openvino
+from edgeloop.toolchain.convert.uint8 import uint8_to_int8
+from edgeloop.toolchain.described.pack import pack_described
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+GOLDEN_CLIPS = 32
+"""The last of the test clips, which no row judges by."""
+
+_GOLDEN_PHOTOS = 32
+_PHOTO_SIDE_PX = 300
+_RATE_HZ = 16_000
+
+
+def mobilenet_v2(context: Context) -> Path:
+    """MobileNetV2 as published, and the same in symmetric int8; JPEGs are decoded in part."""
+    return _kept(context, "mobilenet-v2", lambda folder: _mobilenet(context, folder, "mobilenet_v2_1.0_224_quant", 224))
+
+
+def mobilenet_v1(context: Context) -> Path:
+    """MobileNetV1 0.25 at 128 pixels, likewise."""
+    return _kept(context, "mobilenet-v1", lambda folder: _mobilenet(context, folder, "mobilenet_v1_0.25_128_quant", 128))
+
+
+def ultraface(context: Context) -> Path:
+    """UltraFace for ONNX Runtime and for OpenVINO."""
+    return _kept(context, "ultraface", lambda folder: _ultraface(context, folder))
+
+
+def keywords(context: Context) -> Path:
+    """MLPerf Tiny's keyword spotting, from raw sound on."""
+    return _kept(context, "keywords", lambda folder: _keywords(context, folder))
+
+
+def _kept(context: Context, name: str, make: Callable[[Path], Path]) -> Path:
+    folder = context.cache / "bundles" / name
+    bundle = folder / f"{name}.edgeloop"
+    if not bundle.is_file():
+        context.tell(f"making the bundle {name}")
+        folder.mkdir(parents=True, exist_ok=True)
+        pack_described(make(folder), out=bundle)
+    return bundle
+
+
+def _mobilenet(context: Context, folder: Path, name: str, side_px: int) -> Path:
+    model = data.require(context.assets / "mobilenet" / f"{name}.tflite").read_bytes()
+    (folder / f"{name}.tflite").write_bytes(model)
+    (folder / "symmetric.tflite").write_bytes(uint8_to_int8(model))
+    labels = data.require(context.assets / "mobilenet" / "imagenet_labels.txt").read_text(encoding="utf-8")
+    (folder / "imagenet_labels.txt").write_text(labels, encoding="utf-8")
+    _write_photos(context, folder / "photos")
+    told = _example("mobilenet_v2.toml")
+    told["input"]["shape"] = [1, side_px, side_px, 3]
+    told["preprocess"][0] |= {"height_px": side_px, "width_px": side_px, "reduced_decode": True}
+    told["output"]["threshold"] = 0.0
+    told["reference"] = {"file": f"{name}.tflite", **_tensors_of(told["reference"])}
+    told["variants"] = [
+        {"file": file, "precision": "int8", **_tensors_of(told["variants"][0])}
+        for file in (f"{name}.tflite", "symmetric.tflite")
+    ]
+    return _write(folder, told)
+
+
+def _ultraface(context: Context, folder: Path) -> Path:
+    source = data.require(context.assets / "ultraface" / "version-RFB-320_without_postprocessing.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(source)
+    (folder / "model.openvino").write_bytes(to_openvino(source))
+    _write_photos(context, folder / "photos")
+    told = _example("ultraface.toml")
+    told["preprocess"][0]["reduced_decode"] = True
+    told["variants"] = [
+        told["variants"][0] | {"file": "model.onnx"},
+        told["variants"][0] | {"file": "model.openvino"},
+    ]
+    return _write(folder, told)
+
+
+def _keywords(context: Context, folder: Path) -> Path:
+    for name in ("kws_ref_model.tflite", "kws_ref_model_float32.tflite"):
+        (folder / name).write_bytes(data.require(context.assets / "mlperf_tiny" / name).read_bytes())
+    clips = folder / "clips"
+    clips.mkdir(exist_ok=True)
+    samples, _ = cases.raw_clips(context.assets, 1000)
+    for index, clip in enumerate(samples[-GOLDEN_CLIPS:]):
+        with wave.open(str(clips / f"{index:02d}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(_RATE_HZ)
+            file.writeframes(clip.astype("<i2").tobytes())
+    told = _example("keyword_spotting.toml")
+    told["output"]["threshold"] = 0.0
+    return _write(folder, told)
+
+
+def _write_photos(context: Context, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for index, crop in enumerate(data.photo_crops(context.assets, _GOLDEN_PHOTOS, side_px=_PHOTO_SIDE_PX, seed=3)):
+        (folder / f"{index:02d}.png").write_bytes(encode_png(crop))
+
+
+def _example(name: str) -> dict[str, Any]:
+    return tomllib.loads((EXAMPLES / name).read_text(encoding="utf-8"))
+
+
+def _tensors_of(model: dict[str, Any]) -> dict[str, Any]:
+    return {"tensors": model["tensors"]} if "tensors" in model else {}
+
+
+def _write(folder: Path, told: dict[str, Any]) -> Path:
+    path = folder / "bundle.toml"
+    path.write_bytes(tomli_w.dumps(told).encode())
+    return path
