@@ -76,11 +76,12 @@ class InputSpec(Strict, frozen=True):
 class Measured(msgspec.Struct, frozen=True):
     """What was measured of a variant, and on what.
 
-    accuracy: share of right labels on the held-out set. agreement: share of samples on which it gives the float
-    model's label. max_abs_error, mean_abs_error: of probabilities against the float model.
+    accuracy: share of right labels on the held-out set, None where there were none to judge by. agreement: share of
+    samples on which it gives the float model's label. max_abs_error, mean_abs_error: of probabilities against the
+    float model.
     """
 
-    accuracy: Share
+    accuracy: Share | None
     agreement: Share
     max_abs_error: float
     mean_abs_error: float
@@ -89,6 +90,13 @@ class Measured(msgspec.Struct, frozen=True):
     peak_memory_bytes: int
     samples: int
     measured_on: str
+
+    @property
+    def share_right(self) -> float:
+        """The accuracy, where it is known that there is one. Raises ValueError if there is none."""
+        if self.accuracy is None:
+            raise ValueError("this variant was measured without labels")
+        return self.accuracy
 
 
 class RecipeStep(msgspec.Struct, frozen=True):

@@ -23,7 +23,11 @@ class Interpolation(StrEnum):
 
 
 class Grey(Strict, frozen=True, tag="grey", tag_field="step"):
-    """Colour to one channel: the weighted sum of R, G and B; a grey image passes unchanged."""
+    """Colour to one channel: the weighted sum of R, G and B; a grey image passes unchanged.
+
+    In whole numbers, so that it is the same on every machine: weights are rounded to 2^-15ths by largest remainder, the
+    sum to the nearest level, a half of one up, and cut to 0..255.
+    """
 
     weights_rgb: tuple[float, float, float] = (0.299, 0.587, 0.114)
 
@@ -44,9 +48,9 @@ class ColourOrder(StrEnum):
 class Resize(Strict, frozen=True, tag="resize", tag_field="step"):
     """To exactly this size; the aspect ratio is not kept.
 
-    reduced_decode: a JPEG whose sides are both more than twice as large may be decoded at a half, a quarter or an
-    eighth of its size, as long as it stays at least twice as large as this: several times faster, and not the same
-    pixels. Only as the first step.
+    reduced_decode: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as that is no smaller
+    than this: several times faster, averaged over the pixels that a plain resize skips, and not the same pixels. Only
+    as the first step.
     """
 
     height_px: Positive

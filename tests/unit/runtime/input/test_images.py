@@ -1,3 +1,4 @@
+import base64
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.runtime.input.images import as_image, decode_image, encode_png, read_image
+from pictures import jpeg, png, turned, upright
 
 # Red, green, blue, and an asymmetric grey: any exchange of channels or axes shows.
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]], [[1, 2, 3], [4, 5, 6]]], np.uint8)
@@ -32,12 +34,12 @@ def _bmp(pixels_rgb: NDArray[np.uint8]) -> bytes:
     return b"BM" + struct.pack("<IHHI", 54 + len(rows), 0, 0, 54) + info + rows
 
 
-def _jpeg_turned(pixels: NDArray[np.uint8], *, orientation: int) -> bytes:
-    """A JPEG with an EXIF orientation tag (EXIF 2.3, tag 0x0112)."""
-    plain = bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])[1])
-    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
-    body = b"Exif\0\0" + tiff
-    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
+# Eight by eight pixels of cyan 0, magenta, yellow and black 1, 1, 0 in Adobe's inverted CMYK, made with Pillow.
+RED_CMYK_JPEG = base64.b64decode(
+    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwACAQEBAQECAQEBAgICAgIEAwICAgIFBAQDBAYFBgYGBQYGBgcJCAYHCQcGBggLCAkKCgoKCgYICwwLCgwJ"
+    "CgoK/8AAFAgACAAIBEMRAE0RAFkRAEsRAP/EABUAAQEAAAAAAAAAAAAAAAAAAAkK/8QAFBABAAAAAAAAAAAAAAAAAAAAAP/aAA4EQwBNAFkASwAA"
+    "PwB/E/6f8/j/2Q=="
+)
 
 
 def test_colours_come_in_rgb_order() -> None:
@@ -60,21 +62,63 @@ def test_hand_written_pgm_is_read() -> None:
     assert decode_image(b"P5\n3 2\n255\n" + GREYS.tobytes(), what="x").tolist() == GREYS.tolist()
 
 
-def test_alpha_is_dropped() -> None:
-    rgba = np.dstack([COLOURS[:, :, ::-1], np.full(COLOURS.shape[:2], 7, np.uint8)])
-    assert decode_image(bytes(cv2.imencode(".png", rgba)[1]), what="x").tolist() == COLOURS.tolist()
+def test_alpha_is_dropped_and_not_blended() -> None:
+    rows = [b"".join(bytes([*pixel, 7]) for pixel in row.tolist()) for row in COLOURS]
+    assert decode_image(png(rows, width=2, depth=8, kind=6), what="x").tolist() == COLOURS.tolist()
 
 
-def test_sixteen_bit_image_comes_as_eight_bit() -> None:
-    deep = (GREYS.astype(np.uint16) << 8) | GREYS
-    assert decode_image(bytes(cv2.imencode(".png", deep)[1]), what="x").dtype == np.uint8
+def test_grey_image_with_alpha_comes_as_colours() -> None:
+    made = decode_image(png([bytes([40, 255, 80, 0])], width=2, depth=8, kind=4), what="x")
+    assert made.tolist() == [[[40] * 3, [80] * 3]]
 
 
-def test_exif_orientation_is_applied() -> None:
-    half_white = np.zeros((16, 32), np.uint8)
-    half_white[:, 16:] = 255  # white on the right; orientation 6 turns the right side down
-    turned = decode_image(_jpeg_turned(half_white, orientation=6), what="x")
-    assert (turned.shape, turned[4, 8] < 50, turned[28, 8] > 200) == ((32, 16), True, True)
+def test_palette_becomes_its_colours() -> None:
+    palette = bytes(COLOURS.reshape(-1).tolist())
+    made = decode_image(png([b"\0\1", b"\2\3", b"\4\5"], width=2, depth=8, kind=3, palette=palette), what="x")
+    assert made.tolist() == COLOURS.tolist()
+
+
+def test_clear_colour_of_a_palette_is_a_colour_like_others() -> None:
+    palette = bytes(COLOURS.reshape(-1).tolist())
+    data = png([b"\0\1", b"\2\3", b"\4\5"], width=2, depth=8, kind=3, palette=palette, clear=b"\0\0\0")
+    assert decode_image(data, what="x").tolist() == COLOURS.tolist()
+
+
+def test_sixteen_bits_come_as_their_upper_eight() -> None:
+    row = struct.pack(">3H", 0x12FF, 0xFF00, 0x00FF)
+    assert decode_image(png([row], width=3, depth=16, kind=0), what="x").tolist() == [[0x12, 0xFF, 0x00]]
+
+
+def test_single_bits_come_as_black_and_white() -> None:
+    assert decode_image(png([b"\xa0"], width=4, depth=1, kind=0), what="x").tolist() == [[255, 0, 255, 0]]
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    made = decode_image(RED_CMYK_JPEG, what="x").astype(int)
+    assert made.shape == (8, 8, 3)
+    assert np.abs(made - [255, 0, 0]).max() <= 2  # JPEG at quality 95
+
+
+@pytest.mark.parametrize("pixels", [COLOURS[:, :, ::-1], GREYS], ids=["colour", "grey"])
+def test_lossless_webp_is_read(pixels: NDArray[np.uint8]) -> None:
+    data = bytes(cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101])[1])
+    expected = COLOURS if pixels.ndim == 3 else np.repeat(GREYS[:, :, np.newaxis], 3, axis=2)  # WebP knows no grey
+    assert decode_image(data, what="x").tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int, order: str) -> None:
+    stored = np.kron(np.array([[10, 90, 170], [250, 50, 130]], np.uint8), np.ones((16, 16), np.uint8))
+    made = decode_image(turned(jpeg(stored), orientation, order=order), what="x").astype(int)
+    expected = upright(stored, orientation)
+    assert made.shape == expected.shape
+    assert np.abs(made - expected).max() <= 2  # flat blocks at quality 100
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_orientation_that_does_not_exist_is_none(orientation: int) -> None:
+    assert decode_image(turned(jpeg(GREYS), orientation), what="x").shape == GREYS.shape
 
 
 def test_empty_bytes_are_corrupt() -> None:
@@ -146,3 +190,25 @@ def test_array_that_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
 def test_image_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInput, match="no pixels"):
         as_image(np.zeros(shape, np.uint8))
+
+
+def test_view_that_turns_bgr_round_is_rgb() -> None:
+    assert as_image(np.ascontiguousarray(COLOURS[:, :, ::-1])[:, :, ::-1]).tolist() == COLOURS.tolist()
+
+
+def test_array_of_more_pixels_than_anyone_takes_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="too many pixels"):
+        as_image(np.broadcast_to(np.zeros((1, 1), np.uint8), (8001, 8000)))
+
+
+def test_file_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**28 + 1)
+    with pytest.raises(InvalidInput, match="at most"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("value", [None, 3, [[1, 2]], {"a": 1}], ids=str)
+def test_what_is_no_image_at_all_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidInput, match="bytes, a path or a uint8 array"):
+        as_image(value)

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
-from edgeloop.contracts.manifest import InputSpec, Modality, Scale
+from edgeloop.contracts.errors import InvalidInput
+from edgeloop.contracts.manifest import InputSpec, Modality
+from edgeloop.contracts.preprocess import Scale
 from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, preprocess
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -19,3 +22,17 @@ def test_grey_image_gets_its_one_channel_first() -> None:
         name="x", modality=Modality.IMAGE, shape=(1, 1, 6, 8), layout=CHANNELS_FIRST, value_range=(0.0, 255.0)
     )
     assert np.array_equal(preprocess(PIXELS[:, :, 0], (), spec)[0, 0], PIXELS[:, :, 0])
+
+
+def test_grey_image_may_have_no_channel_axis() -> None:
+    spec = InputSpec(name="x", modality=Modality.IMAGE, shape=(1, 6, 8), layout="nhw", value_range=(0.0, 255.0))
+    assert np.array_equal(preprocess(PIXELS[:, :, 0], (), spec)[0], PIXELS[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("hwcn", (6, 8, 3, 1)), ("nhwc", (1, 6, 8)), ("", (1, 6, 8, 3)), ("nhwc", (2, 6, 8, 3))]
+)
+def test_layout_that_no_image_has_is_refused(layout: str, shape: tuple[int, ...]) -> None:
+    spec = InputSpec(name="x", modality=Modality.IMAGE, shape=shape, layout=layout, value_range=(0.0, 255.0))
+    with pytest.raises(InvalidInput, match="layout"):
+        preprocess(PIXELS, (), spec)
