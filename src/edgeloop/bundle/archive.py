@@ -17,10 +17,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.contracts.manifest import FileEntry, Manifest
+from edgeloop.contracts.output import Embedding, Task
 
 SUFFIX = ".edgeloop"
 MANIFEST = "manifest.json"
@@ -77,7 +80,7 @@ def entries(files: Iterable[bytes]) -> tuple[FileEntry, ...]:
 
 def parse_manifest(data: bytes, *, what: str = MANIFEST) -> Manifest:
     """Decode a manifest and check what types cannot say: its file list, shapes and references."""
-    manifest = from_json(data, Manifest, what=what)
+    manifest = from_json(_with_task(data), Manifest, what=what)
     listed = [entry.sha256 for entry in manifest.files]
     if len(listed) != len(set(listed)):
         raise Corrupt(f"{what} lists a file twice; build the bundle again")
@@ -88,9 +91,43 @@ def parse_manifest(data: bytes, *, what: str = MANIFEST) -> Manifest:
         raise InvalidInput(f"{what} has an input of {manifest.input.shape}; its first axis must be a batch of 1")
     if not manifest.variants:
         raise InvalidInput(f"{what} has no variants; a bundle needs at least one")
-    if len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
-        raise InvalidInput(f"{what} needs two or more distinct labels, got {list(manifest.labels)}")
+    _check_labels(manifest, what)
     return manifest
+
+
+def _with_task(data: bytes) -> bytes:
+    """The same manifest, whose output says what it is for: those written before there was more than one task do not.
+
+    Anything that is no such document is left as it is, for typed decoding to judge.
+    """
+    try:
+        document = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return data
+    output = document.get("output") if isinstance(document, dict) else None
+    if not isinstance(output, dict) or "task" in output:
+        return data
+    return to_json({**document, "output": {"task": Task.CLASSIFICATION.value, **output}})
+
+
+_FEWEST_LABELS = {Task.CLASSIFICATION: 2, Task.SEGMENTATION: 2, Task.DETECTION: 1, Task.REGRESSION: 1, Task.ANOMALY: 2}
+_MOST_LABELS = {Task.ANOMALY: 2, Task.EMBEDDING: 0}
+
+
+def _check_labels(manifest: Manifest, what: str) -> None:
+    labels, task = manifest.labels, manifest.task
+    fewest, most = _FEWEST_LABELS.get(task, 0), _MOST_LABELS.get(task)
+    if not (fewest <= len(labels) and (most is None or len(labels) <= most)):
+        wanted = {0: "no labels: they come from examples", 1: "one or more labels", 2: "two or more distinct labels"}
+        needs = "two labels, the normal one first" if task is Task.ANOMALY else wanted[fewest]
+        raise InvalidInput(f"{what} is for {task}, which needs {needs}; got {_shown(labels)}")
+    doubles = sorted({label for label in labels if labels.count(label) > 1}) if len(set(labels)) < len(labels) else []
+    if doubles:
+        raise InvalidInput(f"{what} needs distinct labels; {doubles[0]!r} stands in {_shown(labels)} more than once")
+
+
+def _shown(labels: tuple[str, ...]) -> str:
+    return f"{list(labels[:8])}{' and more' if len(labels) > 8 else ''}"
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
@@ -206,4 +243,6 @@ def _referenced(manifest: Manifest) -> set[str]:
     found |= {manifest.golden.inputs, manifest.golden.outputs}
     if manifest.reference is not None:
         found |= {manifest.reference.class_means, manifest.reference.feature_std}
+    if isinstance(manifest.output, Embedding) and manifest.output.enrolled is not None:
+        found.add(manifest.output.enrolled.vectors)
     return found

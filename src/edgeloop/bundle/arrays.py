@@ -22,7 +22,7 @@ _HEADER_ERRORS = (
     MemoryError,
     UserWarning,
 )
-_ALLOWED = ("uint8", "int8", "float32", "float64", "int64")
+_ALLOWED = ("uint8", "int8", "int16", "float32", "float64", "int64")
 
 
 def to_npy(array: NDArray[Any]) -> bytes:

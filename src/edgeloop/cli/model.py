@@ -1,6 +1,5 @@
-"""Models on this machine: train, pack, inspect, predict."""
+"""Models on this machine: train, pack, inspect."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,14 +8,15 @@ from rich.markup import escape
 
 from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.nets.build import NetName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
-    from edgeloop.contracts.prediction import Prediction
-    from edgeloop.runtime.predictor import Predictor
+    from edgeloop.contracts.manifest import Manifest
+
+_DESCRIPTION = ".toml"
 
 Data = Annotated[
     str, typer.Option("--data", help="Where digits come from: 'bundled', 'keras', or a folder of IDX files.")
@@ -78,10 +78,10 @@ def train(
 
 
 def pack(
-    build: Annotated[Path, typer.Argument(help="A build folder.")],
-    name: Annotated[str, typer.Option(help="The bundle's name.")],
-    version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH.")],
+    build: Annotated[Path, typer.Argument(help="A build folder, or the description of finished models: a .toml file.")],
     out: Annotated[Path, typer.Option("--out", help="Where NAME-VERSION.edgeloop goes.")],
+    name: Annotated[str | None, typer.Option(help="The bundle's name.")] = None,
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that a variant may lose.")] = None,
     max_size_kb: Annotated[float | None, typer.Option(help="Kilobytes that a variant may have.")] = None,
     max_latency_ms: Annotated[
@@ -89,21 +89,41 @@ def pack(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pack a build into a bundle, unless it misses a bound; then nothing is written."""
-    from edgeloop.toolchain import package
+    """Pack a build or described models into a bundle, unless a bound is missed; then nothing is written."""
+    if build.suffix == _DESCRIPTION:
+        given = {"--name": name, "--version": version, "--max-drop": max_drop, "--max-size-kb": max_size_kb}
+        _require_none(given | {"--max-latency-ms": max_latency_ms})
+        manifest = _pack_described(build, out)
+    else:
+        from edgeloop.toolchain import package
 
-    bounds = package.Bounds(
-        max_drop_points=max_drop,
-        max_size_bytes=None if max_size_kb is None else int(max_size_kb * 1024),
-        max_latency_p50_ms=max_latency_ms,
-    )
-    manifest = package.pack(build, name=name, version=version, out=out, bounds=bounds)
+        if name is None or version is None:
+            raise InvalidInput("a build has no name of its own: give it one with --name and --version")
+        bounds = package.Bounds(
+            max_drop_points=max_drop,
+            max_size_bytes=None if max_size_kb is None else int(max_size_kb * 1024),
+            max_latency_p50_ms=max_latency_ms,
+        )
+        manifest = package.pack(build, name=name, version=version, out=out, bounds=bounds)
     if as_json:
         emit_json(manifest)
         return
     console.print(
         f"{out}: {manifest.ref}, {len(manifest.variants)} variants, {size(out.stat().st_size)}", highlight=False
     )
+
+
+def _require_none(given: "Mapping[str, object]") -> None:
+    said = [option for option, value in given.items() if value is not None]
+    if said:
+        raise InvalidInput(f"{', '.join(said)}: a description says this itself, in its budget too; leave it out")
+
+
+def _pack_described(description: Path, out: Path) -> "Manifest":
+    from edgeloop.toolchain.described.pack import pack_described
+
+    with progress_bar("reading the description") as progress:
+        return pack_described(description, out=out, progress=progress)
 
 
 def inspect(
@@ -142,62 +162,3 @@ def inspect(
         console.print(f"made from {manifest.lineage.parent}", highlight=False)
     for key, value in sorted(manifest.lineage.recipe.items()):
         console.print(f"  {key}: {value}", style="dim", highlight=False, markup=False)
-
-
-def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
-    source: Annotated[str, typer.Argument(help="An image, a folder of images, or - for an image on standard input.")],
-    engine: Annotated[str | None, typer.Option(help="litert, onnxruntime or openvino, to insist on one.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Predict for an image, a folder of them, or standard input."""
-    from edgeloop.runtime.predictor import load
-
-    predictor = load(bundle, engine=engine)
-    rows = []
-    failed = 0
-    for name, made in _predictions(predictor, source):
-        if isinstance(made, Corrupt | InvalidInput):
-            failed += 1
-            typer.echo(f"{made.code}: {made}", err=True)
-        elif as_json:
-            emit_json({"source": name, "prediction": made})
-        else:
-            runner_up = made.top[1] if len(made.top) > 1 else made.top[0]
-            second = f"{runner_up.label} {percent(runner_up.score)}"
-            rows.append((name, made.label or "none", percent(made.score), second, f"{made.latency_ms:.3f} ms"))
-    if rows:
-        show_table(
-            f"{predictor.manifest.ref} on {predictor.variant.engine} {predictor.variant.precision}",
-            ("image", "label", "score", "then", "latency"),
-            rows,
-        )
-    if failed:
-        raise Corrupt(f"{failed} of the inputs could not be read; the lines above name them")
-
-
-def _predictions(predictor: "Predictor", source: str) -> "Iterator[tuple[str, Prediction | Corrupt | InvalidInput]]":
-    for name, data in _inputs(source):
-        try:
-            yield name, predictor.predict(data)
-        except (Corrupt, InvalidInput) as error:
-            yield name, type(error)(f"{name}: {error}")
-
-
-def _inputs(source: str) -> "Iterator[tuple[str, bytes]]":
-    from edgeloop.runtime.input.images import IMAGE_SUFFIXES
-
-    if source == "-":
-        yield "stdin", sys.stdin.buffer.read()
-        return
-    path = Path(source)
-    if path.is_dir():
-        images = sorted(one for one in path.iterdir() if one.is_file() and one.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
-            raise NotFound(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-        for image in images:
-            yield image.name, image.read_bytes()
-        return
-    if not path.is_file():
-        raise NotFound(f"there is no image or folder {path}")
-    yield path.name, path.read_bytes()

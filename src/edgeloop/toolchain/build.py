@@ -14,18 +14,9 @@ from edgeloop.bundle.archive import Bundle, digest, entries
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.codec import SCHEMA, from_json, to_json, to_pretty_json
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.manifest import (
-    DriftReference,
-    FileEntry,
-    Golden,
-    InputSpec,
-    Lineage,
-    Manifest,
-    OutputSpec,
-    Step,
-    Task,
-    Variant,
-)
+from edgeloop.contracts.manifest import DriftReference, FileEntry, Golden, InputSpec, Lineage, Manifest, Variant
+from edgeloop.contracts.output import Classification
+from edgeloop.contracts.preprocess import Step
 
 DRAFT_NAME, DRAFT_VERSION = "draft", "0.0.0"
 
@@ -39,7 +30,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     input: InputSpec
     preprocess: tuple[Step, ...]
-    output: OutputSpec
+    output: Classification
     golden: Golden
     reference: DriftReference | None
     lineage: Lineage
@@ -122,7 +113,6 @@ class BuildFolder:
         return Manifest(
             name=name,
             version=version,
-            task=Task.CLASSIFICATION,
             labels=build.labels,
             input=build.input,
             preprocess=build.preprocess,

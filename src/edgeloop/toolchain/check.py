@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from edgeloop.bundle.archive import Bundle, write_bundle
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.manifest import Activation, Measured, Modality, Variant
+from edgeloop.contracts.manifest import Manifest, Measured, Modality, Variant
+from edgeloop.contracts.output import Classification
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.footprint import Footprint
 from edgeloop.runtime.output.scores import probabilities
@@ -300,10 +301,13 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     mean_abs_error: float
 
 
-def parity(predictor: Predictor, part: Part, expected_scores: NDArray[np.float32], activation: Activation) -> Parity:
-    """Run every sample through the runtime and compare. expected_scores: (N, labels), the float model's."""
-    made = np.concatenate([predictor.run(predictor.tensor(image))[0] for image in part.inputs])
-    error = np.abs(probabilities(made, activation) - probabilities(expected_scores, activation))
+def parity(predictor: Predictor, part: Part, expected_scores: NDArray[np.float32]) -> Parity:
+    """Run every sample through the runtime and compare. expected_scores: (N, labels), the float model's.
+
+    Raises InvalidInput if the bundle is for another task than classification.
+    """
+    made = np.stack([predictor.basis(image) for image in part.inputs])
+    error = np.abs(made - probabilities(expected_scores, classifier(predictor.manifest).activation))
     predicted, expected = made.argmax(axis=1), expected_scores.argmax(axis=1)
     return Parity(
         samples=len(part),
@@ -315,6 +319,16 @@ def parity(predictor: Predictor, part: Part, expected_scores: NDArray[np.float32
     )
 
 
+def classifier(manifest: Manifest) -> Classification:
+    """What the bundle answers. Raises InvalidInput if it is for another task than classification."""
+    if not isinstance(manifest.output, Classification):
+        raise InvalidInput(
+            f"{manifest.ref} is for {manifest.task}; accuracy and probabilities are those of classification: a "
+            "finished model of another task is packed from a description ('edgeloop pack NAME.toml')"
+        )
+    return manifest.output
+
+
 def measure(bundle: Bundle, variant: Variant, part: Part, expected_scores: NDArray[np.float32]) -> Variant:
     """The variant with its measurements. Raises Refused if its golden samples do not replay within tolerance."""
     predictor = Predictor(bundle, variant)
@@ -322,7 +336,7 @@ def measure(bundle: Bundle, variant: Variant, part: Part, expected_scores: NDArr
         proof = replay(bundle, variant, predictor)
         if proof.failure is not None:
             raise Refused(f"{variant.engine} {variant.precision} does not hold to the float model: {proof.failure}")
-        found = parity(predictor, part, expected_scores, bundle.manifest.output.activation)
+        found = parity(predictor, part, expected_scores)
     finally:
         predictor.close()
     foot = footprint(bundle)

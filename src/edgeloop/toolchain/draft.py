@@ -14,17 +14,8 @@ from numpy.typing import NDArray
 
 from edgeloop.bundle.arrays import to_npy
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.manifest import (
-    Activation,
-    DriftReference,
-    EngineName,
-    Golden,
-    Lineage,
-    OutputSpec,
-    Precision,
-    Tolerance,
-    Variant,
-)
+from edgeloop.contracts.manifest import DriftReference, EngineName, Golden, Lineage, Precision, Tolerance, Variant
+from edgeloop.contracts.output import Activation, Classification
 from edgeloop.runtime.output.novelty import feature_distance
 from edgeloop.runtime.output.scores import energy, probabilities
 from edgeloop.toolchain.build import Build, BuildFolder
@@ -67,6 +58,7 @@ Recipe = dict[str, str | int | float | bool]
 _LIBRARIES = (
     *("keras", "tensorflow-cpu", "torch", "scikit-learn", "numpy", "onnx", "onnxruntime", "openvino", "nncf"),
     *("ai-edge-quantizer", "ai-edge-litert", "litert-torch", "tf2onnx", "skl2onnx", "onnxslim"),
+    *("opencv-python-headless", "soxr"),
 )
 
 
@@ -101,7 +93,7 @@ def begin_draft(
         labels=data.dataset.label_names,
         input=data.spec,
         preprocess=data.steps,
-        output=OutputSpec(
+        output=Classification(
             scores=source.only_output().name,
             activation=activation,
             features=FEATURES if _has_features(source) else None,
@@ -111,7 +103,7 @@ def begin_draft(
         lineage=Lineage(
             recipe=recipe,
             data_sha256={data.dataset.name: data.dataset.sha256},
-            libraries=_libraries(),
+            libraries=library_versions(),
             parent=parent,
             steps=source.steps,
         ),
@@ -188,7 +180,8 @@ def _activation(scores: NDArray[np.float32]) -> Activation:
     return Activation.NONE if are_probabilities else Activation.SOFTMAX
 
 
-def _libraries() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of the libraries that what the toolchain makes depends on, those that are installed."""
     found = {}
     for name in _LIBRARIES:
         try:

@@ -48,7 +48,7 @@ def _misses(build: Build, bounds: Bounds) -> list[str]:
         if measured is None:
             misses.append(f"{what} was never measured")
             continue
-        drop_points = 100 * (build.accuracy_float - measured.accuracy)
+        drop_points = 100 * (build.accuracy_float - measured.share_right)
         if bounds.max_drop_points is not None and drop_points > bounds.max_drop_points:
             misses.append(f"{what} loses {drop_points:.2f} points, allowed {bounds.max_drop_points:.2f}")
         if bounds.max_size_bytes is not None and variant.size_bytes > bounds.max_size_bytes:

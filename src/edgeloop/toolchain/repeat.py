@@ -23,6 +23,7 @@ from edgeloop.contracts.manifest import RecipeStep, Variant
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.output.scores import probabilities
 from edgeloop.runtime.predictor import Predictor
+from edgeloop.toolchain.check import classifier
 from edgeloop.toolchain.compress.compress import student_data
 from edgeloop.toolchain.compress.crew import LocalCrew
 from edgeloop.toolchain.compress.lessons import labelled_by, prepare_setting
@@ -273,11 +274,11 @@ def _distance(bundle: Bundle, variant: Variant, made: Model) -> float:
     try:
         inputs = from_npy(bundle.read(bundle.manifest.golden.inputs), what="golden inputs")
         tensors = np.concatenate([predictor.tensor(sample) for sample in inputs])
-        was = np.concatenate([predictor.run(tensor[np.newaxis])[0] for tensor in tensors])
+        was = np.stack([predictor.basis(sample) for sample in inputs])
     finally:
         predictor.close()
-    activation = bundle.manifest.output.activation
-    return float(np.abs(probabilities(was, activation) - probabilities(made.scores(tensors), activation)).max())
+    activation = classifier(bundle.manifest).activation
+    return float(np.abs(was - probabilities(made.scores(tensors), activation)).max())
 
 
 def _changed_libraries(was: dict[str, str]) -> tuple[str, ...]:

@@ -23,6 +23,22 @@ from edgeloop.bundle.archive import (
 from edgeloop.contracts.codec import SCHEMA, to_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound
 from edgeloop.contracts.manifest import FileEntry, Lineage
+from edgeloop.contracts.output import (
+    Activation,
+    Anomaly,
+    Classification,
+    Corners,
+    Detection,
+    Distance,
+    Embedding,
+    Enrolled,
+    ErrorKind,
+    Output,
+    PlainBoxes,
+    Regression,
+    Segmentation,
+    Task,
+)
 
 Member = tuple[zipfile.ZipInfo | str, bytes]
 
@@ -173,6 +189,69 @@ def test_manifest_without_variants_is_refused(parts: Parts) -> None:
 def test_labels_that_cannot_be_told_apart_are_refused(parts: Parts, labels: tuple[str, ...]) -> None:
     with pytest.raises(InvalidInput, match="labels"):
         parse_manifest(to_json(parts.changed(labels=labels).manifest))
+
+
+BOXES = PlainBoxes(corners=Corners.XYXY, normalized=True)
+OUTPUTS: dict[Task, Output] = {
+    Task.CLASSIFICATION: Classification(scores="s", activation=Activation.NONE),
+    Task.DETECTION: Detection(
+        boxes="b", scores="s", activation=Activation.NONE, decode=BOXES, threshold=0.5, iou_threshold=0.5
+    ),
+    Task.REGRESSION: Regression(value="v", unit=("V",), agree_within=0.1),
+    Task.ANOMALY: Anomaly(reconstruction="r", error=ErrorKind.MEAN_SQUARED, threshold=0.1),
+    Task.EMBEDDING: Embedding(vector="v", distance=Distance.COSINE, threshold=0.3),
+    Task.SEGMENTATION: Segmentation(scores="s", activation=Activation.SOFTMAX),
+}
+ENOUGH = {
+    Task.CLASSIFICATION: (2, 3, 9),
+    Task.DETECTION: (1, 2, 3, 9),
+    Task.REGRESSION: (1, 2, 3, 9),
+    Task.ANOMALY: (2,),
+    Task.EMBEDDING: (0,),
+    Task.SEGMENTATION: (2, 3, 9),
+}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("task", Task)
+def test_how_many_labels_there_must_be_depends_on_the_task(parts: Parts, task: Task, count: int) -> None:
+    made = parts.changed(output=OUTPUTS[task], labels=tuple("abcdefghi"[:count]), reference=None)
+    if count in ENOUGH[task]:
+        assert parse_manifest(to_json(made.manifest)).task is task
+        return
+    with pytest.raises(InvalidInput, match=rf"is for {task}, which needs .* label"):
+        parse_manifest(to_json(made.manifest))
+
+
+@pytest.mark.parametrize("task", [Task.DETECTION, Task.REGRESSION, Task.ANOMALY])
+def test_labels_are_distinct_for_every_task(parts: Parts, task: Task) -> None:
+    with pytest.raises(InvalidInput, match="'a' stands in"):
+        parse_manifest(to_json(parts.changed(output=OUTPUTS[task], labels=("a", "a"), reference=None).manifest))
+
+
+def test_enrolled_examples_are_files_that_the_manifest_must_list(parts: Parts) -> None:
+    vectors = digest(b"vectors")
+    embedding = msgspec.structs.replace(OUTPUTS[Task.EMBEDDING], enrolled=Enrolled(labels=("ann",), vectors=vectors))
+    made = parts.changed(output=embedding, labels=(), reference=None)
+    with pytest.raises(Corrupt, match=vectors):
+        parse_manifest(to_json(made.manifest))
+    listed = made.changed(files=(*parts.manifest.files, FileEntry(vectors, 7)))
+    assert parse_manifest(to_json(listed.manifest)).output == embedding
+
+
+def test_manifest_from_before_there_was_more_than_one_task_is_read_as_classification(parts: Parts) -> None:
+    """As edgeloop wrote it then: the task beside the output, none in it."""
+    document = msgspec.json.decode(to_json(parts.manifest))
+    del document["output"]["task"]
+    old = to_json({**document, "task": "classification"})
+    assert parse_manifest(old) == parts.manifest
+
+
+@pytest.mark.parametrize("output", [{}, {"scores": 3}, "logits", None, []], ids=repr)
+def test_output_of_another_form_is_invalid_input_with_and_without_a_task(parts: Parts, output: object) -> None:
+    document = msgspec.json.decode(to_json(parts.manifest))
+    with pytest.raises(InvalidInput, match=r"manifest\.json"):
+        parse_manifest(to_json({**document, "output": output}))
 
 
 @pytest.mark.parametrize("shape", [(), (2, 8, 8, 1)], ids=str)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +16,8 @@ from builders import (
     quadrant_weights,
 )
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.manifest import Activation, Precision
+from edgeloop.contracts.manifest import Precision
+from edgeloop.contracts.output import Activation, Regression
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.toolchain.check import CheckRecipe, check, footprint, measure, parity, random_feeds
 from edgeloop.toolchain.data.dataset import UNLABELLED, Part, Prepared, prepare, split
@@ -40,7 +42,7 @@ def _predictor() -> Predictor:
 
 
 def test_variant_that_is_the_float_model_agrees_with_it() -> None:
-    found = parity(_predictor(), PART, _expected(), Activation.SOFTMAX)
+    found = parity(_predictor(), PART, _expected())
     assert (found.samples, found.accuracy, found.accuracy_float, found.agreement) == (40, 1.0, 1.0, 1.0)
     # Logits of about 12 in float32 against float64: probabilities differ by about 1e-6.
     assert found.max_abs_error < 1e-5
@@ -48,7 +50,7 @@ def test_variant_that_is_the_float_model_agrees_with_it() -> None:
 
 def test_errors_are_those_of_probabilities() -> None:
     made, wanted = quadrant_weights().probabilities(IMAGES), quadrant_weights(sharpness=5.0).probabilities(IMAGES)
-    found = parity(_predictor(), PART, _expected(sharpness=5.0), Activation.SOFTMAX)
+    found = parity(_predictor(), PART, _expected(sharpness=5.0))
     error = np.abs(made - wanted)
     assert (found.max_abs_error, found.mean_abs_error) == pytest.approx((error.max(), error.mean()), abs=1e-5)
 
@@ -58,13 +60,24 @@ def test_accuracy_is_against_the_labels_and_agreement_against_the_float_model() 
     wrong[:10] = (wrong[:10] + 1) % len(LABELS)
     scores = _expected()
     scores[20:25] = np.roll(scores[20:25], 1, axis=1)
-    found = parity(_predictor(), Part(IMAGES, wrong), scores, Activation.SOFTMAX)
+    found = parity(_predictor(), Part(IMAGES, wrong), scores)
     assert (found.accuracy, found.accuracy_float, found.agreement) == pytest.approx((30 / 40, 25 / 40, 35 / 40))
 
 
 def test_scores_that_are_probabilities_are_compared_as_they_are() -> None:
-    found = parity(_predictor(), PART, _expected() + np.float32(0.5), Activation.NONE)
+    parts = make_parts()
+    plain = msgspec.structs.replace(parts.manifest.output, activation=Activation.NONE)
+    bundle = as_bundle(parts.changed(output=plain, reference=None))
+    found = parity(Predictor(bundle, bundle.manifest.variants[0]), PART, _expected() + np.float32(0.5))
     assert (found.max_abs_error, found.mean_abs_error) == pytest.approx((0.5, 0.5), abs=1e-4)
+
+
+def test_variant_of_another_task_has_no_accuracy_and_is_refused() -> None:
+    parts = make_parts()
+    boxes = Regression(value="logits", unit=("V",) * len(LABELS), agree_within=0.1)
+    bundle = as_bundle(parts.changed(output=boxes, reference=None))
+    with pytest.raises(InvalidInput, match="is for regression"):
+        parity(Predictor(bundle, bundle.manifest.variants[0]), PART, _expected())
 
 
 def test_measured_variant_bears_what_was_found() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.manifest import Activation, Modality, Precision
+from edgeloop.contracts.manifest import Modality, Precision
+from edgeloop.contracts.output import Activation
 from edgeloop.toolchain.build import BuildFolder
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare

@@ -12,7 +12,9 @@ import pytest
 from edgeloop.bundle.archive import open_bundle
 from edgeloop.bundle.arrays import from_npy
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Refused
-from edgeloop.contracts.manifest import Activation, EngineName, Grey, Manifest, Precision, Resize, Scale, Variant
+from edgeloop.contracts.manifest import EngineName, Manifest, Precision, Variant
+from edgeloop.contracts.output import Activation
+from edgeloop.contracts.preprocess import Grey, Resize, Scale
 from edgeloop.runtime.output.scores import probabilities
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.replay import replay

@@ -156,7 +156,7 @@ class Finals:
             plan=proven.plan,
             title=proven.plan.title,
             size_bytes=found.size_bytes,
-            lost_points=round(100 * (source_accuracy - proven.measured.accuracy), 4),
+            lost_points=round(100 * (source_accuracy - proven.measured.share_right), 4),
             multiply_adds=found.multiply_adds,
             measured=_timed(proven.measured, found),
             memory_bytes=there.arena_bytes or found.peak_memory_bytes or proven.measured.peak_memory_bytes,

@@ -179,7 +179,7 @@ def _row(candidate: Candidate) -> str:
         escape(candidate.title),
         f"{candidate.size_bytes:,} B",
         f"{candidate.lost_points:+.2f}",
-        f"{100 * candidate.measured.accuracy:.2f} %",
+        f"{100 * candidate.measured.share_right:.2f} %",
         _ms(candidate.target_latency_ms),
         _count(candidate.multiply_adds),
         _mb(candidate.memory_bytes),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.runtime.engines.port import TensorSpec
-from edgeloop.runtime.predictor import dequantize_tensor
+from edgeloop.runtime.engines.quantized import dequantize_tensor
 from edgeloop.toolchain.convert import mcu_trial
 from edgeloop.toolchain.convert.litert import graph_order, litert_operators
 from edgeloop.toolchain.source.engine import stored

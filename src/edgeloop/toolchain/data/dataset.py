@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.contracts.manifest import Grey, InputSpec, Interpolation, Modality, Resize, Scale, Step
+from edgeloop.contracts.manifest import InputSpec, Modality
+from edgeloop.contracts.preprocess import Grey, Interpolation, Resize, Scale, Step
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, preprocess
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput
-from edgeloop.contracts.manifest import Grey, InputSpec, Interpolation, Modality, Resize
+from edgeloop.contracts.manifest import InputSpec, Modality
+from edgeloop.contracts.preprocess import Grey, Interpolation, Resize
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.input.images import IMAGE_SUFFIXES, Image, decode_image
 from edgeloop.runtime.input.preprocess import preprocess

@@ -19,6 +19,7 @@ from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.runtime.engines.find import load_engine
 from edgeloop.runtime.engines.quiet import without_native_chatter
+from edgeloop.toolchain.convert.uint8 import is_uint8, uint8_to_int8
 from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.bias import correct_bias
 from edgeloop.toolchain.quantize.flatbuffer import WEIGHTED, Graph, Operator, open_float
@@ -41,8 +42,13 @@ def quantize_litert(
     calibration: real inputs (N, ...) by name, N >= 16, preprocessed; unused where precision is not static. ranges:
     of activations by tensor name, learned elsewhere; they go before calibrated ones. Raises InvalidInput for a scheme
     that LiteRT has none of, or inputs that cannot calibrate; Refused for a model that cannot be quantized.
+
+    A file of the old unsigned scheme is taken for int8, and only for that: it keeps its ranges (`convert.uint8`).
     """
     require_scheme(recipe)
+    if recipe.precision is Precision.INT8 and is_uint8(data):
+        _require_kept_ranges(recipe)
+        return _loadable(uint8_to_int8(data))
     graph = open_float(data)
     kept = kept_operators(graph, recipe.keep_float)
     wider = kept_operators(graph, recipe.keep_int8)
@@ -90,6 +96,17 @@ def require_scheme(recipe: QuantizeRecipe) -> None:
         )
     if recipe.keep_int8 and recipe.precision not in FOUR_BITS:
         raise InvalidInput(f"keep_int8 raises layers of a 4-bit model to 8 bits; precision is {recipe.precision}")
+
+
+def _require_kept_ranges(recipe: QuantizeRecipe) -> None:
+    """Raise InvalidInput if a recipe asks for what a file that is quantized already has no more room for."""
+    plain = QuantizeRecipe(calibration_samples=recipe.calibration_samples, seed=recipe.seed)
+    asked = [name for name in recipe.__struct_fields__ if getattr(recipe, name) != getattr(plain, name)]
+    if asked:
+        raise InvalidInput(
+            f"the file is quantized already, to uint8, and becomes int8 with the ranges that it has; leave out "
+            f"{', '.join(asked)}, or quantize the float model that it was made from"
+        )
 
 
 def kept_operators(graph: Graph, names: tuple[str, ...]) -> tuple[Operator, ...]:

@@ -15,6 +15,7 @@ from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Precision
 from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.convert.strip import strip_model
+from edgeloop.toolchain.convert.uint8 import is_uint8
 from edgeloop.toolchain.data.dataset import Prepared, sha256_of
 from edgeloop.toolchain.outputs import require_finite
 from edgeloop.toolchain.progress import Progress, silent, within
@@ -52,8 +53,9 @@ def quantize(
 ) -> tuple[Model, QuantizeReport]:
     """The model at the recipe's precision.
 
-    model: float; converted first where `to` is another format than its own (unless told it is its own, or LiteRT for
-    one that no engine runs). data: calibrates, and judges by samples that did not calibrate where there are enough.
+    model: float (for int8, LiteRT's old uint8 is taken, too); converted first where `to` is another format than its
+    own (unless told it is its own, or LiteRT for one that no engine runs). data: calibrates, and judges by samples
+    that did not calibrate where there are enough.
     ranges: of activations by Keras layer, as `aware` learns them; LiteRT only. Raises InvalidInput for a scheme that
     the engine has none of or data that does not fit, Refused for a model that cannot be quantized.
     """
@@ -142,7 +144,7 @@ def compare(before: Model, after: Model, judged: Mapping[str, NDArray[Any]], rec
     return QuantizeReport(
         engine=ENGINES[after.format],
         precision=Precision.MIXED if recipe.keep_float or recipe.keep_int8 else recipe.precision,
-        scheme=_scheme(after, recipe),
+        scheme=_scheme(before, after, recipe),
         size_before_bytes=before.size_bytes,
         size_after_bytes=after.size_bytes,
         samples=count,
@@ -167,7 +169,9 @@ def _renamed(feeds: Mapping[str, NDArray[Any]], before: Model, after: Model) -> 
     raise Refused(f"the quantized model has inputs {', '.join(sorted(names))}; {before.name} has {', '.join(feeds)}")
 
 
-def _scheme(after: Model, recipe: QuantizeRecipe) -> str:
+def _scheme(before: Model, after: Model, recipe: QuantizeRecipe) -> str:
+    if before.format is Format.LITERT and is_uint8(before.data):
+        return f"{recipe.precision}: weights symmetric per channel, activations with the ranges of the uint8 file"
     words = in_words(recipe)
     if after.format is Format.LITERT and recipe.precision.startswith("int4"):
         wide = eight_bit_operators(after.data)

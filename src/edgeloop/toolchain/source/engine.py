@@ -10,7 +10,7 @@ from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.engines.find import load_engine
 from edgeloop.runtime.engines.port import Engine, TensorSpec
-from edgeloop.runtime.predictor import dequantize_tensor, quantize_tensor
+from edgeloop.runtime.engines.quantized import dequantize_tensor, quantize_tensor
 from edgeloop.toolchain.source.model import Feeds, Format, Model, Run
 
 ENGINES = {
