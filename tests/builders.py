@@ -28,7 +28,6 @@ from edgeloop.bundle.arrays import to_npy
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import NotFound
 from edgeloop.contracts.manifest import (
-    Activation,
     DriftReference,
     EngineName,
     Golden,
@@ -37,13 +36,12 @@ from edgeloop.contracts.manifest import (
     Manifest,
     Measured,
     Modality,
-    OutputSpec,
     Precision,
-    Scale,
-    Task,
     Tolerance,
     Variant,
 )
+from edgeloop.contracts.output import Activation, Classification
+from edgeloop.contracts.preprocess import Scale
 
 LABELS = ("top_left", "top_right", "bottom_left", "bottom_right")
 SIDE_PX = 8
@@ -214,11 +212,10 @@ def make_parts(
     manifest = Manifest(
         name=name,
         version=version,
-        task=Task.CLASSIFICATION,
         labels=labels,
         input=InputSpec("image", Modality.IMAGE, (1, SIDE_PX, SIDE_PX, 1), "NHWC", (0.0, 1.0)),
         preprocess=(Scale(factor=(2.0 if damage is Damage.PREPROCESS else 1.0) / 255.0),),
-        output=OutputSpec(scores="logits", activation=Activation.SOFTMAX, features="features"),
+        output=Classification(scores="logits", activation=Activation.SOFTMAX, features="features"),
         variants=(_variant(model),),
         golden=Golden(
             digest(inputs),

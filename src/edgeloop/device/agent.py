@@ -13,7 +13,7 @@ from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.messages import Alert, Desired, DeviceReport, Health, Profile, UpdateReport
 from edgeloop.contracts.states import UpdateState
-from edgeloop.device.config import DeviceConfig
+from edgeloop.device.config import DeviceConfig, Pace
 from edgeloop.device.infer import InferenceLoop
 from edgeloop.device.select import Selector
 from edgeloop.device.slots import Slots
@@ -52,7 +52,7 @@ class Agent:
             slots=self._slots,
             supply=self._supply,
             engines=config.engines,
-            threads=config.threads,
+            pace=Pace(config.folder / "races", threads=config.threads, race_s=config.race_s),
             on_change=self._on_change,
         )
         self._loop = self._inference(source) if source is not None else None

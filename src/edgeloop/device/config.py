@@ -23,14 +23,28 @@ class SelectConfig:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How an engine's setting is found: so many threads or any, raced for so long, remembered in this folder."""
+
+    races: Path
+    threads: int | None = None
+    race_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class DeviceConfig:
-    """One device. folder holds its whole state; source is a folder of images, followed as files arrive."""
+    """One device. folder holds its whole state; source is a folder of images, followed as files arrive.
+
+    threads: of an engine, chosen by measurement unless told. race_s: for measuring a new version's settings, 0 for
+    not at all.
+    """
 
     folder: Path
     source: Path | None = None
     rate_hz: float = 0.0
     engines: tuple[EngineName, ...] = ()
-    threads: int = 1
+    threads: int | None = None
+    race_s: float = 1.0
     sync_wait_s: float = 25.0
     send_every_s: float = 0.5
     longest_backoff_s: float = 30.0

@@ -2,18 +2,21 @@
 
 import threading
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from edgeloop.device.drift import DriftWatch
 from edgeloop.device.watch import Watch
-from edgeloop.runtime.predictor import Predictor
+
+if TYPE_CHECKING:
+    from edgeloop.runtime.predictor import Predictor
 
 
 @dataclass(frozen=True)
 class Slot:
     """One version at work."""
 
-    predictor: Predictor
-    shadow: Predictor | None = None
+    predictor: "Predictor"
+    shadow: "Predictor | None" = None
     watch: Watch | None = None
     drift: DriftWatch = field(default_factory=DriftWatch)
 

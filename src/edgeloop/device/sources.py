@@ -10,7 +10,6 @@ import msgspec
 import structlog
 
 from edgeloop.contracts.errors import NotFound
-from edgeloop.runtime.input.images import IMAGE_SUFFIXES
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.2
@@ -69,6 +68,8 @@ class FolderSource:
                 yield Frame(name, data, _media(path.suffix))
 
     def _waiting(self) -> list[str]:
+        from edgeloop.runtime.input.images import IMAGE_SUFFIXES  # brings OpenCV: not before there is a model
+
         try:
             found = [path.name for path in self._folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
         except OSError as error:

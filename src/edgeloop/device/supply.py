@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import Corrupt, Refused, Unavailable
 from edgeloop.contracts.messages import Assignment
 from edgeloop.transport.membership import Membership
-from edgeloop.transport.trust import Trust
 from edgeloop.transport.uplink import Uplink
+
+if TYPE_CHECKING:
+    from edgeloop.transport.trust import Trust
 
 T = TypeVar("T")
 
@@ -20,16 +23,14 @@ class HubSupply:
 
     def __init__(self, uplink: Uplink, member: Membership, folder: Path) -> None:
         self._uplink = uplink
-        self._device_id = member.device_id
+        self._member = member
+        self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
-        self._trust = Trust(
-            folder, images_root=member.images_root, director_root=member.director_root, fetch=self._fetch_blocking
-        )
 
     async def assignment(self) -> Assignment | None:
         """See Supply.assignment."""
-        return await self._alone(lambda: self._trust.assignment(self._device_id))
+        return await self._alone(lambda: self._trust.assignment(self._member.device_id))
 
     async def check(self, target: str, sha256: str) -> int:
         """See Supply.check."""
@@ -48,6 +49,18 @@ class HubSupply:
                 await self._download(target, shelf, sha256, size_bytes)
             except Corrupt as error:
                 raise Unavailable(f"{target} came damaged twice ({error}); it is tried again later") from torn
+
+    @cached_property
+    def _trust(self) -> "Trust":
+        """Made on its thread when it is first asked: python-tuf takes 70 ms and 3 MB that a waiting agent can spare."""
+        from edgeloop.transport.trust import Trust
+
+        return Trust(
+            self._folder,
+            images_root=self._member.images_root,
+            director_root=self._member.director_root,
+            fetch=self._fetch_blocking,
+        )
 
     async def _download(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
         have_bytes = shelf.part_size_bytes(sha256)

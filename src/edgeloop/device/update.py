@@ -10,7 +10,7 @@ disk; going back needs no network; what was turned down once is not tried again.
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
@@ -22,12 +22,14 @@ from edgeloop.contracts.manifest import EngineName, Manifest, Variant
 from edgeloop.contracts.messages import Assignment
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
+from edgeloop.device.config import Pace
 from edgeloop.device.slots import Slot, Slots
 from edgeloop.device.state import Installed, Update, Versions
 from edgeloop.device.watch import Unhealthy, Watch, verdict
-from edgeloop.runtime.predictor import Predictor, candidates
-from edgeloop.runtime.replay import replay
-from edgeloop.transport.trust import require_not_older
+from edgeloop.runtime.candidates import candidates
+
+if TYPE_CHECKING:
+    from edgeloop.runtime.predictor import Predictor
 
 _log = structlog.get_logger(__name__)
 _MAX_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -66,7 +68,7 @@ class Updater:
         slots: Slots,
         supply: Supply,
         engines: Iterable[EngineName],
-        threads: int = 1,
+        pace: Pace,
         on_change: Callable[[], None],
     ) -> None:
         self._versions = versions
@@ -74,7 +76,7 @@ class Updater:
         self._slots = slots
         self._supply = supply
         self._engines = tuple(engines)
-        self._threads = threads
+        self._pace = pace
         self._on_change = on_change
 
     def start(self) -> None:
@@ -145,6 +147,8 @@ class Updater:
         await self._watch(update)
 
     def _check_wanted(self, assignment: Assignment) -> None:
+        from edgeloop.transport.trust import require_not_older  # brings python-tuf, see supply
+
         before = self._versions.turned_down(assignment.manifest_sha256)
         if before is not None:
             raise Refused(f"turned down here before: {before}")
@@ -207,8 +211,10 @@ class Updater:
         raise _NotAccepted("; ".join(failures))
 
     def _replay(self, bundle: Bundle, variant: Variant) -> str | None:
+        from edgeloop.runtime.replay import replay
+
         try:
-            predictor = Predictor(bundle, variant, threads=self._threads)
+            predictor = self._fastest(bundle, variant)
             try:
                 return replay(bundle, variant, predictor).failure
             finally:
@@ -237,12 +243,27 @@ class Updater:
                 _log.warning("shadow_does_not_load", bundle=previous.bundle, detail=str(error))
         self._slots.put(Slot(predictor, shadow=shadow, watch=Watch()))
 
-    def _load(self, installed: Installed) -> Predictor:
+    def _load(self, installed: Installed) -> "Predictor":
         bundle = self._shelf.open(installed.ref)
         for variant in bundle.manifest.variants:
             if variant.file == installed.variant:
-                return Predictor(bundle, variant, threads=self._threads)
+                return self._fastest(bundle, variant)
         raise Corrupt(f"{installed.bundle} has no variant {installed.variant[:12]} any more")
+
+    def _fastest(self, bundle: Bundle, variant: Variant) -> "Predictor":
+        """The variant in the setting that answers soonest here: raced once, then remembered.
+
+        NumPy, OpenCV and the engines come with the first model: an agent that has none holds 40 MB less.
+        """
+        from edgeloop.runtime.load import load_fastest
+
+        return load_fastest(
+            bundle,
+            [variant],
+            threads=self._pace.threads,
+            race_s=self._pace.race_s,
+            folder=self._pace.races,
+        )
 
     async def _watch(self, update: Update) -> None:
         """Wait for the verdict on the active version, and act on it."""

@@ -1,6 +1,7 @@
 """What a bundle or a bare model costs on this machine: latency and peak memory, in a process that does nothing else.
 
-Run as `python -m edgeloop.runtime.footprint BUNDLE`, or `... --job JOB.json` for model files; prints one line of JSON.
+Run as `python -m edgeloop.runtime.footprint BUNDLE [WHICH as JSON]`, or `... --job JOB.json` for model files; prints
+one line of JSON.
 """
 
 import resource
@@ -20,8 +21,9 @@ from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.engines.find import load_engine
-from edgeloop.runtime.engines.port import Engine
-from edgeloop.runtime.predictor import Predictor, quantize_tensor
+from edgeloop.runtime.engines.port import Engine, Setting
+from edgeloop.runtime.engines.quantized import quantize_tensor
+from edgeloop.runtime.predictor import Predictor
 
 _WARM_UP_RUNS = 20
 _RUNS = 300
@@ -34,6 +36,13 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     latency_p50_ms: float
     latency_p99_ms: float
     peak_memory_bytes: int
+
+
+class Which(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant of a bundle, by its file's hash, and how to run it."""
+
+    variant: str
+    setting: Setting = Setting()
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,14 +77,17 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int
 
 
-def take_footprint(path: str) -> Footprint:
-    """Load the bundle's first variant and time it over its golden samples."""
+def take_footprint(path: str, which: Which | None = None) -> Footprint:
+    """Load a variant, the bundle's first unless told, and time it over the golden samples."""
     bundle = open_bundle(path)
-    predictor = Predictor(bundle, bundle.manifest.variants[0])
+    chosen = which or Which(variant=bundle.manifest.variants[0].file)
+    variant = next(one for one in bundle.manifest.variants if one.file == chosen.variant)
+    predictor = Predictor(bundle, variant, setting=chosen.setting)
     inputs = from_npy(bundle.read(bundle.manifest.golden.inputs), what="golden inputs")
     for index in range(_WARM_UP_RUNS):
         predictor.predict(inputs[index % len(inputs)])
-    latency_ms = [predictor.predict(inputs[index % len(inputs)]).latency_ms for index in range(_RUNS)]
+    runs = _RUNS if which is None else _FEWEST_RUNS
+    latency_ms = [predictor.predict(inputs[index % len(inputs)]).latency_ms for index in range(runs)]
     return Footprint(
         latency_p50_ms=float(np.percentile(latency_ms, 50)),
         latency_p99_ms=float(np.percentile(latency_ms, 99)),
@@ -148,7 +160,8 @@ def _peak_memory_bytes() -> int:
 def _answer(arguments: list[str]) -> msgspec.Struct:
     if arguments[0] == "--job":
         return take_timings(from_json(Path(arguments[1]).read_bytes(), Job, what=arguments[1]))
-    return take_footprint(arguments[0])
+    which = msgspec.json.decode(arguments[1], type=Which) if len(arguments) > 1 else None
+    return take_footprint(arguments[0], which)
 
 
 if __name__ == "__main__":

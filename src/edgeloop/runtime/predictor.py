@@ -1,201 +1,245 @@
-"""A bundle that answers: preprocess, run, postprocess.
+"""A bundle that answers: its input written into the engine's buffer, one run, a decision.
 
-Neighbours: `engines` loads the variant; `replay` uses a Predictor to prove a bundle, `device` to work with it,
-`toolchain.check` to measure it: what was verified is what runs.
+Neighbours: `engines` loads the variant, `input` is the way in, `output` the way out; `load` chooses variant and
+setting; `replay` uses a Predictor to prove a bundle, `device` to work with it, `toolchain.check` to measure it: what
+was verified is what runs.
 """
 
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.bundle.archive import Bundle, open_bundle
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
-from edgeloop.contracts.manifest import EngineName, Manifest, Modality, Precision, Variant
+from edgeloop.bundle.archive import Bundle
+from edgeloop.contracts.errors import Corrupt, InvalidInput
+from edgeloop.contracts.manifest import Manifest, Variant
 from edgeloop.contracts.prediction import Prediction
-from edgeloop.runtime.engines.find import installed_engines, load_engine
-from edgeloop.runtime.engines.port import TensorSpec
-from edgeloop.runtime.input.images import as_image
-from edgeloop.runtime.input.preprocess import preprocess
-from edgeloop.runtime.output.novelty import NoveltyScale
-from edgeloop.runtime.output.scores import energy, margin, probabilities, top_scores
-
-Source = bytes | str | os.PathLike[str] | NDArray[Any]
-"""An image as encoded bytes, a path, or pixels; or, for tensor bundles, a float array."""
+from edgeloop.runtime.cache import Kept, ResultCache
+from edgeloop.runtime.engines.find import load_engine
+from edgeloop.runtime.engines.port import Engine, Setting, TensorSpec
+from edgeloop.runtime.engines.quantized import dequantize_tensor, quantize_tensor
+from edgeloop.runtime.engines.settings import DEFAULT
+from edgeloop.runtime.input.front import make_front
+from edgeloop.runtime.input.port import Source
+from edgeloop.runtime.outcome import Race
+from edgeloop.runtime.output.embedding import EmbeddingHead
+from edgeloop.runtime.output.head import make_head
+from edgeloop.runtime.output.port import Answer, Reals
+from edgeloop.runtime.output.smooth import Smoother
 
 
 class Predictor:
-    """One variant of a bundle, loaded. Not thread-safe: one predictor a thread."""
+    """One variant of a bundle, loaded. Not thread-safe: one predictor a thread.
 
-    def __init__(self, bundle: Bundle, variant: Variant, *, threads: int = 1) -> None:
+    setting: how its engine runs it. cache: answers that may stand for inputs that need not be computed. race: what
+    chose variant and setting, None where nothing was raced.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        *,
+        setting: Setting = DEFAULT,
+        cache: ResultCache | None = None,
+    ) -> None:
         self.manifest = bundle.manifest
         self.variant = variant
-        self._engine = load_engine(variant.engine, bundle.read(variant.file), threads=threads)
-        self._names = variant.tensors
-        self._input = _by_name(self._engine.inputs, self._tensor(self.manifest.input.name), "input")
-        self._scores = _by_name(self._engine.outputs, self._tensor(self.manifest.output.scores), "output")
-        _check_width(self._scores, self.manifest)
-        self._scale = NoveltyScale(bundle) if self.manifest.reference else None
-        self._features = None
-        if self.manifest.output.features is not None:
-            self._features = _by_name(self._engine.outputs, self._tensor(self.manifest.output.features), "output")
-            if self._scale is not None and self._features.shape != (1, self._scale.width):
-                raise Corrupt(
-                    f"{self.manifest.ref}: its drift reference is for {self._scale.width} features, the model gives "
-                    f"{self._features.shape}"
-                )
-        self._ref = str(self.manifest.ref)
+        self.setting = setting
+        self.cache = cache
+        self.race: Race | None = None
+        self.head = make_head(bundle)
+        self._engine = load_engine(variant.engine, bundle.read(variant.file), setting=setting)
+        try:
+            self._input = self._only_input()
+            self._front = make_front(self.manifest, self._input)
+            self._wanted = _readers(self._engine, self.manifest, variant, self.head.wants)
+            self.head.check(tuple(self._engine.outputs[index].shape for index, _ in self._wanted))
+        except Exception:
+            self._engine.close()
+            raise
+        self._buffer = self._engine.buffers[0]
+        self._made: tuple[NDArray[Any], ...] = ()
+        self._fixed: dict[str, Any] = {
+            "bundle": str(self.manifest.ref),
+            "engine": variant.engine,
+            "precision": variant.precision,
+            "task": self.manifest.task,
+        }
 
     def predict(self, source: Source) -> Prediction:
         """Answer for one input.
 
-        source: an image (see Source) or, for tensor bundles, a float array without batch axis. Raises
-        InvalidInput or Corrupt if the input cannot be used or the model answers NaN.
+        source: see `runtime.input.port.Source`. Raises InvalidInput, NotFound or Corrupt if the input cannot be used
+        or the model answers NaN.
         """
         started_ns = time.perf_counter_ns()
-        scores, features = self.run(self.tensor(source))
-        probability = probabilities(scores[0], self.manifest.output.activation)
-        best = int(probability.argmax())
-        raw = None if self.manifest.output.activation == "none" else float(energy(scores[0]))
-        novelty = energy_z = None
-        if self._scale is not None and features is not None and raw is not None:
-            novelty = self._scale.novelty(features, best)
-            energy_z = self._scale.energy_z(raw, best)
-        score = float(probability[best])
-        return Prediction(
-            label=self.manifest.labels[best] if score >= self.manifest.output.threshold else None,
-            score=score,
-            margin=margin(probability),
-            top=top_scores(probability, self.manifest.labels, top_k=self.manifest.output.top_k),
-            latency_ms=(time.perf_counter_ns() - started_ns) / 1e6,
-            bundle=self._ref,
-            engine=self.variant.engine,
-            precision=self.variant.precision,
-            energy=raw,
-            energy_z=energy_z,
-            novelty=novelty,
-        )
+        if self.cache is None:
+            return self._prediction(self._answer(source), started_ns)
+        return self._cached(source, self.cache, None, started_ns)
+
+    def predict_smoothed(self, source: Source, smoother: Smoother) -> Prediction:
+        """The same, smoothed over the inputs that this smoother saw before; see `output.smooth`."""
+        started_ns = time.perf_counter_ns()
+        if self.cache is not None:
+            return self._cached(source, self.cache, smoother, started_ns)
+        answer = self._answer(source)
+        basis = self.last_basis() if smoother.wants_basis else None
+        return self._prediction(smoother.add(answer, basis), started_ns)
 
     def predict_many(self, sources: Iterable[Source]) -> Iterator[Prediction]:
         """Answer for each input in turn."""
         return (self.predict(source) for source in sources)
 
-    def tensor(self, source: Source) -> NDArray[np.float32]:
-        """The preprocessed input: float32 of manifest.input.shape."""
-        manifest = self.manifest
-        if manifest.input.modality is Modality.IMAGE:
-            return preprocess(as_image(source), manifest.preprocess, manifest.input)
-        if not isinstance(source, np.ndarray):
-            raise InvalidInput(
-                f"{manifest.ref} takes arrays of {manifest.input.shape[1:]}, got {type(source).__name__}"
-            )
-        return preprocess(source, manifest.preprocess, manifest.input)
+    def stream(
+        self,
+        source: str | os.PathLike[str] | Iterable[Source],
+        *,
+        follow: bool = False,
+        rate_hz: float = 0.0,
+        cache: bool = True,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Prediction]:
+        """Answer for what a camera, a folder, a file, a URL or an iterator of arrays hands over, one after another.
 
-    def run(self, tensor: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """The engine on a preprocessed tensor: raw scores (1, labels) and features (1, D) or None, in float32."""
-        outputs = self._engine.run({self._input.name: quantize_tensor(tensor, self._input)})
-        scores = dequantize_tensor(outputs[self._scores.name], self._scores)
-        if self._features is None:
-            return scores, None
-        return scores, dequantize_tensor(outputs[self._features.name], self._features)
+        follow: wait for what is added to a folder or file. rate_hz: at most so many a second, 0 for all. cache: a
+        scene that does not change is not computed again, within the bound that the manifest states. stop: ends the
+        stream. An input that cannot be used is counted and logged, and the stream goes on; see `streaming.Stream`,
+        which has the counters, for more.
+        """
+        from edgeloop.runtime.streaming import Stream
+
+        return Stream(self, source, follow=follow, rate_hz=rate_hz, cache=cache).predictions(stop)
+
+    def enrol(self, label: str, *sources: Source) -> None:
+        """Remember examples of a label, for an embedding. Raises InvalidInput if the bundle is for another task."""
+        head = self._embedding()
+        for source in sources:
+            head.enrol(label, self.basis(source))
+        if self.cache is not None:
+            self.cache.clear()
+
+    def save_enrolled(self, path: str | os.PathLike[str]) -> None:
+        """Write what was enrolled here to a file, for `load(..., enrolled=path)`."""
+        self._embedding().save(path)
+
+    def load_enrolled(self, path: str | os.PathLike[str]) -> None:
+        """Take over what `save_enrolled` wrote. Raises NotFound, Corrupt, or InvalidInput if it is of another model."""
+        self._embedding().load(path)
+
+    def tensor(self, source: Source) -> NDArray[np.float32]:
+        """The preprocessed input by the plain path, step by step: float32 of manifest.input.shape."""
+        return self._front.tensor(source)
+
+    def basis(self, source: Source) -> NDArray[np.float32]:
+        """(K,) what the task decides by, float32; of a classifier its probabilities. See `manifest.Golden`."""
+        self._front.write(source, self._buffer)
+        self._made = self._engine.invoke()
+        return self.last_basis()
+
+    def last_basis(self) -> NDArray[np.float32]:
+        """The same of the input that was computed last, without computing it again."""
+        return self.head.basis(self._reals(self._made), self._given())
+
+    def run_tensor(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """The model alone: a preprocessed float32 input of manifest.input.shape to the outputs that the manifest
+        names, as real values.
+
+        Raises InvalidInput on another shape or dtype.
+        """
+        if tensor.shape != self.manifest.input.shape or tensor.dtype != np.float32:
+            raise InvalidInput(
+                f"{self.manifest.ref} takes float32 {self.manifest.input.shape}, got {tensor.dtype} {tensor.shape}"
+            )
+        np.copyto(self._buffer, quantize_tensor(tensor.reshape(self._buffer.shape), self._input))
+        made = self._reals(self._engine.invoke())
+        return {name: np.array(values) for name, values in zip(self.head.wants, made, strict=True)}
+
+    def engine_call(self) -> Callable[[], object]:
+        """The engine's bare call on what its buffer holds, for those who measure what surrounds it."""
+        return self._engine.invoke
 
     def close(self) -> None:
         """Give up the engine's memory."""
         self._engine.close()
 
-    def _tensor(self, logical: str) -> str:
-        if logical not in self._names:
-            raise Corrupt(
-                f"{self.manifest.ref}: variant {self.variant.file[:12]} does not say which tensor {logical!r} is"
-            )
-        return self._names[logical]
+    def _cached(self, source: Source, cache: ResultCache, smoother: Smoother | None, started_ns: int) -> Prediction:
+        held = cache.find(source)
+        kept = held.kept
+        if kept is None:
+            answer = self._answer(held.source)
+            kept = Kept(answer, self.last_basis() if smoother is not None and smoother.wants_basis else None)
+            cache.keep(held, kept)
+        answer = kept.answer if smoother is None else smoother.add(kept.answer, kept.basis)
+        return self._prediction(answer, started_ns, cached=kept is held.kept)
 
+    def _answer(self, source: Source) -> Answer:
+        geometry = self._front.write(source, self._buffer)
+        self._made = self._engine.invoke()
+        return self.head.answer(self._reals(self._made), geometry, self._given())
 
-def load(path: str | os.PathLike[str], *, engine: str | None = None, threads: int = 1) -> Predictor:
-    """Open a bundle and load the variant that fits this machine best.
-
-    engine: "litert", "onnxruntime" or "openvino" to insist on one. Raises NotFound, Corrupt, InvalidInput, or
-    Unavailable if no engine here runs any variant.
-    """
-    if engine is not None and engine not in set(EngineName):
-        raise InvalidInput(f"there is no engine {engine!r}; known: {', '.join(EngineName)}")
-    bundle = open_bundle(path)
-    wanted = (EngineName(engine),) if engine else tuple(installed_engines())
-    return load_best(bundle, engines=wanted, threads=threads)
-
-
-def load_best(bundle: Bundle, *, engines: Iterable[EngineName], threads: int = 1) -> Predictor:
-    """Load the first candidate that loads. Raises Unavailable with every reason if none does."""
-    engines = tuple(engines)
-    reasons = []
-    for variant in candidates(bundle.manifest, engines):
-        try:
-            return Predictor(bundle, variant, threads=threads)
-        except EdgeloopError as error:
-            reasons.append(f"{variant.engine} {variant.precision}: {error}")
-    offered = ", ".join(f"{v.engine} {v.precision}" for v in bundle.manifest.variants)
-    raise Unavailable(
-        f"no variant of {bundle.manifest.ref} runs here (it offers {offered}; allowed here: "
-        f"{', '.join(engines) or 'no engine'}). {' '.join(reasons) or 'Install one of those engines.'}"
-    )
-
-
-def candidates(manifest: Manifest, engines: Iterable[EngineName]) -> list[Variant]:
-    """The variants that these engines could run, the most promising first.
-
-    Latency was measured elsewhere, so differences below a factor of two say little; among variants that near to
-    the fastest the smaller one comes first, since it is cheaper to fetch and to hold.
-    """
-    allowed = set(engines)
-    able = [variant for variant in manifest.variants if variant.engine in allowed]
-    fastest_ms = min((v.measured.latency_p50_ms for v in able if v.measured), default=0.0)
-
-    def rank(variant: Variant) -> tuple[int, float]:
-        if variant.measured is None:
-            return 2, variant.size_bytes
-        latency_ms = variant.measured.latency_p50_ms
-        return (1, latency_ms) if latency_ms > 2 * fastest_ms else (0, variant.size_bytes)
-
-    return sorted(able, key=rank)
-
-
-def float_first(manifest: Manifest, engines: Iterable[EngineName]) -> list[Variant]:
-    """The same candidates, the most exact first: for a tier that has the power."""
-    return sorted(candidates(manifest, engines), key=lambda v: v.precision is not Precision.FLOAT32)
-
-
-def quantize_tensor(values: NDArray[np.float32], spec: TensorSpec) -> NDArray[Any]:
-    """Real values to what the tensor stores: round(x / scale) + zero_point, clipped; unchanged if not quantized.
-
-    Source: Jacob et al. 2018 (arXiv 1712.05877), eq. 1, inverted.
-    """
-    dtype = np.dtype(spec.dtype)
-    if spec.scale == 0.0:
-        return values.astype(dtype, copy=False)
-    bounds = np.iinfo(dtype)
-    steps = np.rint(values / np.float32(spec.scale)) + spec.zero_point
-    return np.asarray(np.clip(steps, bounds.min, bounds.max), dtype=dtype)
-
-
-def dequantize_tensor(stored: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:
-    """What the tensor stores as real values: (stored - zero_point) * scale. Source: as above, eq. 1."""
-    if spec.scale == 0.0:
-        return stored.astype(np.float32, copy=False)
-    return (stored.astype(np.float32) - np.float32(spec.zero_point)) * np.float32(spec.scale)
-
-
-def _by_name(specs: tuple[TensorSpec, ...], name: str, role: str) -> TensorSpec:
-    for spec in specs:
-        if spec.name == name:
-            return spec
-    raise Corrupt(f"the model has no {role} {name!r}; it has {', '.join(spec.name for spec in specs)}")
-
-
-def _check_width(scores: TensorSpec, manifest: Manifest) -> None:
-    if scores.shape != (1, len(manifest.labels)):
-        raise InvalidInput(
-            f"{manifest.ref} has {len(manifest.labels)} labels, but its score tensor {scores.name!r} is {scores.shape}"
+    def _reals(self, made: tuple[NDArray[Any], ...]) -> Reals:
+        return tuple(
+            [made[index] if spec is None else dequantize_tensor(made[index], spec) for index, spec in self._wanted]
         )
+
+    def _given(self) -> NDArray[np.float32] | None:
+        return dequantize_tensor(self._buffer, self._input) if self.head.wants_input else None
+
+    def _prediction(self, answer: Answer, started_ns: int, *, cached: bool = False) -> Prediction:
+        return Prediction(
+            label=answer.label,
+            score=answer.score,
+            margin=answer.margin,
+            top=answer.top,
+            energy=answer.energy,
+            energy_z=answer.energy_z,
+            novelty=answer.novelty,
+            boxes=answer.boxes,
+            mask_png=answer.mask_png,
+            vector=answer.vector,
+            cached=cached,
+            latency_ms=(time.perf_counter_ns() - started_ns) / 1e6,
+            **self._fixed,
+        )
+
+    def _embedding(self) -> EmbeddingHead:
+        if not isinstance(self.head, EmbeddingHead):
+            raise InvalidInput(f"{self.manifest.ref} is for {self.manifest.task}; only an embedding can be enrolled")
+        return self.head
+
+    def _only_input(self) -> TensorSpec:
+        name = _name_in_file(self.manifest, self.variant, self.manifest.input.name)
+        specs = self._engine.inputs
+        if [spec.name for spec in specs] != [name]:
+            raise Corrupt(
+                f"the model has the inputs {', '.join(spec.name for spec in specs)}; expected {name!r} alone, as "
+                f"{self.manifest.ref} says"
+            )
+        return specs[0]
+
+
+def _readers(
+    engine: Engine, manifest: Manifest, variant: Variant, wanted: tuple[str, ...]
+) -> list[tuple[int, TensorSpec | None]]:
+    """For each tensor that the head wants: its place among the engine's outputs, and how to make it real if needed."""
+    names = [spec.name for spec in engine.outputs]
+    found: list[tuple[int, TensorSpec | None]] = []
+    for logical in wanted:
+        name = _name_in_file(manifest, variant, logical)
+        if name not in names:
+            raise Corrupt(f"the model has no output {name!r}; it has {', '.join(names)}")
+        spec = engine.outputs[names.index(name)]
+        is_real = spec.scale == 0.0 and spec.dtype == "float32"
+        found.append((names.index(name), None if is_real else spec))
+    return found
+
+
+def _name_in_file(manifest: Manifest, variant: Variant, logical: str) -> str:
+    if logical not in variant.tensors:
+        raise Corrupt(f"{manifest.ref}: variant {variant.file[:12]} does not say which tensor {logical!r} is")
+    return variant.tensors[logical]

@@ -7,7 +7,7 @@ import psutil
 
 from edgeloop import __version__
 from edgeloop.contracts.messages import Profile
-from edgeloop.runtime.engines.find import installed_engines
+from edgeloop.runtime.engines.installed import installed_engines
 
 
 def this_machine() -> Profile:

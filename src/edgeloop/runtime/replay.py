@@ -5,12 +5,14 @@ import statistics
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeloop.bundle.archive import Bundle
 from edgeloop.bundle.arrays import from_npy
-from edgeloop.contracts.errors import Corrupt
+from edgeloop.contracts.errors import Corrupt, EdgeloopError
 from edgeloop.contracts.manifest import Tolerance, Variant
-from edgeloop.runtime.output.scores import probabilities
+from edgeloop.contracts.output import Task
+from edgeloop.runtime.output.head import make_head
 from edgeloop.runtime.predictor import Predictor
 
 _TIMED_RUNS = 50
@@ -27,36 +29,88 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None
 
 
-def replay(bundle: Bundle, variant: Variant, predictor: Predictor) -> Replay:
-    """Run every golden sample through preprocessing and engine, and compare with the float model's outputs.
+class Judge:
+    """Compares a variant's answers to the golden samples with the float model's, one after another.
 
-    Fails closed: a missing tolerance or an answer that is not finite is a failure. Latency is the median of
-    predictions after a warm-up, held to the bundle's budget.
+    Fails closed: a missing tolerance or an answer that is not finite is a failure.
     """
-    golden = bundle.manifest.golden
-    inputs = from_npy(bundle.read(golden.inputs), what="golden inputs")
-    expected = from_npy(bundle.read(golden.outputs), what="golden outputs")
-    if inputs.ndim < 2 or len(inputs) != golden.count or expected.shape != (golden.count, len(bundle.manifest.labels)):
-        raise Corrupt(
-            f"{bundle.manifest.ref}: golden samples are {inputs.shape} and {expected.shape}, not {golden.count} pairs"
-        )
-    if not np.isfinite(expected).all():
-        raise Corrupt(f"{bundle.manifest.ref}: its golden outputs hold NaN or infinity")
-    scores = np.concatenate([predictor.run(predictor.tensor(sample))[0] for sample in inputs])
-    if not np.isfinite(scores).all():
+
+    def __init__(self, bundle: Bundle, variant: Variant) -> None:
+        self.bundle = bundle
+        self._variant = variant
+        self.inputs, self._wanted = self.read(bundle)
+        self._head = make_head(bundle)
+        self._made: list[NDArray[np.float32]] = []
+
+    @staticmethod
+    def read(bundle: Bundle) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
+        """A bundle's golden inputs (count, ...) and the float model's answers (count, K). Raises Corrupt."""
+        golden = bundle.manifest.golden
+        inputs = from_npy(bundle.read(golden.inputs), what="golden inputs")
+        wanted = from_npy(bundle.read(golden.outputs), what="golden outputs")
+        fits = inputs.ndim >= 2 and len(inputs) == golden.count and wanted.ndim == 2 and len(wanted) == golden.count
+        if bundle.manifest.task is Task.CLASSIFICATION:
+            fits = fits and wanted.shape[1] == len(bundle.manifest.labels)
+        if not fits:
+            raise Corrupt(
+                f"{bundle.manifest.ref}: golden samples are {inputs.shape} and {wanted.shape}, not {golden.count} pairs"
+            )
+        if not np.isfinite(wanted).all():
+            raise Corrupt(f"{bundle.manifest.ref}: its golden outputs hold NaN or infinity")
+        return inputs, wanted
+
+    @property
+    def seen(self) -> int:
+        """How many samples it has answers to."""
+        return len(self._made)
+
+    def take(self, basis: NDArray[np.float32]) -> None:
+        """The variant's answer to the next sample, as `Predictor.basis` gives it."""
+        self._made.append(basis)
+
+    def measured(self) -> tuple[float, float, float]:
+        """Largest and mean error, and the share of samples with the same decision, once all samples are answered."""
+        made = np.stack(self._made)
+        if made.shape != self._wanted.shape:
+            raise Corrupt(
+                f"{self.bundle.manifest.ref}: the model answers {made.shape[1:]} numbers, its golden outputs have "
+                f"{self._wanted.shape[1:]}"
+            )
+        if not np.isfinite(made).all():
+            return np.inf, np.inf, 0.0
+        error = np.abs(made - self._wanted)
+        return float(error.max()), float(error.mean()), float(np.mean(self._head.agree(made, self._wanted)))
+
+    def verdict(self) -> str | None:
+        """None if the variant holds to the tolerance of its precision, else why not."""
+        precision = self._variant.precision
+        return _outside(self.measured(), self.bundle.manifest.golden.tolerance.get(precision), precision=precision)
+
+
+def replay(bundle: Bundle, variant: Variant, predictor: Predictor) -> Replay:
+    """Run every golden sample through preprocessing and engine, and compare with the float model's answers.
+
+    Latency is the median of predictions after a warm-up, held to the bundle's budget.
+    """
+    judge = Judge(bundle, variant)
+    try:
+        for sample in judge.inputs:
+            judge.take(predictor.basis(sample))
+        measured = judge.measured()
+    except Corrupt:
+        raise
+    except EdgeloopError as error:
         return Replay(max_abs_error=np.inf, mean_abs_error=np.inf, agreement=0.0, latency_p50_ms=0.0,
-                      failure="the model answers NaN or infinity on golden samples")  # fmt: skip
-    error = np.abs(probabilities(scores, bundle.manifest.output.activation) - expected)
-    agreement = float((scores.argmax(axis=1) == expected.argmax(axis=1)).mean())
+                      failure=f"golden samples: {error}")  # fmt: skip
+    inputs = judge.inputs
     for index in range(_WARM_UP_RUNS):
         predictor.predict(inputs[index % len(inputs)])
     latency = statistics.median(predictor.predict(inputs[i % len(inputs)]).latency_ms for i in range(_TIMED_RUNS))
-    measured = (float(error.max()), float(error.mean()), agreement)
-    failure = _outside(measured, golden.tolerance.get(variant.precision), precision=variant.precision)
+    failure = judge.verdict()
     bound = bundle.manifest.budget.max_latency_p50_ms
     if failure is None and bound is not None and latency > bound:
         failure = f"too slow here: median {latency:.2f} ms, the bundle's budget is {bound:.2f} ms"
-    return Replay(max_abs_error=measured[0], mean_abs_error=measured[1], agreement=agreement,
+    return Replay(max_abs_error=measured[0], mean_abs_error=measured[1], agreement=measured[2],
                   latency_p50_ms=latency, failure=failure)  # fmt: skip
 
 
@@ -71,7 +125,7 @@ def _outside(measured: tuple[float, float, float], tolerance: Tolerance | None, 
         )
     if max_abs > tolerance.max_abs_error or mean_abs > tolerance.mean_abs_error:
         return (
-            f"golden samples: probabilities are off by up to {max_abs:.4f} (mean {mean_abs:.4f}), "
+            f"golden samples: answers are off by up to {max_abs:.4f} (mean {mean_abs:.4f}), "
             f"allowed {tolerance.max_abs_error:g} (mean {tolerance.mean_abs_error:g})"
         )
     return None

@@ -18,7 +18,8 @@ from edgeloop.device.slots import Slot, Slots
 from edgeloop.device.sources import Frame
 from edgeloop.device.watch import Watch
 from edgeloop.runtime.input.images import encode_png
-from edgeloop.runtime.predictor import Predictor, load
+from edgeloop.runtime.load import load
+from edgeloop.runtime.predictor import Predictor
 from edgeloop.transport.outbox import Outbox
 
 NOTHING_CHOSEN = SelectConfig(unsure_share=0.0, novel_share=0.0, audit_share=0.0)

@@ -5,7 +5,7 @@ import pytest
 
 from builders import make_bundle
 from edgeloop.device.slots import Slot, Slots
-from edgeloop.runtime.predictor import load
+from edgeloop.runtime.load import load
 
 
 @pytest.fixture

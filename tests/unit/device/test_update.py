@@ -16,6 +16,7 @@ from edgeloop.contracts.manifest import Budget, EngineName
 from edgeloop.contracts.messages import Assignment, WatchBounds
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
+from edgeloop.device.config import Pace
 from edgeloop.device.slots import Slots
 from edgeloop.device.state import Versions
 from edgeloop.device.update import Supply, Updater
@@ -103,6 +104,7 @@ class Device:
             slots=self.slots,
             supply=supply,
             engines=engines,
+            pace=Pace(folder / "races"),
             on_change=self._on_change,
         )
 

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,26 +14,19 @@ from builders import (
     Damage,
     Parts,
     as_bundle,
-    make_bundle,
     make_parts,
     onnx_model,
     quadrant_images,
     quadrant_weights,
 )
 from edgeloop.bundle.arrays import to_npy
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Unavailable
-from edgeloop.contracts.manifest import Activation, EngineName, InputSpec, Modality, Precision, Variant
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
+from edgeloop.contracts.manifest import InputSpec, Modality
+from edgeloop.contracts.output import Activation
 from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.engines.quantized import dequantize_tensor, quantize_tensor
 from edgeloop.runtime.input.images import encode_png
-from edgeloop.runtime.predictor import (
-    Predictor,
-    candidates,
-    dequantize_tensor,
-    float_first,
-    load,
-    load_best,
-    quantize_tensor,
-)
+from edgeloop.runtime.predictor import Predictor
 
 IMAGES = quadrant_images(8, seed=3)
 WEIGHTS = quadrant_weights()
@@ -215,8 +207,8 @@ def test_reference_for_other_features_is_corrupt() -> None:
     assert reference is not None
     wide = parts.with_file(reference.class_means, to_npy(np.zeros((4, 3), np.float32)))
     wide = wide.with_file(reference.feature_std, to_npy(np.ones(3, np.float32)))
-    with pytest.raises(Corrupt, match="reference"):
-        _predictor(wide).predict(IMAGES[0])
+    with pytest.raises(InvalidInput, match="reference is for 3 features"):
+        _predictor(wide)
 
 
 @pytest.mark.parametrize("field", ["distance_std", "energy_std"])
@@ -241,85 +233,6 @@ def test_predicting_after_close_is_refused() -> None:
     predictor.close()
     with pytest.raises(InvalidInput, match="closed"):
         predictor.predict(IMAGES[0])
-
-
-# ---- loading and choosing
-
-
-def test_bundle_is_loaded_from_its_path(tmp_path: Path) -> None:
-    assert load(make_bundle(tmp_path)).predict(IMAGES[0]).label == LABELS[0]
-
-
-def test_absent_bundle_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
-        load(tmp_path / "x.edgeloop")
-
-
-def test_unknown_engine_is_invalid_input(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="litert, onnxruntime"):
-        load(make_bundle(tmp_path), engine="tvm")
-
-
-def test_engine_that_no_variant_is_for_is_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="onnxruntime float32"):
-        load(make_bundle(tmp_path), engine="litert")
-
-
-def test_engine_that_is_insisted_on_is_used(tmp_path: Path) -> None:
-    assert load(make_bundle(tmp_path), engine="onnxruntime").variant.engine == "onnxruntime"
-
-
-def _variant(engine: EngineName, precision: Precision, latency_ms: float | None, size_bytes: int) -> Variant:
-    variant = make_parts().manifest.variants[0]
-    assert variant.measured is not None
-    measured = None
-    if latency_ms is not None:
-        measured = msgspec.structs.replace(variant.measured, latency_p50_ms=latency_ms)
-    return msgspec.structs.replace(
-        variant, engine=engine, precision=precision, measured=measured, size_bytes=size_bytes
-    )
-
-
-SLOW = _variant(EngineName.ONNXRUNTIME, Precision.FLOAT32, 9.0, 10)
-FAST = _variant(EngineName.LITERT, Precision.INT8, 1.0, 99)
-SMALL = _variant(EngineName.LITERT, Precision.FLOAT32, None, 1)
-LARGE = _variant(EngineName.LITERT, Precision.INT8, None, 2)
-
-
-def test_fastest_variant_comes_first_then_the_smallest_of_the_unmeasured() -> None:
-    manifest = make_parts().changed(variants=(LARGE, SMALL, SLOW, FAST)).manifest
-    assert candidates(manifest, EngineName) == [FAST, SLOW, SMALL, LARGE]
-
-
-def test_variants_for_other_engines_are_no_candidates() -> None:
-    manifest = make_parts().changed(variants=(SLOW, FAST)).manifest
-    assert candidates(manifest, [EngineName.ONNXRUNTIME]) == [SLOW]
-
-
-def test_float_comes_first_where_exactness_counts() -> None:
-    manifest = make_parts().changed(variants=(FAST, SLOW)).manifest
-    assert float_first(manifest, EngineName) == [SLOW, FAST]
-
-
-def test_next_variant_is_taken_when_the_best_does_not_load() -> None:
-    parts = make_parts()
-    good = parts.manifest.variants[0]
-    parts = parts.changed(
-        variants=(msgspec.structs.replace(good, engine=EngineName.LITERT, measured=FAST.measured), good)
-    )
-    chosen = load_best(as_bundle(parts), engines=EngineName)
-    assert chosen.variant == good
-
-
-def test_every_reason_is_given_when_none_loads() -> None:
-    parts = make_parts().with_model(b"no model")
-    with pytest.raises(Unavailable, match=r"onnxruntime float32: .*cannot load this model"):
-        load_best(as_bundle(parts), engines=[EngineName.ONNXRUNTIME])
-
-
-def test_engines_given_as_a_one_time_iterable_are_still_named() -> None:
-    with pytest.raises(Unavailable, match="allowed here: litert"):
-        load_best(as_bundle(make_parts()), engines=iter([EngineName.LITERT]))
 
 
 def test_model_of_another_input_shape_is_an_edgeloop_error() -> None:

@@ -5,7 +5,7 @@ Whatever goes wrong with one is its `problem`, never an error: it is passed over
 """
 
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engines.find import installed_engines
+from edgeloop.runtime.engines.installed import installed_engines
 from edgeloop.runtime.engines.litert import DELEGATES
 from edgeloop.runtime.engines.port import Setting
 from edgeloop.runtime.engines.settings import COMPILED, GPU, INTERPRETER, Found

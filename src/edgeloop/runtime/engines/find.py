@@ -1,11 +1,10 @@
-"""Which engines there are, and which run here."""
-
-from importlib import metadata
+"""The engines, loaded: the adapter for a name, what it can reach, and whether it computes right here."""
 
 import numpy as np
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput
 from edgeloop.contracts.manifest import EngineName
+from edgeloop.runtime.engines.installed import PACKAGES
 from edgeloop.runtime.engines.litert import LiteRtEngine
 from edgeloop.runtime.engines.litert_compiled import LiteRtCompiledEngine
 from edgeloop.runtime.engines.onnx import OnnxEngine, list_providers
@@ -13,13 +12,6 @@ from edgeloop.runtime.engines.openvino import OpenVinoEngine, list_devices
 from edgeloop.runtime.engines.port import CPU, Engine, Setting
 from edgeloop.runtime.engines.probe import probe_model
 from edgeloop.runtime.engines.settings import COMPILED, DEFAULT, GPU, INTERFACES, INTERPRETER
-
-PACKAGES = {
-    EngineName.LITERT: "ai-edge-litert",
-    EngineName.ONNXRUNTIME: "onnxruntime",
-    EngineName.OPENVINO: "openvino",
-}
-"""The package that each engine comes in."""
 
 
 def load_engine(name: EngineName, model: bytes, *, setting: Setting = DEFAULT, batch: int = 1) -> Engine:
@@ -51,17 +43,6 @@ def _load_litert(model: bytes, setting: Setting, batch: int) -> Engine:
     if interface == COMPILED:
         return LiteRtCompiledEngine(model, setting=setting, batch=batch)
     return LiteRtEngine(model, setting=setting, batch=batch)
-
-
-def installed_engines() -> dict[EngineName, str]:
-    """The engines whose package is installed, with its version; none of them is loaded."""
-    found = {}
-    for name, package in PACKAGES.items():
-        try:
-            found[name] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def list_accelerators(name: EngineName) -> dict[str, str]:

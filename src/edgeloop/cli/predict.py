@@ -1,0 +1,228 @@
+"""Answers on this machine: predict, watch, bench, enrol."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+
+from edgeloop.cli.progress import progress_bar
+from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
+from edgeloop.contracts.output import Task
+
+if TYPE_CHECKING:
+    from edgeloop.cli.watch import LeftOut
+    from edgeloop.contracts.prediction import Prediction
+    from edgeloop.runtime.bench import Contender
+    from edgeloop.runtime.predictor import Predictor
+    from edgeloop.runtime.sources.port import Frame
+    from edgeloop.runtime.streaming import StreamCounts
+
+BundlePath = Annotated[Path, typer.Argument(help="A bundle file.")]
+SourceName = Annotated[
+    str,
+    typer.Argument(
+        help="An image, sound, CSV or video file, a folder of them, a camera, an rtsp:// or http:// URL, or - for "
+        "standard input."
+    ),
+]
+Engine = Annotated[str | None, typer.Option(help="litert, onnxruntime or openvino, to insist on one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; measured unless told.")]
+RaceS = Annotated[float, typer.Option(min=0, help="Seconds to find out what is fastest here, once; 0 for none.")]
+Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Let an answer stand while the scene does not change.")]
+Enrolled = Annotated[Path | None, typer.Option(help="Examples for an embedding, as 'enrol' wrote them.")]
+
+
+def predict(
+    bundle: BundlePath,
+    source: SourceName,
+    engine: Engine = None,
+    threads: Threads = None,
+    race_s: RaceS = 2.0,
+    cache: Cache = False,
+    enrolled: Enrolled = None,
+    draw: Annotated[
+        Path | None, typer.Option("--draw", help="A folder for pictures with the answers drawn in.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict for images, videos, sounds or tables: as a table, as JSON lines, or as pictures."""
+    from edgeloop.runtime.load import load
+    from edgeloop.runtime.streaming import Stream
+
+    predictor = load(bundle, engine=engine, threads=threads, race_s=race_s, enrolled=enrolled)
+    if draw is not None:
+        _require_drawable(predictor)
+        draw.mkdir(parents=True, exist_ok=True)
+    rows, failed = [], 0
+    for frame, made in Stream(predictor, source, cache=cache).answers():
+        if isinstance(made, EdgeloopError):
+            failed += 1
+            typer.echo(f"{made.code}: {frame.name + ': ' if frame else ''}{made}", err=True)
+            continue
+        if as_json:
+            emit_json({"source": made.source, "prediction": made})
+        else:
+            rows.append(_row(made))
+        if draw is not None and frame is not None:
+            _draw(frame, made, predictor, draw)
+    if rows:
+        variant = predictor.variant
+        title = f"{predictor.manifest.ref} on {variant.engine} {variant.precision}, {predictor.setting}"
+        show_table(title, ("source", "label", "score", "more", "latency"), rows)
+    if failed:
+        raise Corrupt(f"{failed} of the inputs could not be used; the lines above name them")
+
+
+def watch(
+    bundle: BundlePath,
+    source: SourceName,
+    engine: Engine = None,
+    threads: Threads = None,
+    race_s: RaceS = 2.0,
+    cache: Cache = True,
+    enrolled: Enrolled = None,
+    rate_hz: Annotated[float, typer.Option(min=0, help="At most so many inputs a second; 0 for all.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a stream live: frames a second, latency, the last labels, what was skipped and cached. Ctrl-C ends it.
+
+    A folder is followed: what is added to it is answered, too.
+    """
+    from edgeloop.cli.watch import WatchView
+    from edgeloop.runtime.load import load
+    from edgeloop.runtime.streaming import Stream
+
+    predictor = load(bundle, engine=engine, threads=threads, race_s=race_s, enrolled=enrolled)
+    stream = Stream(predictor, source, follow=Path(source).is_dir(), rate_hz=rate_hz, cache=cache)
+    if as_json:
+        for answered in stream.predictions():
+            emit_json(answered)
+        return
+    view = WatchView(f"{predictor.manifest.ref}  {predictor.variant.engine} {predictor.variant.precision}")
+    with Live(view.render(), console=console, auto_refresh=False) as live:
+        shown_s = 0.0
+        for _, made in stream.answers():
+            if not isinstance(made, EdgeloopError):
+                view.add(made)
+            if time.monotonic() - shown_s >= _REFRESH_S:
+                shown_s = time.monotonic()
+                view.tell(_left_out(stream.counts))
+                live.update(view.render(), refresh=True)
+        view.tell(_left_out(stream.counts))
+        live.update(view.render(), refresh=True)
+
+
+def bench(
+    bundle: BundlePath,
+    engine: Engine = None,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(min=0, help="For taking turns; memory is measured beside.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every variant on every engine and number of threads here, keep the winner, and say why it won."""
+    from edgeloop.bundle.archive import open_bundle
+    from edgeloop.runtime.bench import bench as measure
+    from edgeloop.runtime.known import look_for_accelerators
+    from edgeloop.runtime.load import able_here, remember_race
+
+    opened = open_bundle(bundle)
+    able = able_here(opened, engine)
+    with progress_bar("loading") as progress:
+        progress(0.0, "looking for accelerators")
+        beside = look_for_accelerators()
+        found = measure(bundle, opened, able, threads=threads, found=beside, seconds=seconds, progress=progress)
+    race = found.as_race()
+    if race is not None:
+        remember_race(opened, able, race, threads=threads)
+    if as_json:
+        emit_json(found)
+        return
+    show_table(f"{found.bundle}, {found.rounds} rounds", _BENCH_COLUMNS, [_bench_row(one) for one in found.contenders])
+    for one in beside:
+        if one.problem:
+            console.print(f"passed over: {one.engine} {one.accelerator}: {one.problem}", style="dim", highlight=False)
+    console.print(found.why, highlight=False, markup=False)
+
+
+def enrol(
+    bundle: BundlePath,
+    label: Annotated[str, typer.Argument(help="Whose examples these are.")],
+    sources: Annotated[list[Path], typer.Argument(help="Examples: images, sounds or CSV files.")],
+    to: Annotated[Path, typer.Option("--to", help="The file of examples; it is added to if it is there.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remember examples of a label for an embedding, such as a person's face; 'predict --enrolled' knows them."""
+    from edgeloop.runtime.load import load
+
+    predictor = load(bundle, enrolled=to if to.exists() else None)
+    predictor.enrol(label, *sources)
+    predictor.save_enrolled(to)
+    if as_json:
+        emit_json({"enrolled": str(to), "label": label, "examples": len(sources)})
+        return
+    console.print(f"{to}: {len(sources)} examples of {label} added", highlight=False, markup=False)
+
+
+_REFRESH_S = 0.1
+_BENCH_COLUMNS = ("variant", "setting", "p50", "p99", "throughput", "peak memory", "agreement", "size", "")
+
+
+def _left_out(counts: "StreamCounts") -> "LeftOut":
+    from edgeloop.cli.watch import LeftOut
+
+    told = counts.source
+    return LeftOut(
+        skipped=told.skipped,
+        dropped=told.dropped,
+        errors=counts.failed,
+        stalled=told.stalled,
+        reopened=told.reopened,
+    )
+
+
+def _bench_row(one: "Contender") -> tuple[str, ...]:
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f} ms"
+
+    return (
+        f"{one.engine} {one.precision}",
+        str(one.setting),
+        ms(one.latency_p50_ms),
+        ms(one.latency_p99_ms),
+        "-" if one.throughput_per_s is None else f"{one.throughput_per_s:,.0f}/s",
+        "-" if one.peak_memory_bytes is None else size(one.peak_memory_bytes),
+        percent(one.agreement),
+        size(one.size_bytes),
+        one.failure or "",
+    )
+
+
+def _row(made: "Prediction") -> tuple[str, ...]:
+    more = made.top[1:] if made.task is Task.CLASSIFICATION else made.top
+    if made.task is Task.DETECTION:
+        told = f"{len(made.boxes)} boxes"
+    elif made.task in (Task.CLASSIFICATION, Task.SEGMENTATION):
+        told = " ".join(f"{one.label} {percent(one.score)}" for one in more[:2])
+    else:
+        told = " ".join(f"{one.label} {one.score:.4g}" for one in more[:3])
+    is_share = made.task not in (Task.REGRESSION, Task.ANOMALY)
+    score = percent(made.score) if is_share else f"{made.score:.4g}"
+    cached = " cached" if made.cached else ""
+    return made.source, made.label or "none", score, told, f"{made.latency_ms:.3f} ms{cached}"
+
+
+def _require_drawable(predictor: "Predictor") -> None:
+    if predictor.manifest.input.modality != "image":
+        raise InvalidInput(f"{predictor.manifest.ref} takes {predictor.manifest.input.modality}; --draw is for images")
+
+
+def _draw(frame: "Frame", made: "Prediction", predictor: "Predictor", folder: Path) -> None:
+    from edgeloop.bundle.durable import write_durable
+    from edgeloop.runtime.draw import draw
+    from edgeloop.runtime.input.images import as_image, encode_png
+
+    picture = draw(as_image(frame.data), made, predictor.manifest.labels)
+    write_durable(folder / f"{Path(made.source).stem}.png", encode_png(picture))

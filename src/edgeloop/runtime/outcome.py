@@ -1,0 +1,33 @@
+"""What a race came to, as data: it is kept for the next start, and a predictor says what chose it."""
+
+import msgspec
+
+from edgeloop.contracts.manifest import EngineName, Precision
+from edgeloop.runtime.engines.port import Setting
+
+
+class Runner(msgspec.Struct, frozen=True, kw_only=True):
+    """How one candidate did. latency_ms: its lower quartile, None if it did not run; failure: why it is out.
+
+    rounds: how often it was timed.
+    """
+
+    variant: str
+    engine: EngineName
+    precision: Precision
+    setting: Setting
+    latency_ms: float | None = None
+    rounds: int = 0
+    failure: str | None = None
+
+
+class Race(msgspec.Struct, frozen=True, kw_only=True):
+    """A race's outcome: runners, the winner first. seconds: that it took; 0.0 of one that was remembered."""
+
+    runners: tuple[Runner, ...]
+    seconds: float
+
+    @property
+    def winner(self) -> Runner:
+        """Who answers soonest."""
+        return self.runners[0]

@@ -1,0 +1,188 @@
+"""A bundle made ready to answer many: opened as often as there are workers, proven, and measured.
+
+Neighbours: `crew` runs one of these on its threads, `pool` swaps one for another; `predictor` and `batched` are what
+is opened.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloop.bundle.archive import Bundle
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
+from edgeloop.contracts.manifest import Manifest, Variant
+from edgeloop.contracts.prediction import Prediction
+from edgeloop.runtime.batched import BatchPredictor
+from edgeloop.runtime.engines.port import Setting
+from edgeloop.runtime.input.port import Source
+from edgeloop.runtime.predictor import Predictor
+from edgeloop.runtime.replay import Judge, replay
+
+Outputs = dict[str, NDArray[np.float32]]
+"""A model's outputs by the manifest's names, as real values."""
+
+_ONE_CPU_THREAD = Setting()
+_ROUNDS = 5
+_TIMED_S = 0.25
+_CLEARLY = 0.85
+"""A run of several must take less than this share of as many single runs: below it, measurements are mostly noise."""
+
+
+class Runner(Protocol):
+    """One worker's own: not thread-safe. `Predictor` is one."""
+
+    def predict(self, source: Source) -> Prediction:
+        """See Predictor.predict."""
+        ...
+
+    def run_tensor(self, tensor: NDArray[np.float32]) -> Outputs:
+        """See Predictor.run_tensor."""
+        ...
+
+    def close(self) -> None:
+        """Give up memory."""
+        ...
+
+
+class ManyRunner(Protocol):
+    """One worker's own way to run several inputs at once. `BatchPredictor` is one."""
+
+    size: int
+
+    def predict(self, sources: Sequence[Source]) -> list[Prediction | EdgeloopError]:
+        """At most `size` answers in one run; an input that cannot be used has its error in its place."""
+        ...
+
+    def run_tensors(self, tensors: Sequence[NDArray[np.float32]]) -> list[Outputs]:
+        """The same for preprocessed inputs."""
+        ...
+
+    def close(self) -> None:
+        """Give up memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was measured of a servable here. item_s: one answer of a worker; alone_s: of `open_alone`, 0.0 without.
+
+    batch: inputs a run, 0 where batching does not pay.
+
+    pays_from: so many waiting inputs are sooner answered by one run than one by one; the run is of `batch` in any
+    case. sample_bytes: how large an input was, that answers took item_s.
+    """
+
+    item_s: float
+    batch: int = 0
+    pays_from: int = 0
+    sample_bytes: int = 0
+    alone_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A version that can be opened. outputs: shapes by the manifest's names, empty where they were not measured.
+
+    open: for one worker of several. open_many: the same, several inputs a run. open_alone: for one asker alone, with
+    as many threads as answer it soonest.
+    """
+
+    manifest: Manifest
+    engine: str
+    precision: str
+    setting: Setting
+    pace: Pace
+    outputs: Mapping[str, tuple[int, ...]]
+    open: Callable[[], Runner]
+    open_many: Callable[[], ManyRunner] | None = None
+    open_alone: Callable[[], Runner] | None = None
+
+
+def prove(bundle: Bundle, predictor: Predictor, *, alone: Predictor | None = None, max_batch: int = 1) -> Servable:
+    """What `predictor` runs, once its golden samples agree; measured, alone and in batches of up to max_batch.
+
+    alone: how one asker alone is answered soonest, if that is another variant or setting. Both stay the caller's.
+    Takes tens of runs of the model. Raises Refused if the golden samples do not agree or the model is too slow for its
+    budget, Corrupt if there is something wrong with them.
+    """
+    _check(bundle, predictor)
+    samples, _ = Judge.read(bundle)
+    item_s = _median_s(lambda index: predictor.predict(samples[index % len(samples)]))
+    pays_from = _measured_many(bundle, predictor, samples, size=max_batch, item_s=item_s) if max_batch > 1 else 0
+    alone_s = 0.0
+    if alone is not None:
+        _check(bundle, alone)
+        alone_s = _median_s(lambda index: alone.predict(samples[index % len(samples)]))
+    variant, setting = predictor.variant, predictor.setting
+    outputs = predictor.run_tensor(predictor.tensor(samples[0]))
+    return Servable(
+        manifest=bundle.manifest,
+        engine=variant.engine,
+        precision=variant.precision,
+        setting=setting,
+        pace=Pace(item_s, max_batch if pays_from else 0, pays_from, samples[0].nbytes, alone_s),
+        outputs={name: values.shape for name, values in outputs.items()},
+        open=partial(Predictor, bundle, variant, setting=setting),
+        open_many=partial(BatchPredictor, bundle, variant, setting=setting, size=max_batch) if pays_from else None,
+        open_alone=None if alone is None else partial(Predictor, bundle, alone.variant, setting=alone.setting),
+    )
+
+
+def _check(bundle: Bundle, predictor: Predictor) -> None:
+    result = replay(bundle, predictor.variant, predictor)
+    if result.failure is not None:
+        raise Refused(f"{bundle.manifest.ref} on {predictor.variant.engine} is not served: {result.failure}")
+
+
+def unproven(bundle: Bundle, variant: Variant, *, setting: Setting = _ONE_CPU_THREAD) -> Servable:
+    """One variant, neither proven nor measured: for bundles whose golden samples are not here."""
+    return Servable(
+        manifest=bundle.manifest,
+        engine=variant.engine,
+        precision=variant.precision,
+        setting=setting,
+        pace=Pace(0.0),
+        outputs={},
+        open=partial(Predictor, bundle, variant, setting=setting),
+    )
+
+
+def _measured_many(bundle: Bundle, predictor: Predictor, samples: NDArray[Any], *, size: int, item_s: float) -> int:
+    """From how many inputs on a run of `size` pays; 0 if it never does, or answers something else."""
+    try:
+        many = BatchPredictor(bundle, predictor.variant, setting=predictor.setting, size=size)
+    except InvalidInput:
+        return 0
+    try:
+        judge = Judge(bundle, predictor.variant)
+        for start in range(0, len(samples), size):
+            for basis in many.basis(list(samples[start : start + size])):
+                judge.take(basis)
+        if judge.verdict() is not None:
+            return 0
+        full = [samples[index % len(samples)] for index in range(size)]
+        many_s = _median_s(lambda _: many.predict(full))
+    except EdgeloopError:  # it fails on what single runs answer: then single runs it is
+        return 0
+    finally:
+        many.close()
+    pays_from = int(np.ceil(many_s / (item_s * _CLEARLY)))
+    return max(2, pays_from) if pays_from <= size else 0
+
+
+def _median_s(run: Callable[[int], object]) -> float:
+    """Median seconds of a call, over at least _ROUNDS calls and about _TIMED_S."""
+    run(0)
+    took: list[float] = []
+    until_s = time.perf_counter() + _TIMED_S
+    while len(took) < _ROUNDS or (time.perf_counter() < until_s and len(took) < 200):
+        started_s = time.perf_counter()
+        run(len(took))
+        took.append(time.perf_counter() - started_s)
+    return statistics.median(took)

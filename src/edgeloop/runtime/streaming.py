@@ -1,0 +1,112 @@
+"""Answers for what keeps coming: a source, a predictor, and what lasts from one input to the next.
+
+Rules kept here: an input that cannot be used ends nothing, it is counted and logged; smoothing acts on answers in
+the order in which their inputs came; an answer that was taken from the cache is smoothed like any other.
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.manifest import Manifest
+from edgeloop.contracts.prediction import Prediction
+from edgeloop.runtime.cache import CacheCounters, ResultCache
+from edgeloop.runtime.input.port import Source
+from edgeloop.runtime.output.smooth import Smoother, make_smoother
+from edgeloop.runtime.sources.open import open_source
+from edgeloop.runtime.sources.port import Counts, Frame, FrameError
+
+_log = structlog.get_logger(__name__)
+
+
+class StreamCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened so far. answered: inputs with an answer, those from the cache (exact, near) among them. failed:
+    inputs that could not be used. source: of the frames, see there."""
+
+    answered: int
+    failed: int
+    exact: int
+    near: int
+    source: Counts
+
+
+class Answerer(Protocol):
+    """What a stream asks of a Predictor."""
+
+    manifest: Manifest
+    cache: ResultCache | None
+
+    def predict(self, source: Source) -> Prediction:
+        """See Predictor.predict."""
+        ...
+
+    def predict_smoothed(self, source: Source, smoother: Smoother) -> Prediction:
+        """See Predictor.predict_smoothed."""
+        ...
+
+
+class Stream:
+    """One source answered by one predictor. Arguments as in `Predictor.stream`."""
+
+    def __init__(
+        self,
+        predictor: Answerer,
+        source: str | os.PathLike[str] | Iterable[Source],
+        *,
+        follow: bool = False,
+        rate_hz: float = 0.0,
+        cache: bool = True,
+    ) -> None:
+        self._predictor = predictor
+        manifest = predictor.manifest
+        self._frames = open_source(source, manifest.input, manifest.preprocess, follow=follow, rate_hz=rate_hz)
+        self._smoother = make_smoother(manifest.output, manifest.labels)
+        self._is_cached = cache
+        self._answered = 0
+        self._failed = 0
+
+    @property
+    def counts(self) -> StreamCounts:
+        """So far."""
+        cache = self._predictor.cache
+        held = cache.counters if cache is not None else CacheCounters()
+        return StreamCounts(
+            answered=self._answered, failed=self._failed, exact=held.exact, near=held.near, source=self._frames.counts
+        )
+
+    def predictions(self, stop: threading.Event | None = None) -> Iterator[Prediction]:
+        """One prediction for each input that could be used, in order, until the source ends or `stop` is set."""
+        for _, made in self.answers(stop):
+            if isinstance(made, Prediction):
+                yield made
+
+    def answers(self, stop: threading.Event | None = None) -> Iterator[tuple[Frame | None, Prediction | EdgeloopError]]:
+        """Each input with its prediction, or with the error that it met."""
+        if self._is_cached and self._predictor.cache is None:
+            self._predictor.cache = ResultCache(self._predictor.manifest)
+        for frame in self._frames.frames(stop):
+            if isinstance(frame, FrameError):
+                yield None, self._failure(frame.name, frame.error)
+                continue
+            try:
+                made = self._predict(frame.data)
+            except EdgeloopError as error:
+                yield frame, self._failure(frame.name, error)
+                continue
+            self._answered += 1
+            yield frame, msgspec.structs.replace(made, source=frame.name, at_s=frame.at_s)
+
+    def _predict(self, data: Source) -> Prediction:
+        if self._smoother is None:
+            return self._predictor.predict(data)
+        return self._predictor.predict_smoothed(data, self._smoother)
+
+    def _failure(self, name: str, error: EdgeloopError) -> EdgeloopError:
+        self._failed += 1
+        _log.warning("input_failed", source=name, code=error.code, detail=str(error))
+        return error
