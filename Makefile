@@ -7,13 +7,14 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-rest check bench-toolchain format lock clean
+.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-rest check bench-toolchain bench-runtime format lock clean
 
 help:
 	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
 	@echo "make test     run the test suite"
 	@echo "make check    formatting, lint, types, layers"
 	@echo "make bench-toolchain   the toolchain's figures beside its peers', in build/bench-toolchain.json (about an hour)"
+	@echo "make bench-runtime     the runtime's figures beside its peers', in build/bench-runtime.json (half an hour)"
 	@echo "make setup    make .venv (the others do it by themselves)"
 	@echo "make format   let ruff format the code"
 	@echo "make lock     renew constraints.txt from .venv"
@@ -63,6 +64,9 @@ check: $(STAMP)
 
 bench-toolchain: $(STAMP)
 	@$(BIN)/python -m benchmarks.toolchain $(ARGS)
+
+bench-runtime: $(STAMP)
+	@$(BIN)/python -m benchmarks.runtime $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

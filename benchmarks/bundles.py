@@ -4,17 +4,22 @@ Golden samples are cut from what is there: two photos, clips of the test set tha
 the training images. Each bundle is made once and kept in the cache; `make clean` forgets it.
 """
 
+import subprocess
+import sys
 import tomllib
 import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tomli_w
 
 from benchmarks import data
 from benchmarks.context import Context
 from benchmarks.hand import cases
+from edgeloop.bundle.archive import Bundle, open_bundle
+from edgeloop.contracts.preprocess import Resize
 from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain.convert.openvino import to_openvino
 from edgeloop.toolchain.convert.uint8 import uint8_to_int8
@@ -36,7 +41,9 @@ def mobilenet_v2(context: Context) -> Path:
 
 def mobilenet_v1(context: Context) -> Path:
     """MobileNetV1 0.25 at 128 pixels, likewise."""
-    return _kept(context, "mobilenet-v1", lambda folder: _mobilenet(context, folder, "mobilenet_v1_0.25_128_quant", 128))
+    return _kept(
+        context, "mobilenet-v1", lambda folder: _mobilenet(context, folder, "mobilenet_v1_0.25_128_quant", 128)
+    )
 
 
 def ultraface(context: Context) -> Path:
@@ -127,3 +134,35 @@ def _write(folder: Path, told: dict[str, Any]) -> Path:
     path = folder / "bundle.toml"
     path.write_bytes(tomli_w.dumps(told).encode())
     return path
+
+
+def digits(context: Context) -> tuple[Path, Path]:
+    """The demo's digits: int8 for LiteRT, trained on the bundled digits. The bundle, and its bare .tflite file."""
+    folder = context.cache / "bundles" / "digits"
+    bundle, model = folder / "digits.edgeloop", folder / "digits.tflite"
+    if not (bundle.is_file() and model.is_file()):
+        context.tell("making the bundle digits")
+        folder.mkdir(parents=True, exist_ok=True)
+        edgeloop = [sys.executable, "-m", "edgeloop"]
+        variants = folder / "variants"
+        for arguments in (
+            ("train", "digits", "--out", str(folder / "model.keras")),
+            ("convert", str(folder / "model.keras"), "--to", "litert", "--precision", "int8", "--calibrate", "digits",
+             "--out", f"{variants}/"),
+            ("pack", f"{variants}/", "--name", "digits", "--version", "1.0.0", "--out", str(bundle)),
+        ):  # fmt: skip
+            subprocess.run([*edgeloop, *arguments], check=True, capture_output=True)  # noqa: S603 - our own commands
+        opened = open_bundle(bundle)
+        model.write_bytes(opened.read(opened.manifest.variants[0].file))
+    return bundle, model
+
+
+def decoded_whole(bundle: Path) -> Bundle:
+    """The same bundle, but JPEGs are decoded at their full size."""
+    opened = open_bundle(bundle)
+    first = opened.manifest.preprocess[0]
+    if not isinstance(first, Resize):
+        raise TypeError(f"{bundle.name} does not begin with a resize")
+    steps = (msgspec.structs.replace(first, reduced_decode=False), *opened.manifest.preprocess[1:])
+    opened.manifest = msgspec.structs.replace(opened.manifest, preprocess=steps)
+    return opened

@@ -162,12 +162,14 @@ def test_arrays_that_are_no_images_are_cached_by_content_alone() -> None:
     assert cache.find(np.zeros((2, 3), np.float32)).kept is ANSWER
 
 
-def test_images_decoded_in_part_are_cached_by_content_alone() -> None:
+def test_files_decoded_in_part_are_cached_by_content_alone() -> None:
     manifest = _manifest(near=0.5)
     first = Resize(8, 8, Interpolation.LINEAR, reduced_decode=True)
     cache = ResultCache(msgspec.structs.replace(manifest, preprocess=(first, *manifest.preprocess)))
     held = cache.find(encode_png(_scene()))
     assert isinstance(held.source, bytes)
+    cache.keep(cache.find(_scene(100)), ANSWER)
+    assert cache.find(_scene(101)).kept is ANSWER
 
 
 def test_predictor_says_which_answers_were_taken() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +40,7 @@ class Held:
     opened: int = 0
     closed: int = 0
     fail: Exception | None = None
+    burn_s: float = 0.0
 
 
 class HeldRunner:
@@ -58,6 +60,9 @@ class HeldRunner:
         self._held.started.release()
         assert self._held.gate.wait(timeout=20)
         self._held.asked.append(source)
+        until_s = time.thread_time() + self._held.burn_s
+        while time.thread_time() < until_s:
+            pass
         if self._held.fail is not None:
             raise self._held.fail
         return answer(self._name)
@@ -172,13 +177,23 @@ async def test_large_inputs_go_to_the_workers_however_short_the_model() -> None:
 
 async def test_after_an_answer_that_held_up_the_loop_the_workers_answer() -> None:
     held = opened()
+    held.burn_s = 0.03
     pool = await Pool.open(servable("a", held, pace=Pace(item_s=1e-5)), PoolSettings(workers=1))
-    held.gate.clear()
-    threading.Timer(0.05, held.gate.set).start()
     await pool.predict(b"bomb", deadline_s=LONG_S)
     asking = pool.predict(b"image", deadline_s=LONG_S)
     assert asking.send(None) is not None
     asking.close()
+    await pool.close()
+
+
+async def test_waiting_that_is_not_the_inputs_fault_changes_nothing() -> None:
+    held = opened()
+    pool = await Pool.open(servable("a", held, pace=Pace(item_s=1e-5)), PoolSettings(workers=1))
+    held.gate.clear()
+    threading.Timer(0.05, held.gate.set).start()
+    await pool.predict(b"image", deadline_s=LONG_S)
+    with pytest.raises(StopIteration):
+        pool.predict(b"image", deadline_s=LONG_S).send(None)
     await pool.close()
 
 

@@ -73,7 +73,7 @@ def test_cells_that_are_no_numbers_are_corrupt_and_named(data: bytes, said: str)
         (b"", (), "empty table"),
         (b"\n\n", (), "empty table"),
         (b"a,b\n", (), "a header and no rows"),
-        (b"a,b\n1,2\n", ("a", "c"), "0 columns called 'c'.*It has a, b"),
+        (b"a,b\n1,2\n", ("a", "c"), "0 columns called 'c'.*It has 'a', 'b'"),
         (b"a,a,b\n1,2,3\n", ("a",), "2 columns called 'a'"),
         (b"1,2,3\n", ("x", "y"), "3 columns and no header; expected the 2 channels x, y"),
         (b"," * 20_000_000, (), "20,000,000 cells; at most 4,194,304"),

@@ -1,0 +1,1 @@
+"""The works of `benchmarks.runtime`: what a device answers, how soon, and how many."""
