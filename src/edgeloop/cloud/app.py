@@ -49,6 +49,7 @@ def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+            await hub.close()
             await asyncio.to_thread(stores.database.close)
 
     return Litestar(

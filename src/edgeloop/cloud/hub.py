@@ -128,6 +128,10 @@ class CloudHub:
         new = await self._database.write(lambda connection: inbox.add_events(connection, taken))
         return SendReply(accepted=new, repeated=len(taken) - new, rejected=rejected)
 
+    async def close(self) -> None:
+        """Let go of the loaded models."""
+        await self._answerer.close()
+
     async def infer(self, device_id: str, request: InferRequest) -> InferReply:
         """See Hub.infer."""
         return await self._answerer.infer(request)

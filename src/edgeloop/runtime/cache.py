@@ -63,7 +63,9 @@ class ResultCache:
     def __init__(self, manifest: Manifest, *, now_s: Callable[[], float] = time.monotonic) -> None:
         self.counters = CacheCounters()
         self._reuse = manifest.reuse
-        self._near = round(manifest.reuse.near * _FULL_RANGE) if _has_thumbnails(manifest) else 0
+        is_image = manifest.input.modality is Modality.IMAGE
+        self._near = round(manifest.reuse.near * _FULL_RANGE) if is_image else 0
+        self._only_arrays = _decodes_in_part(manifest)
         self._now_s = now_s
         self._kept: OrderedDict[bytes, tuple[float, int, Kept]] = OrderedDict()
         self._small = np.zeros((self._reuse.entries, _CELLS), np.int16)
@@ -83,7 +85,7 @@ class ResultCache:
             self._kept.move_to_end(digest)
             self.counters.exact += 1
             return Held(content, digest, found[2])
-        if not self._near:
+        if not self._near or (self._only_arrays and isinstance(content, bytes)):
             return Held(content, digest, None)
         from edgeloop.runtime.input.images import as_image  # OpenCV: not for those who compare content alone
         from edgeloop.runtime.input.thumbnail import thumbnail
@@ -134,10 +136,10 @@ class ResultCache:
             self._small_of[slot] = None
 
 
-def _has_thumbnails(manifest: Manifest) -> bool:
-    """Images that are decoded whole: those decoded at a part of their size are cheaper to compute than to compare."""
+def _decodes_in_part(manifest: Manifest) -> bool:
+    """Whether files are decoded at a part of their size: cheaper to compute than to decode whole and compare."""
     first = manifest.preprocess[0] if manifest.preprocess else None
-    return manifest.input.modality is Modality.IMAGE and not (isinstance(first, Resize) and first.reduced_decode)
+    return isinstance(first, Resize) and first.reduced_decode
 
 
 def _content(source: Source) -> bytes | NDArray[np.generic]:

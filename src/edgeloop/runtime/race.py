@@ -157,7 +157,7 @@ def take_turn(lane: Lane, inputs: NDArray[np.generic], number: int, now_s: Calla
         began_s = now_s()
         lane.predictor.predict(inputs[index])
         lane.took_ms.append((now_s() - began_s) * 1e3)
-        if lane.judge.seen == number:
+        if lane.judge.seen == number < len(inputs):
             lane.judge.take(lane.predictor.last_basis())
     except EdgeloopError as error:
         lane.out(str(error))

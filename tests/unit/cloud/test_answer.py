@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,8 +13,10 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def answerer(cloud: SmallCloud) -> Answerer:
-    return Answerer(cloud.database, cloud.stores.blobs)
+async def answerer(cloud: SmallCloud) -> AsyncIterator[Answerer]:
+    made = Answerer(cloud.database, cloud.stores.blobs)
+    yield made
+    await made.close()
 
 
 async def _ask(answerer: Answerer, version: str | None = None, index: int = 0) -> InferReply:

@@ -2,7 +2,7 @@
 
 What stands in a file is decided here: EXIF orientation is applied, alpha is dropped and not blended, a palette
 becomes its colours, CMYK becomes RGB, of 16 bits the upper 8 stay, and a file of one channel gives a grey image.
-Neighbours: `jpeg` reads a JPEG's header, `pixels` prepares what `see` gives.
+Neighbours: `encoded` looks at what a file claims, `jpeg` reads a JPEG's header, `pixels` prepares what `see` gives.
 """
 
 import os
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.runtime.input.encoded import check_claims
 from edgeloop.runtime.input.geometry import MAX_PIXELS
 from edgeloop.runtime.input.jpeg import JpegHead, read_head
 from edgeloop.runtime.input.port import Source
@@ -152,6 +153,7 @@ def _decode_reduced(data: bytes, what: str, head: JpegHead, reduce_to: tuple[int
 
 def _pixels(data: bytes, what: str, flags: int) -> Image:
     """(H, W), or (H, W, 3) in BGR order."""
+    check_claims(data, what)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, _UINT8), flags)
     except cv2.error as error:

@@ -44,6 +44,28 @@ def read_head(data: bytes) -> JpegHead | None:
     return JpegHead(*(reversed(size_px) if is_lying else size_px))
 
 
+def stored_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width as a JPEG's first frame header states them; None if there is none before the first scan.
+
+    Finds it where libjpeg would: that passes over whatever stands between two segments. In one go and not by
+    `_segments`, since every JPEG is asked: 1 us.
+    """
+    at, last = 2, len(data) - 9
+    while 0 <= (at := data.find(b"\xff", at)) <= last:
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            return data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+        if marker in (_SCAN, _END):
+            return None
+        if marker in (0, 0xFF):
+            at += 1
+        elif marker in _STANDALONE:
+            at += 2
+        else:
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return None
+
+
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of what each segment holds, up to the first scan."""
     if not data.startswith(b"\xff\xd8"):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput
@@ -101,7 +100,9 @@ def log_mel_stage(step: LogMel, *, rate_hz: int) -> Stage:
             frames = np.zeros((count, step.fft_samples), np.float32)
         if emphasis:
             sound = _emphasized(sound, emphasis)
-        cut = sliding_window_view(sound, step.frame_samples)[:: step.hop_samples]
+        # Frames that overlap, as a view: sliding_window_view says the same in ten times the time.
+        sound = np.ascontiguousarray(sound)
+        cut = np.ndarray((count, step.frame_samples), np.float32, sound, 0, (4 * step.hop_samples, 4))
         np.multiply(cut, window, out=frames[:, : step.frame_samples])
         # A third of the time of numpy.fft.rfft (16 and 52 us for 49 x 512). A row comes as Re 0, Re 1, Im 1, Re 2, ...
         packed = cv2.dft(frames, flags=cv2.DFT_ROWS)[:, 2 * first + 1 : 2 * last + 1]

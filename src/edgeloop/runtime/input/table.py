@@ -139,9 +139,15 @@ def _columns(first: Cells, header: Cells, channels: tuple[str, ...], what: str) 
         if header.count(name) != 1:
             raise InvalidInput(
                 f"{what} has {header.count(name)} columns called {name!r}; expected one. It has "
-                f"{', '.join(header)[:200]}"
+                f"{_shown(header)}"
             )
     return [(header.index(name), name) for name in channels]
+
+
+def _shown(header: Cells) -> str:
+    """The first names, for people and their terminals."""
+    names = ", ".join(repr(name[:40]) for name in header[:8])
+    return f"{names} and more" if len(header) > 8 else names
 
 
 def _is_number(cell: str) -> bool:

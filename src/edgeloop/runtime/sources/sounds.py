@@ -127,11 +127,12 @@ class _Head(msgspec.Struct, frozen=True):
 def _read_head(part: Iterator[bytes], *, what: str) -> _Head:
     """Read up to the samples. Raises Corrupt, or InvalidInput, if it is a WAV file that cannot be used."""
     taken = bytearray()
+    search = _Search()
     for block in part:
         taken += block
         if len(taken) >= 4 and taken[:4] != b"RIFF":
             return _Head(bytes(taken))
-        found = _find_samples(bytes(taken))
+        found = search.go_on(taken)
         if found is not None:
             decode_wav(found.around(bytes(found.block_bytes)), what=what)  # refuses what is not taken, before any frame
             return found
@@ -142,19 +143,31 @@ def _read_head(part: Iterator[bytes], *, what: str) -> _Head:
     return _Head(bytes(taken))
 
 
-def _find_samples(taken: bytes) -> _Head | None:
-    """The head, if all of it is there. Source: see `runtime.input.wav`."""
-    place, form = 12, b""
-    while place + 8 <= len(taken):
-        name, size = struct.unpack_from("<4sI", taken, place)
-        if name == b"data" and len(form) >= 24:
-            rate_hz, block_bytes = struct.unpack_from("<I4xH", form, 12)
-            known = None if size in _OPEN_END else size
-            return _Head(taken, place + 8, form, rate_hz, max(1, block_bytes), known)
-        if name == b"fmt ":
-            form = taken[place : place + 8 + size]
-        place += 8 + size + size % 2
-    return None
+class _Search:
+    """Looks for the samples in what has come so far, each time from where it stopped: a head may come byte by byte.
+
+    Source: see `runtime.input.wav`.
+    """
+
+    def __init__(self) -> None:
+        self._place = 12
+        self._form = b""
+
+    def go_on(self, taken: bytearray) -> _Head | None:
+        """The head, if all of it is there."""
+        while self._place + 8 <= len(taken):
+            name, size = struct.unpack_from("<4sI", taken, self._place)
+            if name == b"data" and len(self._form) >= 24:
+                rate_hz, block_bytes = struct.unpack_from("<I4xH", self._form, 12)
+                known = None if size in _OPEN_END else size
+                return _Head(bytes(taken), self._place + 8, self._form, rate_hz, max(1, block_bytes), known)
+            end = self._place + 8 + size
+            if name == b"fmt ":
+                if end > len(taken):
+                    return None
+                self._form = bytes(taken[self._place : end])
+            self._place = end + size % 2
+        return None
 
 
 def _whole_samples(blocks: Iterator[bytes], head: _Head, name: str) -> Iterator[bytes]:

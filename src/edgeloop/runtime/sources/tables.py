@@ -171,12 +171,20 @@ def _read_table(name: str, part: Iterator[bytes], channels: tuple[str, ...]) -> 
 
 def _lines(part: Iterator[bytes], name: str) -> Iterator[list[tuple[int, bytes]]]:
     """The lines that each block completes, with their numbers; empty ones are counted and left out."""
-    held, number = b"", 0
+    # Pieces of a line without its end, joined only then: else a long line that comes in small blocks takes for ever.
+    held: list[bytes] = []
+    held_bytes = number = 0
     for block in itertools.chain(part, [None]):
-        if block is None and not held:
+        if block is None and not held_bytes:
             return
-        *ended, held = (held + (b"\n" if block is None else block)).split(b"\n")
-        if len(held) > _MOST_LINE_BYTES:
+        piece, *others = (b"\n" if block is None else block).split(b"\n")
+        held.append(piece)
+        held_bytes += len(piece)
+        ended: list[bytes] = []
+        if others:
+            ended = [b"".join(held), *others[:-1]]
+            held, held_bytes = others[-1:], len(others[-1])
+        if held_bytes > _MOST_LINE_BYTES:
             raise Corrupt(f"{name} has a line of more than {_MOST_LINE_BYTES:,} bytes; expected a CSV table")
         numbered = [(number + index, line.rstrip(b"\r")) for index, line in enumerate(ended, start=1)]
         number += len(ended)

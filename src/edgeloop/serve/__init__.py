@@ -1,0 +1,1 @@
+"""Bundles over HTTP: many askers, batching, hot swap, the Open Inference Protocol."""
