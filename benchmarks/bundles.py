@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import msgspec
+import numpy as np
 import tomli_w
 
 from benchmarks import data
@@ -24,6 +26,9 @@ from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain.convert.openvino import to_openvino
 from edgeloop.toolchain.convert.uint8 import uint8_to_int8
 from edgeloop.toolchain.described.pack import pack_described
+from edgeloop.toolchain.quantize.quantize import quantize
+from edgeloop.toolchain.quantize.recipe import QuantizeRecipe
+from edgeloop.toolchain.source.open import open_model
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 GOLDEN_CLIPS = 32
@@ -31,6 +36,8 @@ GOLDEN_CLIPS = 32
 
 _GOLDEN_PHOTOS = 32
 _PHOTO_SIDE_PX = 300
+_CALIBRATION_PHOTOS = 64
+_LITE_NAMES = {"input": "input_1", "boxes": "Identity", "scores": "Identity_1"}
 _RATE_HZ = 16_000
 
 
@@ -47,7 +54,7 @@ def mobilenet_v1(context: Context) -> Path:
 
 
 def ultraface(context: Context) -> Path:
-    """UltraFace for ONNX Runtime and for OpenVINO."""
+    """UltraFace for all three engines, and quantized to int8 for two."""
     return _kept(context, "ultraface", lambda folder: _ultraface(context, folder))
 
 
@@ -88,13 +95,24 @@ def _mobilenet(context: Context, folder: Path, name: str, side_px: int) -> Path:
 def _ultraface(context: Context, folder: Path) -> Path:
     source = data.require(context.assets / "ultraface" / "version-RFB-320_without_postprocessing.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(source)
+    lite = data.require(context.assets / "ultraface" / "version-RFB-320_without_postprocessing.tflite")
+    (folder / "model.tflite").write_bytes(lite.read_bytes())
     (folder / "model.openvino").write_bytes(to_openvino(source))
+    crops = data.photo_crops(context.assets, _CALIBRATION_PHOTOS, side_px=_PHOTO_SIDE_PX, seed=7)
+    real = np.stack([cv2.resize(crop, (320, 240)) for crop in crops]).astype(np.float32)
+    calibration = np.ascontiguousarray((np.moveaxis(real, -1, 1) - 127) / 128)
+    for name in ("model.onnx", "model.openvino"):
+        made, _ = quantize(open_model(folder / name), QuantizeRecipe(), calibration)
+        (folder / name.replace("model", "int8")).write_bytes(made.data)
     _write_photos(context, folder / "photos")
     told = _example("ultraface.toml")
     told["preprocess"][0]["reduced_decode"] = True
     told["variants"] = [
-        told["variants"][0] | {"file": "model.onnx"},
-        told["variants"][0] | {"file": "model.openvino"},
+        {"file": "model.onnx", "precision": "float32"},
+        {"file": "model.openvino", "precision": "float32"},
+        {"file": "model.tflite", "precision": "float32", "tensors": _LITE_NAMES},
+        {"file": "int8.onnx", "precision": "int8"},
+        {"file": "int8.openvino", "precision": "int8"},
     ]
     return _write(folder, told)
 
