@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from edgeloop.bundle.archive import Bundle
 from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.manifest import Manifest, Variant
 from edgeloop.contracts.prediction import Prediction
-from edgeloop.runtime.cache import Kept, ResultCache
 from edgeloop.runtime.engines.find import load_engine
 from edgeloop.runtime.engines.port import Engine, Setting, TensorSpec
 from edgeloop.runtime.engines.quantized import dequantize_tensor, quantize_tensor
@@ -26,10 +25,16 @@ from edgeloop.runtime.engines.settings import DEFAULT
 from edgeloop.runtime.input.front import make_front
 from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.outcome import Race
-from edgeloop.runtime.output.embedding import EmbeddingHead
+from edgeloop.runtime.output.classification import ClassificationHead
+from edgeloop.runtime.output.few import Decision
 from edgeloop.runtime.output.head import make_head
 from edgeloop.runtime.output.port import Answer, Reals
-from edgeloop.runtime.output.smooth import Smoother
+
+if TYPE_CHECKING:
+    # A first answer does not wait for what it may not need.
+    from edgeloop.runtime.cache import ResultCache
+    from edgeloop.runtime.output.embedding import EmbeddingHead
+    from edgeloop.runtime.output.smooth import Smoother
 
 
 class Predictor:
@@ -45,7 +50,7 @@ class Predictor:
         variant: Variant,
         *,
         setting: Setting = DEFAULT,
-        cache: ResultCache | None = None,
+        cache: "ResultCache | None" = None,
     ) -> None:
         self.manifest = bundle.manifest
         self.variant = variant
@@ -63,13 +68,12 @@ class Predictor:
             self._engine.close()
             raise
         self._buffer = self._engine.buffers[0]
+        self._decide = self._short_way()
         self._made: tuple[NDArray[Any], ...] = ()
-        self._fixed: dict[str, Any] = {
-            "bundle": str(self.manifest.ref),
-            "engine": variant.engine,
-            "precision": variant.precision,
-            "task": self.manifest.task,
-        }
+        self._bundle = str(self.manifest.ref)
+        self._engine_name: str = variant.engine
+        self._precision: str = variant.precision
+        self._task = self.manifest.task
 
     def predict(self, source: Source) -> Prediction:
         """Answer for one input.
@@ -78,11 +82,26 @@ class Predictor:
         or the model answers NaN.
         """
         started_ns = time.perf_counter_ns()
-        if self.cache is None:
+        if self.cache is not None:
+            return self._cached(source, self.cache, None, started_ns)
+        if self._decide is None:
             return self._prediction(self._answer(source), started_ns)
-        return self._cached(source, self.cache, None, started_ns)
+        label, score, margin, top, energy, energy_z, novelty = self._decide(source)
+        return Prediction(
+            label=label,
+            score=score,
+            margin=margin,
+            top=top,
+            energy=energy,
+            energy_z=energy_z,
+            novelty=novelty,
+            latency_ms=(time.perf_counter_ns() - started_ns) / 1e6,
+            bundle=self._bundle,
+            engine=self._engine_name,
+            precision=self._precision,
+        )
 
-    def predict_smoothed(self, source: Source, smoother: Smoother) -> Prediction:
+    def predict_smoothed(self, source: Source, smoother: "Smoother") -> Prediction:
         """The same, smoothed over the inputs that this smoother saw before; see `output.smooth`."""
         started_ns = time.perf_counter_ns()
         if self.cache is not None:
@@ -167,10 +186,12 @@ class Predictor:
         """Give up the engine's memory."""
         self._engine.close()
 
-    def _cached(self, source: Source, cache: ResultCache, smoother: Smoother | None, started_ns: int) -> Prediction:
+    def _cached(self, source: Source, cache: "ResultCache", smoother: "Smoother | None", started_ns: int) -> Prediction:
         held = cache.find(source)
         kept = held.kept
         if kept is None:
+            from edgeloop.runtime.cache import Kept
+
             answer = self._answer(held.source)
             kept = Kept(answer, self.last_basis() if smoother is not None and smoother.wants_basis else None)
             cache.keep(held, kept)
@@ -178,6 +199,11 @@ class Predictor:
         return self._prediction(answer, started_ns, cached=kept is held.kept)
 
     def _answer(self, source: Source) -> Answer:
+        if self._decide is not None:
+            label, score, margin, top, energy, energy_z, novelty = self._decide(source)
+            return Answer(
+                label=label, score=score, margin=margin, top=top, energy=energy, energy_z=energy_z, novelty=novelty
+            )
         geometry = self._front.write(source, self._buffer)
         self._made = self._engine.invoke()
         return self.head.answer(self._reals(self._made), geometry, self._given())
@@ -204,13 +230,36 @@ class Predictor:
             vector=answer.vector,
             cached=cached,
             latency_ms=(time.perf_counter_ns() - started_ns) / 1e6,
-            **self._fixed,
+            bundle=self._bundle,
+            engine=self._engine_name,
+            precision=self._precision,
+            task=self._task,
         )
 
-    def _embedding(self) -> EmbeddingHead:
+    def _embedding(self) -> "EmbeddingHead":
+        from edgeloop.runtime.output.embedding import EmbeddingHead
+
         if not isinstance(self.head, EmbeddingHead):
             raise InvalidInput(f"{self.manifest.ref} is for {self.manifest.task}; only an embedding can be enrolled")
         return self.head
+
+    def _short_way(self) -> Callable[[Source], Decision] | None:
+        """For a classifier of few labels: from the source to the decision, with nothing looked up on the way."""
+        if not isinstance(self.head, ClassificationHead):
+            return None
+        places = [index for index, _ in self._wanted]
+        few = self.head.decide_few(tuple(self._engine.outputs[place] for place in places))
+        if few is None:
+            return None
+        first, second = places[0], places[1] if len(places) > 1 else None
+        write, buffer, invoke = self._front.write, self._buffer, self._engine.invoke
+
+        def decide(source: Source) -> Decision:
+            write(source, buffer)
+            made = self._made = invoke()
+            return few(made[first], None if second is None else made[second])
+
+        return decide
 
     def _only_input(self) -> TensorSpec:
         name = _name_in_file(self.manifest, self.variant, self.manifest.input.name)

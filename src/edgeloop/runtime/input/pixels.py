@@ -8,7 +8,7 @@ row, OpenCV computes that by another arithmetic). Neighbours: `preprocess` is th
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import cv2
 import numpy as np
@@ -34,8 +34,8 @@ from edgeloop.runtime.input.geometry import Geometric, Place, locate, place
 from edgeloop.runtime.input.images import Image, Seen, see
 from edgeloop.runtime.input.lut import Put, Tables, fold, is_identity, is_same_for_all, put_into, put_planes
 from edgeloop.runtime.input.port import Geometry, Source
-from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, INTERPOLATION, check_steps, grey, preprocess, require_room
-from edgeloop.runtime.input.stages import check_tensor
+from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, INTERPOLATION, check_steps, grey, preprocess
+from edgeloop.runtime.input.stages import check_tensor, require_room
 
 _MOST_ROUTES = 8
 """Sizes of sources whose routes are kept, with the memory that they work in."""
@@ -64,6 +64,10 @@ class _Route(NamedTuple):
     put: Put | None = None
 
 
+_UINT8 = np.dtype(np.uint8)
+_NO_ROUTE = _Route(Geometry(0, 0))
+
+
 class PixelFront:
     """The way in for images. Not thread-safe: it works in memory of its own.
 
@@ -77,12 +81,16 @@ class PixelFront:
         self._reduce_to = _reduce_to(steps)
         self._plan = _plan(steps, tensor)
         self._routes: dict[_Key, _Route] = {}
+        self._last_shape: tuple[int, ...] = ()
+        self._last_route = _NO_ROUTE
         self._buffer: NDArray[Any] | None = None
 
     def write(self, source: Source, buffer: NDArray[Any]) -> Geometry:
         """Prepare one image into the engine's buffer; see Front.write."""
         if buffer is not self._buffer:
             self._bind(buffer)
+        if self._is_like_last(source):
+            return self._put(source, self._last_route)
         seen = see(source, reduce_to=self._reduce_to)
         pixels = seen.pixels
         key = (pixels.shape, seen.is_bgr, seen.height_px, seen.width_px)
@@ -94,6 +102,22 @@ class PixelFront:
             require_room(reals, self._tensor)
             np.copyto(buffer, quantize_tensor(reals, self._tensor))
             return route.geometry
+        if pixels is source:
+            self._last_shape, self._last_route = pixels.shape, route
+        return self._put(pixels, route)
+
+    def _is_like_last(self, source: Source) -> TypeGuard[NDArray[Any]]:
+        """Whether this is an array just like one that was checked before: camera frames are."""
+        return (
+            isinstance(source, np.ndarray)
+            and source.shape == self._last_shape
+            and source.dtype is _UINT8
+            and source.strides[-1] > 0
+        )
+
+    @staticmethod
+    def _put(pixels: NDArray[Any], route: "_Route") -> Geometry:
+        assert route.put is not None
         for stage in route.stages:
             pixels = stage(pixels)
         route.put(pixels)
@@ -113,6 +137,7 @@ class PixelFront:
                 f"{self._tensor.shape}"
             )
         self._routes.clear()
+        self._last_shape = ()
         self._buffer = buffer
 
     def _remember(self, key: _Key, route: _Route) -> _Route:

@@ -14,7 +14,9 @@ from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.output import Activation, Classification
 from edgeloop.contracts.prediction import Scored
+from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.input.port import Geometry
+from edgeloop.runtime.output.few import Few, decide_few
 from edgeloop.runtime.output.novelty import NoveltyScale
 from edgeloop.runtime.output.port import Answer, Reals
 from edgeloop.runtime.output.scores import NOT_FINITE, least_float32, probabilities, sigmoid
@@ -50,6 +52,11 @@ class ClassificationHead:
             raise InvalidInput(
                 f"{self._ref}: its drift reference is for {self._scale.width} features, the model gives {shapes[1]}"
             )
+
+    def decide_few(self, specs: tuple[TensorSpec, ...]) -> Few | None:
+        """The short way from tensors so stored (in the order of `wants`) to the same answer; None if there is none."""
+        features = specs[1] if len(specs) > 1 else None
+        return decide_few(self._labels, self._output, self._scale, scores=specs[0], features=features)
 
     def answer(self, tensors: Reals, geometry: Geometry | None, given: NDArray[np.float32] | None) -> Answer:
         """See Head.answer."""

@@ -162,9 +162,7 @@ class EmbeddingHead:
     def agree(self, made: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[Any]:
         """Whether the cosine of the vectors is at least SAME_COSINE; with examples in the bundle, whether both are
         given the same label or, without one, are alike. See Head.agree."""
-        lengths = np.linalg.norm(made, axis=1) * np.linalg.norm(wanted, axis=1)
-        cosine = np.einsum("ij,ij->i", made, wanted) / np.where(lengths > 0, lengths, 1)
-        alike = cosine >= SAME_COSINE
+        alike = _cosines(made, wanted) >= SAME_COSINE
         if not self._shipped:
             return np.asarray(alike)
         nearest = _Nearest(_stacked(self._shipped, self._width), self._output.distance)
@@ -222,6 +220,13 @@ class _Nearest:
         with np.errstate(over="ignore"):
             away = self._rows - vector
             return np.asarray(np.sqrt(np.einsum("ij,ij->i", away, away)))
+
+
+def _cosines(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N,) row by row, in float64, whose range holds squares of float32; 0 where a vector has no direction."""
+    one, two = some.astype(np.float64), others.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    return np.asarray(np.einsum("ij,ij->i", one, two) / np.where(lengths > 0, lengths, 1))
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -26,35 +26,38 @@ def feature_distance(
 
 
 class NoveltyScale:
-    """A bundle's drift reference, ready to standardise one input's distance and energy."""
+    """A bundle's drift reference, ready to standardise one input's distance and energy.
+
+    means: (labels, D) of clean features; std: (D,). reference: the rest of it, number by number.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         reference = bundle.manifest.reference
         if reference is None:
             raise Corrupt(f"{bundle.manifest.ref} ships no drift reference")
-        self._means = from_npy(bundle.read(reference.class_means), what="class means")
-        self._std = from_npy(bundle.read(reference.feature_std), what="feature std")
+        self.means = from_npy(bundle.read(reference.class_means), what="class means")
+        self.std = from_npy(bundle.read(reference.feature_std), what="feature std")
         labels = len(bundle.manifest.labels)
         per_label = (reference.distance_mean, reference.distance_std, reference.energy_mean, reference.energy_std)
-        if self._means.shape != (labels, *self._std.shape) or any(len(row) != labels for row in per_label):
+        if self.means.shape != (labels, *self.std.shape) or any(len(row) != labels for row in per_label):
             raise Corrupt(f"{bundle.manifest.ref}: its drift reference does not fit its {labels} labels")
-        spreads = (*reference.distance_std, *reference.energy_std, *self._std.ravel().tolist())
+        spreads = (*reference.distance_std, *reference.energy_std, *self.std.ravel().tolist())
         if not all(0.0 < spread < float("inf") for spread in spreads):
             raise Corrupt(f"{bundle.manifest.ref}: its drift reference has a standard deviation that is not above 0")
-        self._reference = reference
+        self.reference = reference
 
     @property
     def width(self) -> int:
         """How many features it is for."""
-        return int(self._std.shape[0])
+        return int(self.std.shape[0])
 
     def novelty(self, features: NDArray[Any], predicted: int) -> float:
         """Distance of one (1, D) feature row, in standard deviations of clean data of the predicted label."""
         # feature_distance of a single row, number by number, at a third of its cost.
-        scaled = (np.asarray(features, np.float32)[0] - self._means[predicted]) / self._std
+        scaled = (np.asarray(features, np.float32)[0] - self.means[predicted]) / self.std
         distance = np.float32(math.sqrt(np.add.reduce(scaled * scaled) / len(scaled)))
-        return float((distance - self._reference.distance_mean[predicted]) / self._reference.distance_std[predicted])
+        return float((distance - self.reference.distance_mean[predicted]) / self.reference.distance_std[predicted])
 
     def energy_z(self, energy: float, predicted: int) -> float:
         """Energy in standard deviations of clean data of the predicted label."""
-        return (energy - self._reference.energy_mean[predicted]) / self._reference.energy_std[predicted]
+        return (energy - self.reference.energy_mean[predicted]) / self.reference.energy_std[predicted]

@@ -73,7 +73,8 @@ def _softmax(table: NDArray[np.float32]) -> NDArray[np.float32]:
     """Over classes, which come first in memory here: NumPy takes long over many short rows."""
     turned = np.ascontiguousarray(table.T)
     if turned.size:
-        np.subtract(turned, turned.max(axis=0), out=turned)
+        with np.errstate(over="ignore"):  # as far apart as float32 goes: the lower one's share is 0
+            np.subtract(turned, turned.max(axis=0), out=turned)
     np.exp(turned, out=turned)
     np.divide(turned, turned.sum(axis=0), out=turned)
     return turned.T

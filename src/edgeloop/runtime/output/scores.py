@@ -34,7 +34,8 @@ def probabilities(scores: NDArray[Any], activation: Activation) -> NDArray[np.fl
         return values
     if activation is Activation.SIGMOID:
         return sigmoid(values)
-    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+    with np.errstate(over="ignore"):  # as far apart as float32 goes: the lower one's share is 0
+        shifted = np.exp(values - values.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
@@ -53,7 +54,8 @@ def energy(scores: NDArray[Any]) -> NDArray[np.float32]:
     """
     values = np.asarray(scores, dtype=np.float32)
     top = values.max(axis=-1)
-    return np.asarray(-(top + np.log(np.exp(values - top[..., np.newaxis]).sum(axis=-1))), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        return np.asarray(-(top + np.log(np.exp(values - top[..., np.newaxis]).sum(axis=-1))), dtype=np.float32)
 
 
 def top_scores(probability: NDArray[np.float32], labels: tuple[str, ...], *, top_k: int) -> tuple[Scored, ...]:

@@ -123,7 +123,8 @@ def _best_probability(scores: NDArray[np.float32], activation: Activation) -> ND
         return np.asarray(best)
     if activation is Activation.SIGMOID:
         return sigmoid(best)
-    return np.asarray(np.float32(1) / np.exp(scores - best).sum(axis=0))
+    with np.errstate(over="ignore"):  # as far apart as float32 goes: the lower one's share is 0
+        return np.asarray(np.float32(1) / np.exp(scores - best).sum(axis=0))
 
 
 def _sources(length: int, scale: float, shift: float, *, of: int, over: int) -> Places:
