@@ -3,7 +3,7 @@ import enum
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -11,7 +11,11 @@ import typer
 
 from edgeloop.cli.app import app
 from edgeloop.contracts import messages
-from edgeloop.contracts.prediction import Prediction, Scored
+from edgeloop.contracts.manifest import Modality
+from edgeloop.contracts.output import Task
+from edgeloop.contracts.prediction import Box, Prediction, Scored
+from edgeloop.contracts.preprocess import Step
+from edgeloop.serve import metrics
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "edgeloop"
@@ -109,6 +113,37 @@ def test_cli_reference_shows_exactly_the_options_of(name: str) -> None:
     assert shown == {_parameter(one): _default(one) for one in COMMANDS[name].params}
 
 
+# ---- the runtime and serving
+
+
+def _below(text: str, heading: str) -> str:
+    """What stands under `## heading`, up to the next heading of that level."""
+    return re.split(r"^## ", text.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _names(section: str) -> set[str]:
+    return {row[0].strip("`") for row in _rows(section)}
+
+
+def test_runtime_page_shows_exactly_the_modalities_and_steps_there_are() -> None:
+    steps = {str(kind.__struct_config__.tag) for kind in get_args(Step)}
+    assert _names(_below(_text("runtime.md"), "Inputs")) == steps | set(Modality)
+
+
+def test_runtime_page_shows_exactly_the_tasks_there_are() -> None:
+    assert _names(_below(_text("runtime.md"), "Outputs")) == set(Task)
+
+
+def test_runtime_page_shows_every_example() -> None:
+    shown = set(re.findall(r"docs/examples/(\S+\.toml)", _text("runtime.md")))
+    assert shown == {path.name for path in (DOCS / "examples").glob("*.toml")}
+
+
+def test_serving_page_names_exactly_the_metrics_there_are() -> None:
+    names = re.compile(r"edgeloop_[a-z_]+")
+    assert set(names.findall(_text("serving.md"))) == set(names.findall(metrics.__doc__ or ""))
+
+
 # ---- links
 
 
@@ -141,6 +176,7 @@ MESSAGES = [
     for kind in vars(messages).values()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == messages.__name__
 ]
+ANSWERS = (Prediction, Box, Scored)
 
 
 def test_each_verb_has_a_request_and_a_reply() -> None:
@@ -149,10 +185,10 @@ def test_each_verb_has_a_request_and_a_reply() -> None:
 
 
 def test_wire_page_describes_exactly_the_messages_there_are() -> None:
-    assert set(_sections(_text("wire.md"), "####")) == {kind.__name__ for kind in (*MESSAGES, Prediction, Scored)}
+    assert set(_sections(_text("wire.md"), "####")) == {kind.__name__ for kind in (*MESSAGES, *ANSWERS)}
 
 
-@pytest.mark.parametrize("kind", [*MESSAGES, Prediction, Scored], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*MESSAGES, *ANSWERS], ids=lambda kind: kind.__name__)
 def test_wire_page_names_each_field_of(kind: type[msgspec.Struct]) -> None:
     section = _sections(_text("wire.md"), "####")[kind.__name__]
     table = section.split("\n\n")[1]
