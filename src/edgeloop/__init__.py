@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeloop.contracts.errors import EdgeloopError
     from edgeloop.contracts.prediction import Prediction
-    from edgeloop.runtime.predictor import Predictor, load
+    from edgeloop.runtime.load import load
+    from edgeloop.runtime.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -20,7 +21,7 @@ _HOME = {
     "EdgeloopError": "edgeloop.contracts.errors",
     "Prediction": "edgeloop.contracts.prediction",
     "Predictor": "edgeloop.runtime.predictor",
-    "load": "edgeloop.runtime.predictor",
+    "load": "edgeloop.runtime.load",
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from litestar import Litestar
 
-from edgeloop.cli.show import ready
+from edgeloop.cli.say import ready
 from edgeloop.cloud.api import Services, api_router
 from edgeloop.cloud.app import open_stores
 from edgeloop.cloud.conductor import Conductor

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgeloop.cli.show import AsJson, console, emit_json, ready
+from edgeloop.cli.say import emit_json, ready
+from edgeloop.cli.show import AsJson, console
 
 app = typer.Typer(help="The cloud tier.", no_args_is_help=True)
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from edgeloop.cli.model import Data
-from edgeloop.cli.show import AsJson, console, emit_json
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console
 from edgeloop.contracts.errors import InvalidInput
 
 app = typer.Typer(help="Datasets that come with edgeloop.", no_args_is_help=True)

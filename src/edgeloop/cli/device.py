@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from edgeloop.cli.node import Backoff, Ca, Hub, Join, default_id
-from edgeloop.cli.show import AsJson, console, emit_json, ready, show_table
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console, show_table
 from edgeloop.contracts.errors import NotFound
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.contracts.states import Kind
@@ -25,18 +26,21 @@ def run(
     source: Annotated[Path | None, typer.Option(help="A folder of images, followed as files arrive.")] = None,
     rate_hz: Annotated[float, typer.Option(min=0, help="At most so many readings a second; 0 for no limit.")] = 0.0,
     engine: Annotated[list[EngineName] | None, typer.Option(help="Engines to use; all that are installed.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads an engine may use.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads an engine may use; measured unless told.")] = None,
+    race_s: Annotated[
+        float, typer.Option(min=0, help="Seconds to measure a new version's settings for; 0 for none.")
+    ] = (1.0),
     ca: Ca = None,
     longest_backoff_s: Backoff = 30.0,
     seed: Annotated[int, typer.Option(help="Seed of the random audit.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run a device until Ctrl-C; the first time with --hub and --join."""
-    from edgeloop.device.app import run_device
+    from edgeloop.cli.agent import Order, become_agent
     from edgeloop.device.config import DeviceConfig
-    from edgeloop.runtime.engines.find import installed_engines
+    from edgeloop.runtime.engines.installed import installed_engines
     from edgeloop.runtime.profile import this_machine
-    from edgeloop.transport.membership import enrol
+    from edgeloop.transport.membership import enrol, open_identity, read_membership
 
     config = DeviceConfig(
         folder=folder,
@@ -44,6 +48,7 @@ def run(
         rate_hz=rate_hz,
         engines=tuple(engine or installed_engines()),
         threads=threads,
+        race_s=race_s,
         longest_backoff_s=longest_backoff_s,
         seed=seed,
     )
@@ -52,7 +57,9 @@ def run(
     if hub is not None and join is not None:
         name = device_id or default_id("device")
         enrol(folder, hub_url=hub, token=join, device_id=name, kind=Kind.DEVICE, profile=this_machine(), ca=ca)
-    run_device(config, on_ready=lambda member: ready("device", as_json=as_json, id=member.device_id))
+    # What is not there is told by the command, before it is another process.
+    open_identity(folder, read_membership(folder).device_id)
+    become_agent(Order(config=config, as_json=as_json))
 
 
 @app.command()

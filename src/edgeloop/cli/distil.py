@@ -8,7 +8,8 @@ from rich.markup import escape
 
 from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.prune import keras_file
-from edgeloop.cli.show import AsJson, emit_json, percent, show_table, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, percent, show_table, size
 from edgeloop.cli.units import parse_range
 from edgeloop.toolchain.nets.build import NetName
 

@@ -12,7 +12,8 @@ import httpx
 import msgspec
 import typer
 
-from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, emit_json, show_table
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, show_table
 from edgeloop.contracts.errors import EdgeloopError, Unavailable
 
 _OLDEST_SENSIBLE_S = 1_767_225_600  # 2026-01-01: this code is not older than that
@@ -40,6 +41,7 @@ def doctor(
     findings = [
         *_python(),
         *_engines(),
+        *_accelerators(),
         *_packages(),
         _clock(),
         _disk(folder),
@@ -66,7 +68,8 @@ def _python() -> list[Finding]:
 
 def _engines() -> list[Finding]:
     from edgeloop.contracts.manifest import EngineName
-    from edgeloop.runtime.engines.find import PACKAGES, installed_engines, probe_engine
+    from edgeloop.runtime.engines.find import probe_engine
+    from edgeloop.runtime.engines.installed import PACKAGES, installed_engines
 
     installed = installed_engines()
     findings = []
@@ -82,6 +85,16 @@ def _engines() -> list[Finding]:
     if not installed:
         findings.append(Finding("engines", "error", "none", "pip install ai-edge-litert"))
     return findings
+
+
+def _accelerators() -> list[Finding]:
+    """What is found is remembered: races take part of it from then on."""
+    from edgeloop.runtime.known import look_for_accelerators
+
+    return [
+        Finding(f"{one.engine} {one.accelerator}", "ok", f"not used: {one.problem}" if one.problem else one.detail)
+        for one in look_for_accelerators()
+    ]
 
 
 def _packages() -> list[Finding]:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, console, emit_json, percent, show_table
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, console, percent, show_table
 from edgeloop.contracts.api import JoinTokenRequest
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.transport.cloud_api import CloudApi, read_operator

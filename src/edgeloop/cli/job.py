@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from edgeloop.bundle.durable import write_durable
-from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, console, emit_json, show_table, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, console, show_table, size
 from edgeloop.contracts.api import JobRequest
 from edgeloop.transport.cloud_api import CloudApi, read_operator
 

@@ -7,7 +7,8 @@ import typer
 from rich.markup import escape
 
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.nets.build import NetName
 
@@ -161,4 +162,6 @@ def inspect(
     if manifest.lineage.parent:
         console.print(f"made from {manifest.lineage.parent}", highlight=False)
     for key, value in sorted(manifest.lineage.recipe.items()):
-        console.print(f"  {key}: {value}", style="dim", highlight=False, markup=False)
+        lines = str(value).splitlines()
+        told = value if len(lines) < 2 else f"{len(lines)} lines, see --json"
+        console.print(f"  {key}: {told}", style="dim", highlight=False, markup=False)

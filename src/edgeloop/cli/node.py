@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from edgeloop.cli.cloud import Host, Port, TlsCert, TlsKey
-from edgeloop.cli.show import AsJson, ready
+from edgeloop.cli.say import ready
+from edgeloop.cli.show import AsJson
 from edgeloop.contracts.states import Kind
 
 app = typer.Typer(help="The node tier.", no_args_is_help=True)

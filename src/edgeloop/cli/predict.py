@@ -1,5 +1,6 @@
 """Answers on this machine: predict, watch, bench, enrol."""
 
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,11 +9,14 @@ import typer
 from rich.live import Live
 
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
 from edgeloop.contracts.output import Task
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from edgeloop.cli.watch import LeftOut
     from edgeloop.contracts.prediction import Prediction
     from edgeloop.runtime.bench import Contender
@@ -56,22 +60,24 @@ def predict(
     if draw is not None:
         _require_drawable(predictor)
         draw.mkdir(parents=True, exist_ok=True)
-    rows, failed = [], 0
-    for frame, made in Stream(predictor, source, cache=cache).answers():
-        if isinstance(made, EdgeloopError):
-            failed += 1
-            typer.echo(f"{made.code}: {frame.name + ': ' if frame else ''}{made}", err=True)
-            continue
-        if as_json:
-            emit_json({"source": made.source, "prediction": made})
-        else:
-            rows.append(_row(made))
-        if draw is not None and frame is not None:
-            _draw(frame, made, predictor, draw)
-    if rows:
-        variant = predictor.variant
-        title = f"{predictor.manifest.ref} on {variant.engine} {variant.precision}, {predictor.setting}"
-        show_table(title, ("source", "label", "score", "more", "latency"), rows)
+    variant = predictor.variant
+    table = _Rows(f"{predictor.manifest.ref} on {variant.engine} {variant.precision}, {predictor.setting}")
+    failed = 0
+    try:
+        # Files of a folder need not have to do with one another: nothing is smoothed over them.
+        for frame, made in Stream(predictor, source, cache=cache, smooth=False).answers():
+            if isinstance(made, EdgeloopError):
+                failed += 1
+                typer.echo(f"{made.code}: {frame.name + ': ' if frame else ''}{made}", err=True)
+                continue
+            if as_json:
+                emit_json({"source": made.source, "prediction": made})
+            else:
+                table.add(_row(made))
+            if draw is not None and frame is not None:
+                _draw(frame, made, predictor, draw)
+    finally:
+        table.show()
     if failed:
         raise Corrupt(f"{failed} of the inputs could not be used; the lines above name them")
 
@@ -102,17 +108,19 @@ def watch(
             emit_json(answered)
         return
     view = WatchView(f"{predictor.manifest.ref}  {predictor.variant.engine} {predictor.variant.precision}")
-    with Live(view.render(), console=console, auto_refresh=False) as live:
-        shown_s = 0.0
+    lock = threading.Lock()
+
+    def render() -> "RenderableType":
+        with lock:
+            view.tell(_left_out(stream.counts))
+            return view.render()
+
+    # Drawn by a thread of Rich's own, so that the rate falls to nothing when nothing comes.
+    with Live(get_renderable=render, console=console, refresh_per_second=_REFRESH_HZ):
         for _, made in stream.answers():
             if not isinstance(made, EdgeloopError):
-                view.add(made)
-            if time.monotonic() - shown_s >= _REFRESH_S:
-                shown_s = time.monotonic()
-                view.tell(_left_out(stream.counts))
-                live.update(view.render(), refresh=True)
-        view.tell(_left_out(stream.counts))
-        live.update(view.render(), refresh=True)
+                with lock:
+                    view.add(made)
 
 
 def bench(
@@ -166,11 +174,34 @@ def enrol(
     console.print(f"{to}: {len(sources)} examples of {label} added", highlight=False, markup=False)
 
 
-_REFRESH_S = 0.1
+_REFRESH_HZ = 8
+_ROWS_AT_ONCE, _ROWS_EVERY_S = 200, 2.0
 _BENCH_COLUMNS = ("variant", "setting", "p50", "p99", "throughput", "peak memory", "agreement", "size", "")
 
 
+class _Rows:
+    """A table that is printed in parts, so that a source without an end shows something and is not kept for good."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._rows: list[tuple[str, ...]] = []
+        self._since_s = time.monotonic()
+
+    def add(self, row: tuple[str, ...]) -> None:
+        """One more row; those so far are printed if they are many, or the first has waited."""
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS_AT_ONCE or time.monotonic() - self._since_s > _ROWS_EVERY_S:
+            self.show()
+
+    def show(self) -> None:
+        """Print what was not printed yet."""
+        if self._rows:
+            show_table(self._title, ("source", "label", "score", "more", "latency"), self._rows)
+        self._rows, self._since_s = [], time.monotonic()
+
+
 def _left_out(counts: "StreamCounts") -> "LeftOut":
+
     from edgeloop.cli.watch import LeftOut
 
     told = counts.source
@@ -201,14 +232,14 @@ def _bench_row(one: "Contender") -> tuple[str, ...]:
 
 
 def _row(made: "Prediction") -> tuple[str, ...]:
-    more = made.top[1:] if made.task is Task.CLASSIFICATION else made.top
+    more = made.top[1:] if made.task is Task.CLASSIFICATION and made.label is not None else made.top
     if made.task is Task.DETECTION:
-        told = f"{len(made.boxes)} boxes"
+        told = f"{len(made.boxes)} box{'es' if len(made.boxes) != 1 else ''}"
     elif made.task in (Task.CLASSIFICATION, Task.SEGMENTATION):
         told = " ".join(f"{one.label} {percent(one.score)}" for one in more[:2])
     else:
         told = " ".join(f"{one.label} {one.score:.4g}" for one in more[:3])
-    is_share = made.task not in (Task.REGRESSION, Task.ANOMALY)
+    is_share = made.task in (Task.CLASSIFICATION, Task.DETECTION, Task.SEGMENTATION)
     score = percent(made.score) if is_share else f"{made.score:.4g}"
     cached = " cached" if made.cached else ""
     return made.source, made.label or "none", score, told, f"{made.latency_ms:.3f} ms{cached}"

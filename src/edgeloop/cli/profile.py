@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.show import AsJson, console, emit_json, show_table, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console, show_table, size
 
 app = typer.Typer(help="The devices that models are made for.", no_args_is_help=True)
 

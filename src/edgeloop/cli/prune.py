@@ -8,7 +8,8 @@ from rich.markup import escape
 
 from edgeloop.cli.given import refuse_ignored
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.cli.units import parse_range
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.prune.choose import Of, Scope

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, console, emit_json, show_table
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, console, show_table
 from edgeloop.contracts.api import Gate, RolloutRequest, RolloutView
 from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.messages import WatchBounds

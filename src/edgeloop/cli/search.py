@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.show import AsJson, console, emit_json, percent, show_table, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.cli.units import parse_duration_s, parse_range, parse_size_bytes
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import EngineName, Precision

@@ -49,8 +49,8 @@ def serve(
 ) -> None:
     """Answer over HTTP for bundles until Ctrl-C: images, sounds, tables, tensors; Open Inference Protocol v2."""
     from edgeloop.hub.serve import Listen
+    from edgeloop.runtime.outcome import RACE_S
     from edgeloop.runtime.pool import PoolSettings
-    from edgeloop.runtime.race import RACE_S
     from edgeloop.serve.app import run_server
     from edgeloop.serve.config import ServeConfig
 

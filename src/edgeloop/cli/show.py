@@ -1,15 +1,12 @@
-"""How commands speak: tables for people, JSON for machines, one way to say that a service is ready."""
+"""How commands speak to people: tables, shares and sizes. Neighbour: `say`, for machines and for services."""
 
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
-
-from edgeloop.contracts.codec import to_json
 
 console = Console()
 """Results, on standard output."""
@@ -19,12 +16,6 @@ Operator = Annotated[
     str, typer.Option("--operator", envvar="EDGELOOP_OPERATOR", help="The operator file that 'cloud init' wrote.")
 ]
 OPERATOR_DEFAULT = "cloud/operator.json"
-
-
-def emit_json(value: Any) -> None:
-    """One line of JSON on standard output."""
-    sys.stdout.write(to_json(value).decode() + "\n")
-    sys.stdout.flush()
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = "") -> None:
@@ -43,15 +34,6 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     console.print(table)
     if note:
         console.print(note, style="dim")
-
-
-def ready(what: str, *, as_json: bool, **facts: str) -> None:
-    """A service answers now."""
-    if as_json:
-        emit_json({"ready": what, **facts})
-        return
-    told = ", ".join(f"{name} {value}" for name, value in facts.items())
-    console.print(f"{what} is ready: {told}. Ctrl-C ends it.", highlight=False)
 
 
 def percent(share: float | None) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.show import AsJson, console, emit_json, percent, size
+from edgeloop.cli.say import emit_json
+from edgeloop.cli.show import AsJson, console, percent, size
 from edgeloop.cli.units import parse_range
 from edgeloop.contracts.errors import InvalidInput
 

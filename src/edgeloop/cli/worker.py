@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from edgeloop.cli.node import default_id
-from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, ready
+from edgeloop.cli.say import ready
+from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator
 
 app = typer.Typer(help="Toolchain workers.", no_args_is_help=True)
 

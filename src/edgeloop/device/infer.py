@@ -8,6 +8,7 @@ import random
 import threading
 import time
 
+import msgspec
 import structlog
 
 from edgeloop.contracts.errors import EdgeloopError, Unavailable
@@ -82,7 +83,8 @@ class InferenceLoop:
         reason = self._selector.choose(prediction, size_bytes=len(frame.data), disagrees=disagrees)
         reading = Reading(
             source=frame.name,
-            prediction=prediction,
+            # A face's vector and a mask are samples, not readings: they stay here.
+            prediction=msgspec.structs.replace(prediction, vector=(), mask_png=None),
             shadow_label=shadow.label if shadow is not None else None,
             sent_sample=reason is not None,
         )

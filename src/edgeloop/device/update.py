@@ -211,14 +211,15 @@ class Updater:
         raise _NotAccepted("; ".join(failures))
 
     def _replay(self, bundle: Bundle, variant: Variant) -> str | None:
-        from edgeloop.runtime.replay import replay
+        from edgeloop.runtime.predictor import Predictor
+        from edgeloop.runtime.replay import golden_failure, replay
 
         try:
-            predictor = self._fastest(bundle, variant)
-            try:
-                return replay(bundle, variant, predictor).failure
-            finally:
-                predictor.close()
+            # What answers wrong is told so before anything is raced; the budget is for the setting that the race chose.
+            failure = _with(Predictor(bundle, variant), lambda one: golden_failure(bundle, variant, one))
+            if failure is not None:
+                return failure
+            return _with(self._fastest(bundle, variant), lambda one: replay(bundle, variant, one).failure)
         except EdgeloopError as error:
             return f"does not run: {error}"
 
@@ -263,6 +264,7 @@ class Updater:
             threads=self._pace.threads,
             race_s=self._pace.race_s,
             folder=self._pace.races,
+            lean=True,
         )
 
     async def _watch(self, update: Update) -> None:
@@ -312,6 +314,13 @@ class Updater:
         """Keep what runs and what came before it."""
         kept = {one.ref for one in (self._versions.active, self._versions.previous) if one is not None}
         self._shelf.prune(kept)
+
+
+def _with(predictor: "Predictor", asked: "Callable[[Predictor], str | None]") -> str | None:
+    try:
+        return asked(predictor)
+    finally:
+        predictor.close()
 
 
 def _shared_files(manifest: Manifest) -> list[str]:

@@ -169,7 +169,7 @@ def test_there_is_a_command_for_every_noun() -> None:
     assert {path[0] for path in COMMANDS if path} == {
         *("cloud", "node", "device", "worker", "fleet", "bundle", "rollout", "sample", "job", "data", "profile"),
         *("train", "transfer", "distil", "prune", "quantize", "convert", "check", "compress", "compare", "repeat"),
-        *("pack", "inspect", "predict", "doctor", "demo"),
+        *("pack", "inspect", "predict", "watch", "bench", "enrol", "serve", "doctor", "demo"),
     }
 
 
@@ -192,8 +192,9 @@ def test_folder_is_predicted_in_name_order(bundle: Path, images: Path) -> None:
     ]
 
 
-def test_standard_input_is_predicted(bundle: Path, images: Path) -> None:
-    (line,) = _lines(_done("predict", bundle, "-", "--json", stdin=(images / "3.png").read_bytes()))
+def test_standard_input_is_predicted(bundle: Path, images: Path, tmp_path: Path) -> None:
+    done = _process("predict", bundle, "-", "--json", cwd=tmp_path, stdin=(images / "3.png").read_bytes())
+    (line,) = _lines(done.stdout.decode())
     assert (line["source"], line["prediction"]["label"]) == ("stdin", LABELS[3])  # type: ignore[index]
 
 
@@ -209,8 +210,10 @@ def test_file_that_is_no_image_is_corrupt_and_named(bundle: Path, tmp_path: Path
     assert (result.exception.exit_code, "notes.png" in result.stderr) == (6, True)
 
 
-def test_empty_standard_input_is_corrupt(bundle: Path) -> None:
-    assert _failed("predict", bundle, "-")[0] == 6
+def test_empty_standard_input_is_corrupt(bundle: Path, tmp_path: Path) -> None:
+    done = _process("predict", bundle, "-", cwd=tmp_path)
+    assert done.returncode == 6
+    assert b"empty" in done.stderr
 
 
 def test_one_bad_image_does_not_stop_the_others(bundle: Path, images: Path) -> None:
@@ -226,11 +229,11 @@ def test_one_bad_image_does_not_stop_the_others(bundle: Path, images: Path) -> N
 def test_folder_without_images_is_not_found(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, message = _failed("predict", bundle, tmp_path / "empty")
-    assert (code, "holds no images; expected files ending in .png" in message) == (3, True)
+    assert (code, "holds no file to read; expected files ending in .png" in message) == (3, True)
 
 
 def test_missing_image_is_not_found(bundle: Path) -> None:
-    assert _failed("predict", bundle, "nowhere.png") == (3, "there is no image or folder nowhere.png")
+    assert _failed("predict", bundle, "nowhere.png") == (3, "there is no file, folder or camera nowhere.png")
 
 
 def test_unknown_engine_names_the_known_ones(bundle: Path, images: Path) -> None:
@@ -240,7 +243,7 @@ def test_unknown_engine_names_the_known_ones(bundle: Path, images: Path) -> None
 
 def test_engine_that_the_bundle_has_no_variant_for_is_unavailable(bundle: Path, images: Path) -> None:
     code, message = _failed("predict", bundle, images, "--engine", "litert")
-    assert (code, "it offers onnxruntime float32; allowed here: litert" in message) == (5, True)
+    assert (code, "it offers onnxruntime float32; here that is litert" in message) == (5, True)
 
 
 def test_folder_named_like_an_image_is_passed_over(bundle: Path, images: Path) -> None:

@@ -6,19 +6,19 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeloop.bundle.durable import write_durable
-from edgeloop.cli.demo.fleet import Fleet
-from edgeloop.cli.demo.loop import Loop
-from edgeloop.cli.demo.report import Report, show_report
-from edgeloop.cli.demo.steps import Steps
 from edgeloop.cli.model import Data
 from edgeloop.cli.show import console
 from edgeloop.contracts.codec import to_pretty_json
 from edgeloop.contracts.errors import EdgeloopError, Refused
+
+if TYPE_CHECKING:
+    from edgeloop.cli.demo.fleet import Fleet
+    from edgeloop.cli.demo.report import Report
 
 
 def demo(
@@ -28,6 +28,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the data split, training and sampling.")] = 0,
 ) -> None:
     """Run the whole loop: train, quantize, prove, sign, deliver, run, lose the cloud, learn, deliver again."""
+    from edgeloop.cli.demo.fleet import Fleet
+    from edgeloop.cli.demo.loop import Loop
+    from edgeloop.cli.demo.report import show_report
+    from edgeloop.cli.demo.steps import Steps
+
     if report is not None:
         write_durable(report, b"{}\n")
     started_s = time.monotonic()
@@ -63,13 +68,13 @@ def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _judge(outcome: Report) -> None:
+def _judge(outcome: "Report") -> None:
     missed = [claim.claim for claim in outcome.claims if not claim.held]
     if missed:
         raise Refused(f"the demo ran, but did not show what it claims: {'; '.join(missed)}")
 
 
-def _say_where(folder: Path, fleet: Fleet) -> None:
+def _say_where(folder: Path, fleet: "Fleet") -> None:
     console.print(f"\nthe fleet is still up, in {folder}:", highlight=False)
     for name, pid in fleet.pids().items():
         console.print(f"  {name}: pid {pid}, log {folder / 'logs' / name}.log", highlight=False)

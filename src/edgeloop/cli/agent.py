@@ -1,0 +1,63 @@
+"""The device's agent in a process that holds nothing else: what `edgeloop device run` becomes.
+
+Reading options takes Typer, pydantic and rich, 13 MB that an agent has no use for in the months that it runs. So
+once they are read the process is replaced by one that runs this module: the same process for whoever started it, with
+its number, terminal, environment and signals.
+"""
+
+import os
+import sys
+
+import msgspec
+
+from edgeloop.cli.ending import run_to_end
+from edgeloop.cli.logs import set_up_logging
+from edgeloop.cli.say import ready
+from edgeloop.device.config import DeviceConfig
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent is told, as JSON in its one argument."""
+
+    config: DeviceConfig
+    as_json: bool
+
+
+def become_agent(order: Order) -> None:
+    """Replace this process by the agent; on Windows, which knows no such thing, run it here.
+
+    Does not return where it replaces. Nothing may be open that has to be closed.
+    """
+    if os.name != "posix":
+        _run(order)
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # -P: else -m would import what lies in the working folder before what is installed.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, to_text(order)])  # noqa: S606 - ourselves
+
+
+def to_text(order: Order) -> str:
+    """As JSON."""
+    return msgspec.json.encode(order, enc_hook=str).decode()
+
+
+def from_text(text: str) -> Order:
+    """Out of it."""
+    return msgspec.json.decode(text, type=Order, dec_hook=lambda kind, value: kind(value))
+
+
+def main() -> None:
+    """Be the agent until SIGTERM or SIGINT; the process ends with its exit code."""
+    set_up_logging()
+    run_to_end(lambda: _run(from_text(sys.argv[1])))
+
+
+def _run(order: Order) -> None:
+    from edgeloop.device.app import run_device  # after the logs are set up
+
+    run_device(order.config, on_ready=lambda member: ready("device", as_json=order.as_json, id=member.device_id))
+
+
+if __name__ == "__main__":
+    main()
