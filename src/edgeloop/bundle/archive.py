@@ -13,6 +13,7 @@ import io
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -121,9 +122,15 @@ def _check_labels(manifest: Manifest, what: str) -> None:
         wanted = {0: "no labels: they come from examples", 1: "one or more labels", 2: "two or more distinct labels"}
         needs = "two labels, the normal one first" if task is Task.ANOMALY else wanted[fewest]
         raise InvalidInput(f"{what} is for {task}, which needs {needs}; got {_shown(labels)}")
-    doubles = sorted({label for label in labels if labels.count(label) > 1}) if len(set(labels)) < len(labels) else []
+    doubles = _doubles(labels)
     if doubles:
         raise InvalidInput(f"{what} needs distinct labels; {doubles[0]!r} stands in {_shown(labels)} more than once")
+
+
+def _doubles(words: Iterable[str]) -> list[str]:
+    """Those that come more than once, in the alphabet's order. What counts them may come from a stranger: no loop in a
+    loop."""
+    return sorted(word for word, count in Counter(words).items() if count > 1)
 
 
 def _shown(labels: tuple[str, ...]) -> str:
@@ -171,10 +178,9 @@ class _ArchiveFiles:
 
     def _checked(self, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         infos = archive.infolist()
-        names = [info.filename for info in infos]
-        doubles = {name for name in names if names.count(name) > 1} if len(set(names)) != len(names) else set()
+        doubles = _doubles(info.filename for info in infos)
         if doubles:
-            raise Corrupt(f"{self._path.name} has member {min(doubles)!r} twice; do not trust it, fetch it again")
+            raise Corrupt(f"{self._path.name} has member {doubles[0]!r} twice; do not trust it, fetch it again")
         for info in infos:
             self._check_member(info)
         total = sum(info.file_size for info in infos)

@@ -8,11 +8,14 @@
     └── Corrupt          bytes are not what they claim to be; fetch or make them again
 
 Each class has a stable `code` (it travels on the wire) and a process exit code. A message says what came,
-what was expected and how to fix it. Neighbours: `hub` turns these into HTTP answers, `transport` turns the
+what was expected and how to fix it. It repeats words of files and strangers, so it is shown without what could act on a
+terminal or a log, and not at any length. Neighbours: `hub` turns these into HTTP answers, `transport` turns the
 answers back into these.
 """
 
 from typing import ClassVar
+
+_MOST_LETTERS = 4000
 
 
 class EdgeloopError(Exception):
@@ -21,6 +24,20 @@ class EdgeloopError(Exception):
     code: ClassVar[str] = "error"
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """The message, with control characters as their escapes, and cut where it goes on and on.
+
+        >>> str(EdgeloopError("no label 'a\\x1b[2J'"))
+        "no label 'a\\\\x1b[2J'"
+        """
+        said = super().__str__()
+        beyond = len(said) - _MOST_LETTERS
+        if beyond > 0:
+            said = f"{said[:_MOST_LETTERS]} ... ({beyond:,} letters more)"
+        if said.isprintable():
+            return said
+        return "".join(one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in said)
 
 
 class InvalidInput(EdgeloopError, ValueError):

@@ -17,11 +17,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import NotFound
+from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import Manifest, Modality
 from edgeloop.contracts.preprocess import Resize
 from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.output.port import Answer
+
+MOST_ENTRIES = 4096
+"""Two megabytes of thumbnails, all of which each new image is compared with."""
 
 _FULL_RANGE = 255
 _CELLS = 256
@@ -57,10 +60,14 @@ class Held:
 class ResultCache:
     """Answers of one bundle. Not thread-safe, like the predictor that it belongs to.
 
-    now_s: a clock that never goes back.
+    now_s: a clock that never goes back. Raises InvalidInput if the manifest asks for more than MOST_ENTRIES.
     """
 
     def __init__(self, manifest: Manifest, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        if manifest.reuse.entries > MOST_ENTRIES:
+            raise InvalidInput(
+                f"{manifest.ref} asks for {manifest.reuse.entries:,} answers to be kept; at most {MOST_ENTRIES:,} are"
+            )
         self.counters = CacheCounters()
         self._reuse = manifest.reuse
         is_image = manifest.input.modality is Modality.IMAGE

@@ -6,7 +6,6 @@ libraries. Neighbours: `engines.accelerators` finds and tries them, `remembered`
 
 from pathlib import Path
 
-from edgeloop.runtime.engines.accelerators import find_accelerators
 from edgeloop.runtime.engines.settings import Found
 from edgeloop.runtime.remembered import cache_folder, key_of, recall, remember
 
@@ -18,6 +17,8 @@ def known_accelerators(folder: Path | None = None) -> tuple[Found, ...]:
 
 def look_for_accelerators(folder: Path | None = None) -> tuple[Found, ...]:
     """Find and try them now, and remember; those that do not work are among them, with their problem."""
+    from edgeloop.runtime.engines.accelerators import find_accelerators
+
     found = find_accelerators()
     remember(folder or cache_folder(), key_of("accelerators"), found)
     return found

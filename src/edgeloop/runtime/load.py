@@ -7,15 +7,13 @@ from pathlib import Path
 from edgeloop.bundle.archive import Bundle, digest, open_bundle
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import EngineName, Variant
-from edgeloop.runtime.cache import ResultCache
 from edgeloop.runtime.candidates import candidates
 from edgeloop.runtime.engines.installed import installed_engines
 from edgeloop.runtime.engines.port import Setting
 from edgeloop.runtime.engines.settings import Found
 from edgeloop.runtime.known import known_accelerators
-from edgeloop.runtime.outcome import Race
+from edgeloop.runtime.outcome import RACE_S, Race
 from edgeloop.runtime.predictor import Predictor
-from edgeloop.runtime.race import RACE_S, none_runs, run_race
 from edgeloop.runtime.remembered import Key, cache_folder, key_of, recall, remember
 
 
@@ -43,6 +41,8 @@ def load(
     bundle = open_bundle(path)
     predictor = load_fastest(bundle, able_here(bundle, engine), threads=threads, race_s=race_s)
     if cache:
+        from edgeloop.runtime.cache import ResultCache
+
         predictor.cache = ResultCache(bundle.manifest)
     if enrolled is not None:
         predictor.load_enrolled(enrolled)
@@ -52,11 +52,18 @@ def load(
 def able_here(bundle: Bundle, engine: str | None = None) -> list[Variant]:
     """The variants that the engines installed here could run, or one of them alone, the most promising first.
 
-    Raises InvalidInput if there is no such engine.
+    Raises InvalidInput if there is no such engine, Unavailable if no variant is for it.
     """
     if engine is not None and engine not in set(EngineName):
         raise InvalidInput(f"there is no engine {engine!r}; known: {', '.join(EngineName)}")
-    return candidates(bundle.manifest, (EngineName(engine),) if engine else installed_engines())
+    able = candidates(bundle.manifest, (EngineName(engine),) if engine else installed_engines())
+    if not able:
+        offered = ", ".join(f"{v.engine} {v.precision}" for v in bundle.manifest.variants)
+        here = engine or ", ".join(installed_engines()) or "no engine"
+        raise Unavailable(
+            f"no variant of {bundle.manifest.ref} is for what may run it here: it offers {offered}; here that is {here}"
+        )
+    return able
 
 
 def load_fastest(
@@ -66,11 +73,12 @@ def load_fastest(
     threads: int | None = None,
     race_s: float = RACE_S,
     folder: Path | None = None,
+    lean: bool = False,
 ) -> Predictor:
     """The remembered winner; else the winner of a race; else, without a race, the first candidate that loads.
 
     variants: those that may run, the most promising first. folder: where winners are remembered; the user's cache
-    folder unless told. Raises Unavailable.
+    folder unless told. lean: for whoever keeps the process small, see `settings_for`. Raises Unavailable.
     """
     where = folder or races_folder()
     found = known_accelerators(folder)
@@ -82,7 +90,9 @@ def load_fastest(
             return predictor
     if race_s <= 0:
         return load_first(bundle, variants, threads=threads or 1)
-    race, predictor = run_race(bundle, variants=variants, threads=threads, found=found, seconds=race_s)
+    from edgeloop.runtime.race import run_race  # not when the winner is remembered: 6 ms of a first answer
+
+    race, predictor = run_race(bundle, variants=variants, threads=threads, found=found, lean=lean, seconds=race_s)
     remember(where, key, race)
     return predictor
 
@@ -112,6 +122,8 @@ def load_first(bundle: Bundle, variants: Iterable[Variant], *, threads: int = 1)
             return Predictor(bundle, variant, setting=Setting(threads=threads))
         except EdgeloopError as error:
             reasons.append(f"{variant.engine} {variant.precision}: {error}")
+    from edgeloop.runtime.race import none_runs
+
     raise Unavailable(none_runs(bundle, reasons))
 
 

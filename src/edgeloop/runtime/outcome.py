@@ -5,6 +5,9 @@ import msgspec
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.runtime.engines.port import Setting
 
+RACE_S = 2.0
+"""How long a race takes unless told."""
+
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
     """How one candidate did. latency_ms: its lower quartile, None if it did not run; failure: why it is out.

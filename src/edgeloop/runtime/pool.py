@@ -232,11 +232,13 @@ class Pool:
                 f"{self._waiting} questions wait and {self._settings.max_queue} may; ask again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
-        if wait_s + count * self._item_s / self._crew.size > deadline_s:
+        own_s = count * self._item_s / self._crew.size
+        if wait_s + own_s > deadline_s:
             self.counts.rejected += count
+            hint = "allow more time" if own_s > deadline_s else f"ask again in {wait_s:.1f} s"
             raise Overloaded(
-                f"an answer would take about {1000 * wait_s:.0f} ms, longer than the deadline of "
-                f"{1000 * deadline_s:.0f} ms; ask again in {wait_s:.1f} s",
+                f"an answer would take about {1000 * (wait_s + own_s):.1f} ms, {1000 * own_s:.1f} of them by itself, "
+                f"longer than the deadline of {1000 * deadline_s:.0f} ms; {hint}",
                 retry_after_s=wait_s,
             )
 

@@ -121,18 +121,19 @@ class Predictor:
         follow: bool = False,
         rate_hz: float = 0.0,
         cache: bool = True,
+        smooth: bool = True,
         stop: threading.Event | None = None,
     ) -> Iterator[Prediction]:
         """Answer for what a camera, a folder, a file, a URL or an iterator of arrays hands over, one after another.
 
         follow: wait for what is added to a folder or file. rate_hz: at most so many a second, 0 for all. cache: a
-        scene that does not change is not computed again, within the bound that the manifest states. stop: ends the
-        stream. An input that cannot be used is counted and logged, and the stream goes on; see `streaming.Stream`,
-        which has the counters, for more.
+        scene that does not change is not computed again, within the bound that the manifest states. smooth: over time,
+        if the manifest says how. stop: ends the stream. An input that cannot be used is counted and logged, and the
+        stream goes on; see `streaming.Stream`, which has the counters, for more.
         """
         from edgeloop.runtime.streaming import Stream
 
-        return Stream(self, source, follow=follow, rate_hz=rate_hz, cache=cache).predictions(stop)
+        return Stream(self, source, follow=follow, rate_hz=rate_hz, cache=cache, smooth=smooth).predictions(stop)
 
     def enrol(self, label: str, *sources: Source) -> None:
         """Remember examples of a label, for an embedding. Raises InvalidInput if the bundle is for another task."""

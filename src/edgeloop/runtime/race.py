@@ -21,13 +21,11 @@ from edgeloop.contracts.errors import EdgeloopError, Unavailable
 from edgeloop.contracts.manifest import Variant
 from edgeloop.runtime.engines.port import CPU, Setting
 from edgeloop.runtime.engines.settings import Found, settings_for
-from edgeloop.runtime.engines.trial import try_setting
-from edgeloop.runtime.outcome import Race, Runner
+from edgeloop.runtime.outcome import RACE_S, Race, Runner
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.remembered import available_cores
 from edgeloop.runtime.replay import Judge
 
-RACE_S = 2.0
 _WARM_UP_RUNS = 2
 _SETTLED = ((4, 1.6), (10, 1.25), (24, 1.1), (60, 1.04))
 """After so many rounds, who takes more than this times the best leaves: rough early, fine late."""
@@ -83,18 +81,20 @@ def run_race(
     variants: Iterable[Variant],
     threads: int | None = None,
     found: tuple[Found, ...] = (),
+    lean: bool = False,
     seconds: float = RACE_S,
     now_s: Callable[[], float] = time.perf_counter,
 ) -> tuple[Race, Predictor]:
     """Time what could run here; returns the outcome and the winner, loaded.
 
     variants: those that take part, in every setting worth trying, the most promising first. threads: only settings
-    with so many. found: accelerators that take part, too. seconds: the race ends then, but never before the winner has
-    passed all golden samples. Raises Unavailable with every reason if no candidate runs and passes.
+    with so many. found: accelerators that take part, too. lean: see `settings_for`. seconds: the race ends then, but
+    never before the winner has passed all golden samples. Raises Unavailable with every reason if no candidate runs
+    and passes.
     """
     started_s = now_s()
     inputs, _ = Judge.read(bundle)
-    lanes = [enter(bundle, variant, setting) for variant, setting in entries(variants, threads, found)]
+    lanes = [enter(bundle, variant, setting) for variant, setting in entries(variants, threads, found, lean=lean)]
     rng = np.random.default_rng(0)
     ends_s = started_s + seconds
     for number in range(_MOST_ROUNDS):
@@ -120,14 +120,14 @@ def run_race(
 
 
 def entries(
-    variants: Iterable[Variant], threads: int | None, found: tuple[Found, ...] = ()
+    variants: Iterable[Variant], threads: int | None, found: "tuple[Found, ...]" = (), *, lean: bool = False
 ) -> list[tuple[Variant, Setting]]:
     """Who takes part: each variant in every setting worth trying here, or only in those with so many threads."""
     cores = available_cores()
     return [
         (variant, setting)
         for variant in variants
-        for setting in settings_for(variant.engine, cores=cores, found=found)
+        for setting in settings_for(variant.engine, cores=cores, found=found, lean=lean)
         if threads is None or setting.threads == threads
     ]
 
@@ -137,6 +137,8 @@ def enter(bundle: Bundle, variant: Variant, setting: Setting) -> Lane:
     lane = Lane(variant, setting, None, Judge(bundle, variant))
     try:
         if setting.accelerator != CPU:
+            from edgeloop.runtime.engines.trial import try_setting
+
             # A driver that crashes on this model must take nobody with it.
             lane.failure = try_setting(variant.engine, bundle.read(variant.file), setting)
         if lane.failure is None:

@@ -78,13 +78,28 @@ class Judge:
             )
         if not np.isfinite(made).all():
             return np.inf, np.inf, 0.0
-        error = np.abs(made - self._wanted)
-        return float(error.max()), float(error.mean()), float(np.mean(self._head.agree(made, self._wanted)))
+        with np.errstate(over="ignore"):  # infinitely wrong is wrong
+            error = np.abs(made - self._wanted)
+            agrees = self._head.agree(made, self._wanted)
+            return float(error.max()), float(error.mean(dtype=np.float64)), float(np.mean(agrees))
 
     def verdict(self) -> str | None:
         """None if the variant holds to the tolerance of its precision, else why not."""
         precision = self._variant.precision
         return _outside(self.measured(), self.bundle.manifest.golden.tolerance.get(precision), precision=precision)
+
+
+def golden_failure(bundle: Bundle, variant: Variant, predictor: Predictor) -> str | None:
+    """None if the variant answers its golden samples as the float model does, else why not; nothing is timed."""
+    judge = Judge(bundle, variant)
+    try:
+        for sample in judge.inputs:
+            judge.take(predictor.basis(sample))
+    except Corrupt:
+        raise
+    except EdgeloopError as error:
+        return f"golden samples: {error}"
+    return judge.verdict()
 
 
 def replay(bundle: Bundle, variant: Variant, predictor: Predictor) -> Replay:

@@ -51,7 +51,10 @@ class Answerer(Protocol):
 
 
 class Stream:
-    """One source answered by one predictor. Arguments as in `Predictor.stream`."""
+    """One source answered by one predictor. Arguments as in `Predictor.stream`.
+
+    smooth: over time, as the manifest says; not where the inputs have nothing to do with one another.
+    """
 
     def __init__(
         self,
@@ -61,42 +64,57 @@ class Stream:
         follow: bool = False,
         rate_hz: float = 0.0,
         cache: bool = True,
+        smooth: bool = True,
     ) -> None:
         self._predictor = predictor
         manifest = predictor.manifest
         self._frames = open_source(source, manifest.input, manifest.preprocess, follow=follow, rate_hz=rate_hz)
-        self._smoother = make_smoother(manifest.output, manifest.labels)
-        self._is_cached = cache
+        self._smoother = make_smoother(manifest.output, manifest.labels) if smooth else None
+        self._cache = ResultCache(manifest) if cache else None
         self._answered = 0
         self._failed = 0
 
     @property
     def counts(self) -> StreamCounts:
         """So far."""
-        cache = self._predictor.cache
-        held = cache.counters if cache is not None else CacheCounters()
+        held = self._cache.counters if self._cache is not None else CacheCounters()
         return StreamCounts(
             answered=self._answered, failed=self._failed, exact=held.exact, near=held.near, source=self._frames.counts
         )
 
     def predictions(self, stop: threading.Event | None = None) -> Iterator[Prediction]:
-        """One prediction for each input that could be used, in order, until the source ends or `stop` is set."""
-        for _, made in self.answers(stop):
+        """One prediction for each input that could be used, in order, until the source ends or `stop` is set.
+
+        Those that could not are counted and logged.
+        """
+        for frame, made in self.answers(stop):
             if isinstance(made, Prediction):
                 yield made
+            else:
+                _log.warning("input_failed", source=frame.name if frame else "", code=made.code, detail=str(made))
 
     def answers(self, stop: threading.Event | None = None) -> Iterator[tuple[Frame | None, Prediction | EdgeloopError]]:
-        """Each input with its prediction, or with the error that it met."""
-        if self._is_cached and self._predictor.cache is None:
-            self._predictor.cache = ResultCache(self._predictor.manifest)
+        """Each input with its prediction, or with the error that it met; None for one that never came to be a frame.
+
+        While it goes on, the predictor uses the stream's cache, or none; then its own again.
+        """
+        before, self._predictor.cache = self._predictor.cache, self._cache
+        try:
+            yield from self._answers(stop)
+        finally:
+            self._predictor.cache = before
+
+    def _answers(self, stop: threading.Event | None) -> Iterator[tuple[Frame | None, Prediction | EdgeloopError]]:
         for frame in self._frames.frames(stop):
             if isinstance(frame, FrameError):
-                yield None, self._failure(frame.name, frame.error)
+                self._failed += 1
+                yield None, frame.error
                 continue
             try:
                 made = self._predict(frame.data)
             except EdgeloopError as error:
-                yield frame, self._failure(frame.name, error)
+                self._failed += 1
+                yield frame, error
                 continue
             self._answered += 1
             yield frame, msgspec.structs.replace(made, source=frame.name, at_s=frame.at_s)
@@ -105,8 +123,3 @@ class Stream:
         if self._smoother is None:
             return self._predictor.predict(data)
         return self._predictor.predict_smoothed(data, self._smoother)
-
-    def _failure(self, name: str, error: EdgeloopError) -> EdgeloopError:
-        self._failed += 1
-        _log.warning("input_failed", source=name, code=error.code, detail=str(error))
-        return error

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeloop.hub.serve import Listen
+from edgeloop.runtime.outcome import RACE_S
 from edgeloop.runtime.pool import PoolSettings
-from edgeloop.runtime.race import RACE_S
 
 
 @dataclass(frozen=True)

@@ -158,13 +158,16 @@ def _ordered(by_index: dict[int, Any], compiled: Any, side: int) -> list[Any]:
 
 def _native_buffers(compiled: Any, declared: Declared) -> tuple[dict[int, Any], dict[int, Any]]:
     """LiteRT's own tensor buffers by tensor."""
-    sides = _tensors(compiled, 0), _tensors(compiled, 1)
+    try:
+        sides = _tensors(compiled, 0), _tensors(compiled, 1)
+        taken, given = compiled.create_input_buffers(0), compiled.create_output_buffers(0)
+    except FAILURES as error:
+        raise InvalidInput(
+            f"LiteRT's compiled model cannot make room for this model's tensors: {said(error)}; convert it again"
+        ) from error
     if set(sides[0]) != set(declared.input_indices) or set(sides[1]) != set(declared.output_indices):
         raise InvalidInput("this model has several signatures; use the interface 'interpreter', or keep one of them")
-    return (
-        dict(zip(sides[0], compiled.create_input_buffers(0), strict=True)),
-        dict(zip(sides[1], compiled.create_output_buffers(0), strict=True)),
-    )
+    return dict(zip(sides[0], taken, strict=True)), dict(zip(sides[1], given, strict=True))
 
 
 def _views(

@@ -56,19 +56,15 @@ def declare_litert(model: bytes, *, batch: int = 1) -> Declared:
             scout = litert.Interpreter(model_content=model, experimental_op_resolver_type=plain)
     except FAILURES as error:
         raise InvalidInput(f"LiteRT cannot load this model: {said(error)}") from error
-    inputs, outputs = _names(scout)
-    is_settled = _allocate(scout, inputs, batch)
-    details = {d["index"]: d for d in (*scout.get_input_details(), *scout.get_output_details())}
-    made = tuple(_spec(name, details[index]) for name, index in outputs.items())
-    if is_settled:
-        require_batch(made, batch)
-    return Declared(
-        inputs=tuple(_spec(name, details[index]) for name, index in inputs.items()),
-        outputs=made,
-        input_indices=tuple(inputs.values()),
-        output_indices=tuple(outputs.values()),
-        is_settled=is_settled,
-    )
+    try:
+        declared = _declared(scout, batch)
+    except InvalidInput:
+        raise
+    except FAILURES as error:  # a name that is not UTF-8 is a ValueError, too
+        raise InvalidInput(f"LiteRT cannot read this model's tensors: {said(error)}; convert it again") from error
+    if declared.is_settled:
+        require_batch(declared.outputs, batch)
+    return declared
 
 
 def resize_inputs(interpreter: Any, indices: tuple[int, ...], batch: int) -> None:
@@ -87,6 +83,19 @@ def has_memory(interpreter: Any, index: int) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _declared(scout: Any, batch: int) -> Declared:
+    inputs, outputs = _names(scout)
+    is_settled = _allocate(scout, inputs, batch)
+    details = {d["index"]: d for d in (*scout.get_input_details(), *scout.get_output_details())}
+    return Declared(
+        inputs=tuple(_spec(name, details[index]) for name, index in inputs.items()),
+        outputs=tuple(_spec(name, details[index]) for name, index in outputs.items()),
+        input_indices=tuple(inputs.values()),
+        output_indices=tuple(outputs.values()),
+        is_settled=is_settled,
+    )
 
 
 def _allocate(scout: Any, inputs: dict[str, int], batch: int) -> bool:

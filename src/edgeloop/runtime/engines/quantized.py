@@ -17,7 +17,8 @@ def quantize_tensor(values: NDArray[np.float32], spec: TensorSpec) -> NDArray[An
     if spec.scale == 0.0:
         return values.astype(dtype, copy=False)
     bounds = np.iinfo(dtype)
-    steps = np.rint(values / np.float32(spec.scale)) + spec.zero_point
+    with np.errstate(over="ignore"):  # what is infinite in steps is cut like all that is too large
+        steps = np.rint(values / np.float32(spec.scale)) + spec.zero_point
     return np.asarray(np.clip(steps, bounds.min, bounds.max), dtype=dtype)
 
 

@@ -13,8 +13,8 @@ from edgeloop.contracts.manifest import InputSpec
 from edgeloop.contracts.preprocess import Normalize, Scale, Step
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.input.port import Source
-from edgeloop.runtime.input.preprocess import check_steps, preprocess, require_finite, require_room, require_shape
-from edgeloop.runtime.input.stages import check_tensor
+from edgeloop.runtime.input.preprocess import check_steps, preprocess, require_finite, require_shape
+from edgeloop.runtime.input.stages import check_tensor, require_room
 
 _Operation = tuple[np.ufunc, np.float32 | NDArray[np.float32]]
 
@@ -65,6 +65,7 @@ def _as_numbers(source: Source) -> NDArray[Any]:
     return source
 
 
+@np.errstate(over="ignore")  # what is infinite in steps is cut like all that is too large
 def _quantize_in_place(reals: NDArray[np.float32], tensor: TensorSpec) -> None:
     """`quantize_tensor` but for the last change of type, without its four copies."""
     if tensor.scale == 0.0:

@@ -40,6 +40,8 @@ def in_layout_of(spec: InputSpec, tensor: TensorSpec) -> InputSpec:
     other = _CHANNELS.get(spec.layout.lower())
     if spec.modality is not Modality.IMAGE or other is None or tensor.shape == spec.shape:
         return spec
-    sizes = dict(zip(spec.layout.lower(), spec.shape, strict=False))
+    if len(spec.shape) != len(other):
+        return spec  # the front says what is wrong with it
+    sizes = dict(zip(spec.layout.lower(), spec.shape, strict=True))
     turned = tuple(sizes[axis] for axis in other)
     return msgspec.structs.replace(spec, layout=other, shape=turned) if tensor.shape == turned else spec

@@ -17,7 +17,8 @@ from edgeloop.contracts.manifest import Modality
 from edgeloop.contracts.preprocess import Step
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.engines.quantized import quantize_tensor
-from edgeloop.runtime.input.preprocess import apply_steps, require_room
+from edgeloop.runtime.input.preprocess import apply_steps
+from edgeloop.runtime.input.stages import require_room
 
 Tables = NDArray[Any]
 """(channels, 256) in the tensor's type."""

@@ -81,7 +81,7 @@ class PixelFront:
         self._reduce_to = _reduce_to(steps)
         self._plan = _plan(steps, tensor)
         self._routes: dict[_Key, _Route] = {}
-        self._last_shape: tuple[int, ...] = ()
+        self._last_shape: tuple[int, ...] | None = None
         self._last_route = _NO_ROUTE
         self._buffer: NDArray[Any] | None = None
 
@@ -137,7 +137,7 @@ class PixelFront:
                 f"{self._tensor.shape}"
             )
         self._routes.clear()
-        self._last_shape = ()
+        self._last_shape = None
         self._buffer = buffer
 
     def _remember(self, key: _Key, route: _Route) -> _Route:

@@ -28,7 +28,6 @@ from edgeloop.contracts.preprocess import (
     Scale,
     Step,
 )
-from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.input.geometry import Geometric, place
 from edgeloop.runtime.input.stages import name_of
 
@@ -112,20 +111,6 @@ def require_finite(values: NDArray[np.float32]) -> None:
     """Raise InvalidInput unless all are."""
     if not np.isfinite(values).all():
         raise InvalidInput("after preprocessing the input holds NaN or infinity; clean it before predicting")
-
-
-def require_room(values: NDArray[np.float32], tensor: TensorSpec) -> None:
-    """Raise InvalidInput if a small type without a scale cannot hold these: NumPy would wrap them round."""
-    dtype = np.dtype(tensor.dtype)
-    if tensor.scale != 0.0 or (dtype.kind not in "iu" and dtype != np.float16):
-        return
-    bounds: np.iinfo[Any] | np.finfo[Any] = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
-    low, high = float(values.min()), float(values.max())
-    if low < bounds.min or high > bounds.max:
-        raise InvalidInput(
-            f"after preprocessing the input is {low:g} to {high:g}, but tensor {tensor.name!r} stores {tensor.dtype} "
-            f"without a scale: {bounds.min} to {bounds.max}"
-        )
 
 
 def grey(image: NDArray[Any], step: Grey) -> NDArray[Any]:

@@ -25,6 +25,7 @@ from edgeloop.runtime.input.stages import (
     name_of,
     normalize_stage,
     place_stage,
+    require_room,
     run_stages,
     scale_stage,
 )
@@ -57,9 +58,11 @@ class SeriesFront:
     def write(self, source: Source, buffer: NDArray[Any]) -> None:
         """Prepare one window of a series and write it into the engine's buffer, quantized as the tensor stores it.
 
-        Raises as `tensor` does; the buffer is then as it was.
+        Raises as `tensor` does, and InvalidInput if the tensor cannot hold it; the buffer is then as it was.
         """
-        np.copyto(buffer, quantize_tensor(self.tensor(source), self._tensor))
+        reals = self.tensor(source)
+        require_room(reals, self._tensor)
+        np.copyto(buffer, quantize_tensor(reals, self._tensor))
 
     def tensor(self, source: Source) -> Reals:
         """One window of a series as real values, float32 of the manifest's input shape.

@@ -107,6 +107,20 @@ def check_tensor(spec: InputSpec, tensor: TensorSpec) -> None:
         raise InvalidInput(f"layout {spec.layout!r} names {len(spec.layout)} axes of a shape of {len(spec.shape)}")
 
 
+def require_room(values: NDArray[np.float32], tensor: TensorSpec) -> None:
+    """Raise InvalidInput if a small type without a scale cannot hold these: NumPy would wrap them round."""
+    dtype = np.dtype(tensor.dtype)
+    if tensor.scale != 0.0 or (dtype.kind not in "iu" and dtype != np.float16):
+        return
+    bounds: np.iinfo[Any] | np.finfo[Any] = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    low, high = float(values.min()), float(values.max())
+    if low < bounds.min or high > bounds.max:
+        raise InvalidInput(
+            f"after preprocessing the input is {low:g} to {high:g}, but tensor {tensor.name!r} stores {tensor.dtype} "
+            f"without a scale: {bounds.min} to {bounds.max}"
+        )
+
+
 def place_stage(spec: InputSpec, axes: str) -> Stage:
     """To the model's shape: only axes of length 1 are added.
 

@@ -138,8 +138,7 @@ def _columns(first: Cells, header: Cells, channels: tuple[str, ...], what: str) 
     for name in channels:
         if header.count(name) != 1:
             raise InvalidInput(
-                f"{what} has {header.count(name)} columns called {name!r}; expected one. It has "
-                f"{_shown(header)}"
+                f"{what} has {header.count(name)} columns called {name!r}; expected one. It has {_shown(header)}"
             )
     return [(header.index(name), name) for name in channels]
 

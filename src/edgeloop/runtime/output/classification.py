@@ -122,6 +122,7 @@ def decided(
     return label, margin, top
 
 
+@np.errstate(over="ignore")  # as far apart as float32 goes: the lower one's share is 0
 def _activated(row: NDArray[np.float32], activation: Activation) -> tuple[NDArray[np.float32], float | None]:
     """The probabilities of one (labels,) vector in memory of their own, and its energy unless they were that already.
 

@@ -54,8 +54,9 @@ class NoveltyScale:
     def novelty(self, features: NDArray[Any], predicted: int) -> float:
         """Distance of one (1, D) feature row, in standard deviations of clean data of the predicted label."""
         # feature_distance of a single row, number by number, at a third of its cost.
-        scaled = (np.asarray(features, np.float32)[0] - self.means[predicted]) / self.std
-        distance = np.float32(math.sqrt(np.add.reduce(scaled * scaled) / len(scaled)))
+        with np.errstate(over="ignore", invalid="ignore"):  # who asks refuses what is not finite
+            scaled = (np.asarray(features, np.float32)[0] - self.means[predicted]) / self.std
+            distance = np.float32(math.sqrt(np.add.reduce(scaled * scaled) / len(scaled)))
         return float((distance - self.reference.distance_mean[predicted]) / self.reference.distance_std[predicted])
 
     def energy_z(self, energy: float, predicted: int) -> float:

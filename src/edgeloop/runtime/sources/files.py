@@ -111,7 +111,8 @@ class Folder:
             if stamp_ns == seen_ns:
                 return stamp_ns, []
             suffixes = self._cut.suffixes
-            names = [path.name for path in self._folder.iterdir() if path.suffix.lower() in suffixes]
+            found = [path for path in self._folder.iterdir() if path.suffix.lower() in suffixes]
+            names = [path.name for path in found if not path.is_dir()]
         except OSError as error:
             _log.warning("source_gone", folder=str(self._folder), detail=str(error))
             return -1, []
