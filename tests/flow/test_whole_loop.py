@@ -13,7 +13,7 @@ from edgeloop.contracts.messages import Reading, WatchBounds
 from edgeloop.contracts.states import RolloutState, UpdateState
 from edgeloop.device.agent import open_outbox
 from edgeloop.runtime.input.images import decode_image
-from edgeloop.runtime.predictor import load
+from edgeloop.runtime.load import load
 from edgeloop.toolchain.publish import publish
 from house import House, clean_images, glare_images, learn, open_house, show
 

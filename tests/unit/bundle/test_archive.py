@@ -1,5 +1,6 @@
 import stat
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -229,6 +230,15 @@ def test_labels_are_distinct_for_every_task(parts: Parts, task: Task) -> None:
         parse_manifest(to_json(parts.changed(output=OUTPUTS[task], labels=("a", "a"), reference=None).manifest))
 
 
+def test_one_label_said_a_hundred_thousand_times_is_refused_at_once(parts: Parts) -> None:
+    document = to_json(parts.changed(labels=("a",) * 100_000).manifest)
+    began_s = time.process_time()
+    with pytest.raises(InvalidInput, match="'a' stands in"):
+        parse_manifest(document)
+    # 10 ms here; to count each label among all the others took minutes.
+    assert time.process_time() - began_s < 3.0
+
+
 def test_enrolled_examples_are_files_that_the_manifest_must_list(parts: Parts) -> None:
     vectors = digest(b"vectors")
     embedding = msgspec.structs.replace(OUTPUTS[Task.EMBEDDING], enrolled=Enrolled(labels=("ann",), vectors=vectors))
@@ -331,6 +341,20 @@ def test_bomb_is_refused_before_it_is_expanded(tmp_path: Path, parts: Parts) -> 
 def test_member_that_is_there_twice_is_refused(tmp_path: Path, parts: Parts) -> None:
     members = _members(parts)
     assert "twice" in _refused(_zip(tmp_path / "x.edgeloop", [*members, (members[1][0], b"other")]))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning:zipfile")  # the test means to write them
+def test_member_that_is_there_twenty_thousand_times_is_refused_at_once(tmp_path: Path, parts: Parts) -> None:
+    path = _zip(tmp_path / "x.edgeloop", _members(parts))
+    whole = path.read_bytes()
+    start = int.from_bytes(whole[-6:-2], "little")
+    entry = whole[start : start + 46 + len(MANIFEST)]
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 20_000, 20_000, 20_000 * len(entry), start, 0)
+    path.write_bytes(whole[:start] + 20_000 * entry + end)
+    began_s = time.process_time()
+    assert "twice" in _refused(path)
+    # 0.1 s here; to count each name among all the others took 5.
+    assert time.process_time() - began_s < 3.0
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning:zipfile")  # the test means to write one

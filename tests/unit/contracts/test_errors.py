@@ -47,3 +47,20 @@ def test_invalid_input_is_a_value_error_to_those_who_do_not_know_us() -> None:
 
 def test_not_found_is_a_lookup_error_to_those_who_do_not_know_us() -> None:
     assert issubclass(NotFound, LookupError)
+
+
+@pytest.mark.parametrize("control", ["\x1b[2J", "\0", "\r", "\x9b", "\u202e"])
+def test_what_a_message_repeats_cannot_act_on_a_terminal(control: str) -> None:
+    shown = str(InvalidInput(f"no label 'a{control}b'"))
+    assert shown.isprintable()
+    assert shown == f"no label {f'a{control}b'!r}"
+
+
+def test_message_keeps_its_lines_and_letters() -> None:
+    assert str(NotFound("tür 門:\n\tone\n\ttwo")) == "tür 門:\n\tone\n\ttwo"
+
+
+def test_endless_message_is_cut() -> None:
+    shown = str(InvalidInput("no label " + "a" * 100_000))
+    assert shown.endswith("aaa ... (96,009 letters more)")
+    assert len(shown) < 4100

@@ -38,7 +38,7 @@ def test_every_step_survives_the_wire() -> None:
         {"name": "tiny\n"},
         {"version": "1.0"},
         {"version": "1.0.0\n"},
-        {"task": "regression"},
+        {"output": {"task": "tracking", "scores": "logits", "activation": "softmax"}},
         {"labels": "abc"},
         {"variants": [{"file": "ab", "engine": "litert", "precision": "int8", "size_bytes": 1, "tensors": {}}]},
         {"variants": [{"file": "a" * 64, "engine": "tvm", "precision": "int8", "size_bytes": 1, "tensors": {}}]},

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from builders import as_bundle, make_parts, quadrant_images
-from edgeloop.contracts.errors import NotFound
+from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import Manifest, Modality, Reuse
 from edgeloop.contracts.preprocess import Interpolation, Resize
 from edgeloop.runtime.cache import Kept, ResultCache
@@ -180,3 +180,8 @@ def test_predictor_says_which_answers_were_taken() -> None:
     assert (first.cached, second.cached) == (False, True)
     assert (first.label, first.top, first.margin) == (second.label, second.top, second.margin)
     predictor.close()
+
+
+def test_manifest_that_asks_for_more_entries_than_memory_has_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"2,147,483,648 answers.*at most 4,096"):
+        ResultCache(_manifest(entries=2**31))

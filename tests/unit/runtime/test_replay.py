@@ -146,3 +146,8 @@ def test_golden_inputs_that_the_model_does_not_take_are_a_failure() -> None:
     told = _replay(parts.with_file(parts.manifest.golden.inputs, to_npy(np.zeros((16, 9, 8), np.uint8))))
     assert told.failure is not None
     assert "golden samples" in told.failure
+
+
+def test_answers_that_are_infinitely_wrong_do_not_pass() -> None:
+    failure = _failure(_with_golden_outputs(make_parts(), _0_0=3.4e38, _1_0=3.4e38, _2_0=3.4e38))
+    assert failure.startswith("golden samples: ")

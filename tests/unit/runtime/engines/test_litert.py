@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from assets import assets_or_skip
 from edgeloop.contracts.errors import Corrupt, InvalidInput
@@ -10,7 +11,7 @@ from edgeloop.runtime.engines.litert import LiteRtEngine
 from edgeloop.runtime.engines.litert_compiled import LiteRtCompiledEngine
 from edgeloop.runtime.engines.memory import address_of
 from edgeloop.runtime.engines.port import TensorSpec
-from small_litert import dense, doubling_int8, flattened, into_one_row, places_of_zeros, row_of
+from small_litert import SmallLiteRt, dense, doubling_int8, flattened, into_one_row, places_of_zeros, row_of
 
 ULTRAFACE = "ultraface/version-RFB-320_without_postprocessing.tflite"
 BOTH = [LiteRtEngine, LiteRtCompiledEngine]
@@ -166,3 +167,19 @@ def test_public_model_answers_alike_through_both_interfaces(name: str) -> None:
     feed = {spec.name: np.random.default_rng(2).integers(bounds.min, bounds.max + 1, spec.shape).astype(spec.dtype)}
     (expected,), (made,) = plain.run(feed).values(), compiled.run(feed).values()
     assert (plain.inputs, plain.outputs, made.tobytes()) == (compiled.inputs, compiled.outputs, expected.tobytes())
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_name_that_is_not_utf_8_is_invalid_input(kind: Either) -> None:
+    named = doubling_int8().replace(b"\x01\0\0\0y\0", b"\x01\0\0\0\x80\0")
+    with pytest.raises(InvalidInput, match="cannot read this model's tensors"):
+        kind(named)
+
+
+def test_model_that_the_compiled_interface_finds_no_room_for_is_invalid_input() -> None:
+    net = SmallLiteRt()
+    x = net.tensor("x", [1, 4], dtype="int8", scale=0.5)
+    y = net.tensor("y", [1, 4], dtype="int8", scale=1.0, zero_point=1_694_498_823)
+    model = net.to_bytes([x], net.operator("ADD", [x, x], [y], schema.AddOptionsT()))
+    with pytest.raises(InvalidInput, match="cannot make room for this model's tensors"):
+        LiteRtCompiledEngine(model)

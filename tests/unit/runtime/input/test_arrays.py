@@ -121,3 +121,11 @@ def test_step_that_does_not_fit_is_refused_before_any_input(step: Step) -> None:
 def test_tensor_of_another_shape_than_the_manifest_says_is_refused() -> None:
     with pytest.raises(InvalidInput, match="the manifest says"):
         _front(tensor=TensorSpec("x", (1, 3, 4), "float32"))
+
+
+def test_number_that_is_infinite_in_steps_is_cut_to_the_tensor_s_range() -> None:
+    tensor = TensorSpec("x", SHAPE, "int8", 1e-6, 0)
+    buffer = np.empty(SHAPE, np.int8)
+    _front(tensor=tensor).write(np.full(SHAPE[1:], 3e38, np.float32), buffer)
+    assert (buffer == 127).all()
+    assert (quantize_tensor(np.full(SHAPE, -3e38, np.float32), tensor) == -128).all()

@@ -49,7 +49,9 @@ def test_bmp_with_rows_from_the_top_has_a_height_above_zero() -> None:
 
 
 def test_other_bytes_claim_nothing() -> None:
-    assert [claimed_size(data) for data in (b"", b"P5 3 2 255 abcdef", b"RIFF\0\0\0\0WAVE", b"\xff\xd8\xff\xd9")] == [None] * 4
+    assert [claimed_size(data) for data in (b"", b"P5 3 2 255 abcdef", b"RIFF\0\0\0\0WAVE", b"\xff\xd8\xff\xd9")] == [
+        None
+    ] * 4
 
 
 @pytest.mark.parametrize("between", [b"\0\0", b"\xff\xff", b"\xff\0", b"\xff\xd0", b"\xab\xcd\xef"])

@@ -4,6 +4,8 @@ import pytest
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import InputSpec, Modality
 from edgeloop.contracts.preprocess import Scale
+from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.input.front import in_layout_of
 from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, preprocess
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -36,3 +38,9 @@ def test_layout_that_no_image_has_is_refused(layout: str, shape: tuple[int, ...]
     spec = InputSpec(name="x", modality=Modality.IMAGE, shape=shape, layout=layout, value_range=(0.0, 255.0))
     with pytest.raises(InvalidInput, match="layout"):
         preprocess(PIXELS, (), spec)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 3, 1)])
+def test_layout_of_other_axes_than_the_shape_is_left_for_the_front_to_refuse(shape: tuple[int, ...]) -> None:
+    spec = InputSpec("image", Modality.IMAGE, shape, "nhwc", (0.0, 1.0))
+    assert in_layout_of(spec, TensorSpec("image", (1, 8, 8, 3), "float32")) is spec

@@ -318,8 +318,14 @@ def test_reduced_jpeg_that_is_cut_off_is_refused_or_read_like_a_whole_one() -> N
 
 @pytest.mark.parametrize(
     ("source", "error"),
-    [(b"no image", Corrupt), (b"", Corrupt), ("/no/such/file.png", NotFound), (GREYS.astype(float), InvalidInput)],
-    ids=["bytes", "empty", "path", "floats"],
+    [
+        (b"no image", Corrupt),
+        (b"", Corrupt),
+        ("/no/such/file.png", NotFound),
+        (GREYS.astype(float), InvalidInput),
+        (np.array(7, np.uint8), InvalidInput),
+    ],
+    ids=["bytes", "empty", "path", "floats", "no axes"],
 )
 def test_source_that_cannot_be_used_is_refused(source: Source, error: type[Exception]) -> None:
     with pytest.raises(error):

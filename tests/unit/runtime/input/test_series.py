@@ -230,3 +230,10 @@ def test_a_real_movement_survives_csv_and_lost_packets() -> None:
     wanted[50, 2] = (rows[49, 2] + rows[51, 2]) / 2
     np.testing.assert_array_equal(np.delete(made, 50, axis=0), np.delete(rows, 50, axis=0))
     np.testing.assert_allclose(made[50], wanted[50], rtol=1e-6)
+
+
+def test_value_that_a_tensor_without_scale_cannot_hold_is_refused() -> None:
+    spec = InputSpec("x", Modality.SERIES, (1, 2, 1), "ntc", (0.0, 1.0))
+    made = SeriesFront(spec, (), TensorSpec("x", (1, 2, 1), "int8"))
+    with pytest.raises(InvalidInput, match="1 to 1000, but tensor 'x' stores int8 without a scale"):
+        made.write(np.array([[1.0], [1000.0]]), np.zeros((1, 2, 1), np.int8))

@@ -358,3 +358,10 @@ def test_every_parameter_of_the_keyword_steps_changes_the_features() -> None:
     for change in changes:
         steps = (WINDOW, PEAK, msgspec.structs.replace(LOG_MEL, **change), DCT)
         assert np.abs(SoundFront(KEYWORD_SPEC, steps, KEYWORD_TENSOR).tensor(sound) - plain).max() > 1e-3, change
+
+
+def test_sample_that_a_tensor_without_scale_cannot_hold_is_refused() -> None:
+    spec = InputSpec("x", Modality.SOUND, (1, 2), "nt", (-1.0, 1.0), rate_hz=RATE_HZ)
+    made = SoundFront(spec, (Scale(1000.0),), TensorSpec("x", (1, 2), "int8"))
+    with pytest.raises(InvalidInput, match="500, but tensor 'x' stores int8 without a scale"):
+        made.write(np.array([0.0, 0.5]), np.zeros((1, 2), np.int8))

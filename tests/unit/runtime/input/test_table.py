@@ -84,6 +84,13 @@ def test_tables_without_the_wanted_columns_are_refused(data: bytes, channels: tu
         decode_rows(data, channels=channels)
 
 
+def test_message_shows_a_header_without_what_acts_on_a_terminal() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decode_rows(b"\x1b[2Jgone," + b"b" * 1000 + b",c" * 20 + b"\n1,2", channels=("x",))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
 def test_file_is_read_named_in_errors_and_not_found_when_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"1,2\n")

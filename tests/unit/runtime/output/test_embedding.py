@@ -273,3 +273,9 @@ def test_a_sound_file_is_what_the_damaged_ones_were_made_of(tmp_path: Path) -> N
 def test_no_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no enrolled examples"):
         _head().load(tmp_path / "faces")
+
+
+def test_vectors_whose_squares_float32_cannot_hold_are_compared() -> None:
+    made = np.full((2, WIDTH), 3e38, np.float32)
+    wanted = np.stack([made[0] / 2, -made[1]])
+    assert _head().agree(made, wanted).tolist() == [True, False]

@@ -37,8 +37,8 @@ def _assert_same(head: ClassificationHead, stored: NDArray[Any], spec: TensorSpe
     assert few is not None
     made = dict(zip(FIELDS, few(stored[np.newaxis], None), strict=True))
     wanted = head.answer((dequantize_tensor(stored[np.newaxis], spec),), None, None)
-    # On the long way scores of up to 100 are float32, rounded by 4e-6 each, which moves a probability by as much, and an
-    # energy of that size by 1e-5.
+    # On the long way scores of up to 100 are float32, rounded by 4e-6 each, which moves a probability by as much, and
+    # an energy of that size by 1e-5.
     assert made["score"] == pytest.approx(wanted.score, abs=1e-5)
     assert made["margin"] == pytest.approx(wanted.margin, abs=1e-5)
     assert made["energy"] == (None if wanted.energy is None else pytest.approx(wanted.energy, abs=2e-5))
@@ -127,3 +127,11 @@ def test_predictor_takes_the_short_way_and_answers_as_on_the_long_one() -> None:
         assert made.score == pytest.approx(basis.max(), rel=2e-6)
         assert made.label == bundle.manifest.labels[int(basis.argmax())]
     predictor.close()
+
+
+@pytest.mark.parametrize("features", [3e38, -3e38, np.inf, np.nan])
+def test_features_without_a_finite_distance_are_refused(features: float) -> None:
+    bundle = as_bundle(make_parts())
+    few = make_head(bundle).decide_few((FLOAT, FLOAT))  # type: ignore[attr-defined]
+    with pytest.raises(InvalidInput, match="NaN or infinity"):
+        few(np.zeros((1, 4), np.float32), np.full((1, 4), features, np.float32))

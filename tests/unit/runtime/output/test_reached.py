@@ -78,3 +78,8 @@ def test_a_sigmoid_that_rounds_to_one_reaches_one() -> None:
 def test_a_table_without_places_reaches_nothing(activation: Activation) -> None:
     found = reached(np.empty((0, 3), np.float32), 0.5, activation=activation, background=0)
     assert (len(found.rows), found.nearest) == (0, 0.0)
+
+
+def test_scores_as_far_apart_as_float32_goes_are_told_apart() -> None:
+    found = reached(np.array([[3.4e38, -3.4e38]], np.float32), 0.5, activation=Activation.SOFTMAX)
+    assert (found.rows.tolist(), found.classes.tolist(), found.scores.tolist()) == ([0], [0], [1.0])

@@ -108,3 +108,11 @@ def test_comparing_with_the_least_float32_is_comparing_with_the_threshold(thresh
     least = least_float32(threshold)
     assert float(least) >= threshold
     assert float(np.nextafter(least, np.float32(-1))) < threshold
+
+
+@pytest.mark.parametrize("most", [3.4e38, -3.4e38])
+def test_scores_as_far_apart_as_float32_goes_are_told_apart(most: float) -> None:
+    scores = np.array([most, -most, 0.0], np.float32)
+    wanted = [1.0, 0.0, 0.0] if most > 0 else [0.0, 1.0, 0.0]
+    assert probabilities(scores, Activation.SOFTMAX).tolist() == wanted
+    assert energy(scores).tolist() == -np.float32(abs(most))

@@ -162,3 +162,10 @@ def test_more_labels_than_a_mask_has_room_for_are_refused() -> None:
     output = Segmentation(scores="scores", activation=Activation.NONE)
     with pytest.raises(InvalidInput, match="256 labels"):
         SegmentationHead(manifest_of(output, tuple(map(str, range(256))), input=SPEC), output)
+
+
+def test_scores_as_far_apart_as_float32_goes_are_told_apart() -> None:
+    scores = np.full((1, 6, 8, 3), -3.4e38, np.float32)
+    scores[..., 1] = 3.4e38
+    answer = _head(threshold=0.9).answer((scores,), WHOLE, None)
+    assert [(one.label, one.score) for one in answer.top] == [(LABELS[1], 1.0)]

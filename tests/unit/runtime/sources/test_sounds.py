@@ -3,6 +3,7 @@ import itertools
 import os
 import struct
 import threading
+import time
 import wave
 from collections.abc import Iterator
 from contextlib import suppress
@@ -143,6 +144,18 @@ def test_file_that_is_no_sound_is_told(tmp_path: Path, stop: threading.Event, da
     (told,) = open_source(_file(tmp_path, data), SOUND, (WINDOW,)).frames(stop)
     assert isinstance(told, FrameError)
     assert isinstance(told.error, Corrupt | InvalidInput)
+
+
+def test_long_head_in_small_blocks_costs_no_more_than_in_large_ones() -> None:
+    plain = _wav(NOISE[:800])
+    data = plain[:12] + struct.pack("<4sI", b"junk", 8) * 20_000 + plain[12:]
+    data = data.replace(b"junk\x08\0\0\0junk\x08\0\0\0", b"junk\x08\0\0\0" + bytes(8))
+    began_s = time.process_time()
+    blocks = (data[place : place + 1] for place in range(len(data)))
+    frames = list(SoundCut(SOUND, (WINDOW,)).of_bytes("pipe", iter([blocks]), lambda: 0.0))
+    _same(frames, _windows(NOISE[:800], WINDOW))
+    # A tenth of a second here; read from its beginning with each block it was minutes.
+    assert time.process_time() - began_s < 3.0
 
 
 def test_sound_without_a_stated_rate_is_refused() -> None:
