@@ -1,6 +1,6 @@
 """The bundles that stand for edgeloop: made from the public models by the toolchain, as docs/runtime.md shows it.
 
-Golden samples are cut from what is there: two photos, clips of the test set that the judging does not use, digits of
+Golden samples are cut from what is there: two photos, clips of the test set, digits of
 the training images. Each bundle is made once and kept in the cache; `make clean` forgets it.
 """
 
@@ -32,7 +32,7 @@ from edgeloop.toolchain.source.open import open_model
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 GOLDEN_CLIPS = 32
-"""The last of the test clips, which no row judges by."""
+"""The last of the test clips."""
 
 _GOLDEN_PHOTOS = 32
 _PHOTO_SIDE_PX = 300

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.live import Live
+from rich.markup import escape
 
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.say import emit_json
+from edgeloop.cli.say import emit_json, printable
 from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
 from edgeloop.contracts.output import Task
@@ -242,7 +243,13 @@ def _row(made: "Prediction") -> tuple[str, ...]:
     is_share = made.task in (Task.CLASSIFICATION, Task.DETECTION, Task.SEGMENTATION)
     score = percent(made.score) if is_share else f"{made.score:.4g}"
     cached = " cached" if made.cached else ""
-    return made.source, made.label or "none", score, told, f"{made.latency_ms:.3f} ms{cached}"
+    return (
+        escape(printable(made.source)),
+        escape(made.label or "none"),
+        score,
+        told,
+        f"{made.latency_ms:.3f} ms{cached}",
+    )
 
 
 def _require_drawable(predictor: "Predictor") -> None:
@@ -256,4 +263,5 @@ def _draw(frame: "Frame", made: "Prediction", predictor: "Predictor", folder: Pa
     from edgeloop.runtime.input.images import as_image, encode_png
 
     picture = draw(as_image(frame.data), made, predictor.manifest.labels)
-    write_durable(folder / f"{Path(made.source).stem}.png", encode_png(picture))
+    name = made.source.replace("/", "_")  # whole: a video's frames differ in their number alone
+    write_durable(folder / (name if name.endswith(".png") else f"{name}.png"), encode_png(picture))

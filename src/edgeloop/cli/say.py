@@ -26,3 +26,12 @@ def ready(what: str, *, as_json: bool, **facts: str) -> None:
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """What of a name a terminal may be given: control characters are shown as "?".
+
+    >>> printable("cat\\x1b[2J")
+    'cat?[2J'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from edgeloop.cli.say import printable
 from edgeloop.cli.show import percent
 from edgeloop.contracts.output import Task
 from edgeloop.contracts.prediction import Prediction
@@ -105,15 +106,6 @@ def score(prediction: Prediction) -> str:
     if prediction.task in _SHARES:
         return percent(prediction.score)
     return f"{prediction.score:.4g}"
-
-
-def printable(text: str) -> str:
-    """What of a name a terminal may be given: control characters are shown as "?".
-
-    >>> printable("cat\\x1b[2J")
-    'cat?[2J'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _latency_line(latencies_ms: Sequence[float]) -> str:

@@ -154,10 +154,19 @@ def _throughput_per_s(bundle: Bundle, lane: Lane) -> float | None:
     """As many predictors as cores have room for, each on a thread of its own, for a moment."""
     can_share = is_parallel(lane.variant.engine, lane.setting)
     side_by_side = max(1, available_cores() // lane.setting.threads) if can_share else 1
+    predictors: list[Predictor] = []
     try:
-        predictors = [Predictor(bundle, lane.variant, setting=lane.setting) for _ in range(side_by_side)]
+        predictors.extend(Predictor(bundle, lane.variant, setting=lane.setting) for _ in range(side_by_side))
+        return _counted_per_s(predictors, lane)
     except EdgeloopError:
         return None
+    finally:
+        for predictor in predictors:
+            predictor.close()
+
+
+def _counted_per_s(predictors: Sequence[Predictor], lane: Lane) -> float:
+    side_by_side = len(predictors)
     counts = [0] * side_by_side
     inputs = lane.judge.inputs
     ends_s = time.perf_counter() + _THROUGHPUT_S
@@ -173,20 +182,18 @@ def _throughput_per_s(bundle: Bundle, lane: Lane) -> float | None:
         thread.start()
     for thread in threads:
         thread.join()
-    took_s = time.perf_counter() - began_s
-    for predictor in predictors:
-        predictor.close()
-    return sum(counts) / took_s
+    return sum(counts) / (time.perf_counter() - began_s)
 
 
 def _peak_memory_bytes(path: Path, lane: Lane) -> int | None:
     which = to_json(Which(variant=lane.variant.file, setting=lane.setting)).decode()
-    done = subprocess.run(  # noqa: S603 - our own module on a file that was named
-        [sys.executable, "-m", "edgeloop.runtime.footprint", str(path), which],
-        capture_output=True,
-        timeout=_FOOTPRINT_TIMEOUT_S,
-        check=False,
-    )
+    command = [sys.executable, "-m", "edgeloop.runtime.footprint", str(path), which]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module on a file that was named
+            command, capture_output=True, timeout=_FOOTPRINT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
     if done.returncode != 0:
         return None
     return from_json(done.stdout, Footprint, what="footprint").peak_memory_bytes

@@ -112,6 +112,7 @@ class ResultCache:
             self._small_of[slot] = None
         slot = self._small_of.index(None)
         self._small_of[slot] = held.digest
+        self._shape_of[slot] = ()  # what was there before must not be found by its thumbnail any more
         if held.small is not None:
             self._small[slot] = held.small.reshape(-1)
             self._shape_of[slot] = held.shape

@@ -233,7 +233,8 @@ class Pool:
                 retry_after_s=wait_s,
             )
         own_s = count * self._item_s / self._crew.size
-        if wait_s + own_s > deadline_s:
+        # An idle pool lets anyone in: only an answer shows that one that was slow is no longer.
+        if self._waiting and wait_s + own_s > deadline_s:
             self.counts.rejected += count
             hint = "allow more time" if own_s > deadline_s else f"ask again in {wait_s:.1f} s"
             raise Overloaded(

@@ -150,6 +150,8 @@ class Predictor:
     def load_enrolled(self, path: str | os.PathLike[str]) -> None:
         """Take over what `save_enrolled` wrote. Raises NotFound, Corrupt, or InvalidInput if it is of another model."""
         self._embedding().load(path)
+        if self.cache is not None:
+            self.cache.clear()
 
     def tensor(self, source: Source) -> NDArray[np.float32]:
         """The preprocessed input by the plain path, step by step: float32 of manifest.input.shape."""

@@ -24,7 +24,7 @@ from edgeloop.runtime.engines.settings import Found, settings_for
 from edgeloop.runtime.outcome import RACE_S, Race, Runner
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.remembered import available_cores
-from edgeloop.runtime.replay import Judge
+from edgeloop.runtime.replay import Judge, Pairs
 
 _WARM_UP_RUNS = 2
 _SETTLED = ((4, 1.6), (10, 1.25), (24, 1.1), (60, 1.04))
@@ -33,6 +33,8 @@ _QUANTILE = 0.25
 """Of a candidate's times: other work only ever adds to them, so the lower quartile says more than the mean, and is
 steadier than the minimum."""
 _MOST_ROUNDS = 400
+_FEWEST_ROUNDS = 3
+"""However long a round takes: who was never timed must not win, and be remembered."""
 
 
 @dataclass
@@ -88,18 +90,22 @@ def run_race(
     """Time what could run here; returns the outcome and the winner, loaded.
 
     variants: those that take part, in every setting worth trying, the most promising first. threads: only settings
-    with so many. found: accelerators that take part, too. lean: see `settings_for`. seconds: the race ends then, but
-    never before the winner has passed all golden samples. Raises Unavailable with every reason if no candidate runs
-    and passes.
+    with so many. found: accelerators that take part, too. lean: see `settings_for`. seconds: the race ends then,
+    loading included, but never before three rounds, and before the winner has passed all golden samples. Raises
+    Unavailable with every reason if no candidate runs and passes.
     """
     started_s = now_s()
-    inputs, _ = Judge.read(bundle)
-    lanes = [enter(bundle, variant, setting) for variant, setting in entries(variants, threads, found, lean=lean)]
+    pairs = Judge.read(bundle)
+    inputs, _ = pairs
+    lanes = [
+        enter(bundle, variant, setting, pairs) for variant, setting in entries(variants, threads, found, lean=lean)
+    ]
     rng = np.random.default_rng(0)
     ends_s = started_s + seconds
     for number in range(_MOST_ROUNDS):
         running = [lane for lane in lanes if lane.predictor is not None]
-        if not running or (len(running) == 1 and number >= _SETTLED[0][0]) or now_s() >= ends_s:
+        is_measured = number >= _FEWEST_ROUNDS
+        if not running or (is_measured and (len(running) == 1 or now_s() >= ends_s)):
             break
         for index in rng.permutation(len(running)):
             take_turn(running[index], inputs, number, now_s)
@@ -132,9 +138,9 @@ def entries(
     ]
 
 
-def enter(bundle: Bundle, variant: Variant, setting: Setting) -> Lane:
+def enter(bundle: Bundle, variant: Variant, setting: Setting, pairs: Pairs | None = None) -> Lane:
     """Load one candidate; one that does not load is out at once, with the reason."""
-    lane = Lane(variant, setting, None, Judge(bundle, variant))
+    lane = Lane(variant, setting, None, Judge(bundle, variant, pairs=pairs))
     try:
         if setting.accelerator != CPU:
             from edgeloop.runtime.engines.trial import try_setting

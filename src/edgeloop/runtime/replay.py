@@ -29,16 +29,21 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None
 
 
+Pairs = tuple[NDArray[np.generic], NDArray[np.float32]]
+"""Golden inputs (count, ...) and the float model's answers (count, K)."""
+
+
 class Judge:
     """Compares a variant's answers to the golden samples with the float model's, one after another.
 
     Fails closed: a missing tolerance or an answer that is not finite is a failure.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant) -> None:
+    def __init__(self, bundle: Bundle, variant: Variant, *, pairs: Pairs | None = None) -> None:
+        """pairs: what `read` gave, for those who judge several variants."""
         self.bundle = bundle
         self._variant = variant
-        self.inputs, self._wanted = self.read(bundle)
+        self.inputs, self._wanted = pairs or self.read(bundle)
         self._head = make_head(bundle)
         self._made: list[NDArray[np.float32]] = []
 

@@ -94,17 +94,7 @@ class Stream:
                 _log.warning("input_failed", source=frame.name if frame else "", code=made.code, detail=str(made))
 
     def answers(self, stop: threading.Event | None = None) -> Iterator[tuple[Frame | None, Prediction | EdgeloopError]]:
-        """Each input with its prediction, or with the error that it met; None for one that never came to be a frame.
-
-        While it goes on, the predictor uses the stream's cache, or none; then its own again.
-        """
-        before, self._predictor.cache = self._predictor.cache, self._cache
-        try:
-            yield from self._answers(stop)
-        finally:
-            self._predictor.cache = before
-
-    def _answers(self, stop: threading.Event | None) -> Iterator[tuple[Frame | None, Prediction | EdgeloopError]]:
+        """Each input with its prediction, or with the error that it met; None for one that never came to be a frame."""
         for frame in self._frames.frames(stop):
             if isinstance(frame, FrameError):
                 self._failed += 1
@@ -120,6 +110,11 @@ class Stream:
             yield frame, msgspec.structs.replace(made, source=frame.name, at_s=frame.at_s)
 
     def _predict(self, data: Source) -> Prediction:
-        if self._smoother is None:
-            return self._predictor.predict(data)
-        return self._predictor.predict_smoothed(data, self._smoother)
+        # The stream's own cache, or none, and only for this call: other streams of the predictor have theirs.
+        before, self._predictor.cache = self._predictor.cache, self._cache
+        try:
+            if self._smoother is None:
+                return self._predictor.predict(data)
+            return self._predictor.predict_smoothed(data, self._smoother)
+        finally:
+            self._predictor.cache = before

@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -28,6 +27,7 @@ _log = structlog.get_logger(__name__)
 _FAREWELL_S = 0.25
 """How long idle connections stay open at the end, so that a request on its way is answered 503 and not cut off."""
 _SWITCH_INTERVAL_S = 0.001
+_AFTER_BREAK_S = 1.0
 """How long a worker may keep the event loop from going on; Python's own 5 ms would be most of a short answer."""
 
 
@@ -58,9 +58,8 @@ async def _serve(config: ServeConfig, handle: socket.socket, *, on_ready: Callab
     finally:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        if tasks:
+            await asyncio.wait(tasks)
         await _given_up(models, config.drain_s)
 
 
@@ -80,6 +79,9 @@ async def _watched(models: Models) -> None:
             return
         except EdgeloopError as error:  # the folder is away: it may come back
             _log.warning("watch_failed", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - the outer guard of a long-running loop
+            _log.error("watch_broke", exc_info=error)
+            await asyncio.sleep(_AFTER_BREAK_S)
 
 
 def _start(rescan: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:

@@ -104,9 +104,21 @@ def _listed(body: bytes, spec: InputSpec) -> NDArray[Any]:
     return as_float32(numbers(listed, what='"array"', missing=spec.modality is Modality.SERIES), what='"array"')
 
 
+def _require_numbers(listed: list[Any], what: str, *, missing: bool) -> None:
+    """Before NumPy sees it: one long text beside many numbers would take as many bytes for each of them."""
+    waiting = [listed]
+    while waiting:
+        for one in waiting.pop():
+            if isinstance(one, list):
+                waiting.append(one)
+            elif type(one) not in (int, float) and not (missing and one is None):
+                raise InvalidInput(f"{what} holds something other than numbers: {type(one).__name__}")
+
+
 def numbers(listed: list[Any], *, what: str, missing: bool = False) -> NDArray[Any]:
     """Nested lists as an array of numbers. missing: null is NaN. Raises InvalidInput on anything else, such as texts,
     or lists of different lengths."""
+    _require_numbers(listed, what, missing=missing)
     try:
         values = np.array(listed)
     except (ValueError, TypeError, OverflowError) as error:

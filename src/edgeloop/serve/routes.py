@@ -157,7 +157,8 @@ class Routes:
         return await _counted(model, self._inferred(model, version, request))
 
     async def _prediction(self, model: Model, request: Request) -> Reply:
-        listed_bytes = len(request.body) if request.header(b"content-type") == JSON.decode() else 0
+        kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
+        listed_bytes = len(request.body) if kind == JSON.decode() else 0
         source = await _maybe_apart(listed_bytes, source_of, request, model.pool.manifest)
         made = await model.pool.predict(source, deadline_s=self._deadline_s(request), alone=request.alone)
         return Reply(_encoder.encode(made))

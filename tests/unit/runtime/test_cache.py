@@ -185,3 +185,12 @@ def test_predictor_says_which_answers_were_taken() -> None:
 def test_manifest_that_asks_for_more_entries_than_memory_has_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"2,147,483,648 answers.*at most 4,096"):
         ResultCache(_manifest(entries=2**31))
+
+
+def test_thumbnail_of_an_answer_that_left_is_not_found_any_more() -> None:
+    manifest = _manifest(near=0.5, entries=1)
+    first = Resize(8, 8, Interpolation.LINEAR, reduced_decode=True)
+    cache = ResultCache(msgspec.structs.replace(manifest, preprocess=(first, *manifest.preprocess)))
+    cache.keep(cache.find(_scene(100)), ANSWER)
+    cache.keep(cache.find(encode_png(_scene(10))), OTHER)  # takes the place, and has no thumbnail
+    assert cache.find(_scene(101)).kept is None

@@ -109,3 +109,12 @@ def test_median_of_probabilities_is_that_of_the_last_k(cache: bool) -> None:
 def test_single_predictions_are_not_smoothed() -> None:
     predictor = _smoothed(Consensus(of=3, at_least=3))
     assert predictor.predict(IMAGES[2]).label == LABELS[2]
+
+
+def test_streams_of_one_predictor_keep_their_caches_apart_and_leave_the_predictors_own_alone() -> None:
+    predictor = _predictor()
+    both = zip(predictor.stream([IMAGES[0]] * 3), predictor.stream([IMAGES[0]] * 3), strict=True)
+    # Each computes its own first frame, although the other has just answered the same.
+    assert [(one.cached, other.cached) for one, other in both] == [(False, False), (True, True), (True, True)]
+    assert predictor.cache is None
+    assert not predictor.predict(IMAGES[0]).cached

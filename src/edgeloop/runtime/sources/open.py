@@ -87,7 +87,7 @@ def _named(
     video = _video(source, follow=follow, rate_hz=rate_hz)
     if video is not None:
         if spec.modality is not Modality.IMAGE:
-            raise InvalidInput(f"{source} gives images; the bundle takes {spec.modality}")
+            raise InvalidInput(f"{without_secrets(str(source))} gives images; the bundle takes {spec.modality}")
         return Stream(video)
     return _file(Path(source), make_cut(spec, steps), follow=follow, rate_hz=rate_hz)  # type: ignore[arg-type]
 
