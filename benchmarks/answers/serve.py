@@ -17,7 +17,7 @@ NAME = "serve"
 CLIENTS = (1, 8, 64)
 
 _TIMES = 2.0
-_ROUNDS, _TURN_S = 5, 2.0
+_ROUNDS, _TURN_S = 5, 1.5
 _OURS = "edgeloop"
 
 

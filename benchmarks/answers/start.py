@@ -35,7 +35,7 @@ def _memory(context: Context) -> Iterator[Row]:
     bundle, _ = bundles.digits(context)
     for what, most_mb, measured in (
         ("idle agent", _IDLE_MB, memory.idle_agent),
-        ("agent with digits", _LOADED_MB, lambda folder: memory.agent_with(bundle, folder)),
+        ("agent that has just taken digits", _LOADED_MB, lambda folder: memory.agent_with(bundle, folder)),
     ):
         folder = context.scratch / "memory" / what.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
