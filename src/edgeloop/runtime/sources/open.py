@@ -87,7 +87,9 @@ def _named(
     video = _video(source, follow=follow, rate_hz=rate_hz)
     if video is not None:
         if spec.modality is not Modality.IMAGE:
-            raise InvalidInput(f"{without_secrets(str(source))} gives images; the bundle takes {spec.modality}")
+            named = str(source)
+            shown = without_secrets(named) if "://" in named else named
+            raise InvalidInput(f"{shown} gives images; the bundle takes {spec.modality}")
         return Stream(video)
     return _file(Path(source), make_cut(spec, steps), follow=follow, rate_hz=rate_hz)  # type: ignore[arg-type]
 
