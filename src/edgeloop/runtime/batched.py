@@ -23,6 +23,7 @@ from edgeloop.runtime.engines.quantized import dequantize_tensor, quantize_tenso
 from edgeloop.runtime.input.front import make_front
 from edgeloop.runtime.input.port import Geometry, Source
 from edgeloop.runtime.output.head import make_head
+from edgeloop.runtime.output.port import predicted
 
 
 class BatchPredictor:
@@ -114,21 +115,7 @@ class BatchPredictor:
             answer = self._head.answer(_row(made, row), geometry, self._given(row))
         except EdgeloopError as error:
             return error
-        return Prediction(
-            label=answer.label,
-            score=answer.score,
-            margin=answer.margin,
-            top=answer.top,
-            energy=answer.energy,
-            energy_z=answer.energy_z,
-            novelty=answer.novelty,
-            boxes=answer.boxes,
-            mask_png=answer.mask_png,
-            vector=answer.vector,
-            task=self._manifest.task,
-            latency_ms=0.0,
-            **self._fixed,
-        )
+        return predicted(answer, task=self._manifest.task, latency_ms=0.0, **self._fixed)
 
     def _given(self, row: int) -> NDArray[np.float32] | None:
         return dequantize_tensor(self._rows[row], self._input) if self._head.wants_input else None

@@ -28,7 +28,7 @@ from edgeloop.runtime.outcome import Race
 from edgeloop.runtime.output.classification import ClassificationHead
 from edgeloop.runtime.output.few import Decision
 from edgeloop.runtime.output.head import make_head
-from edgeloop.runtime.output.port import Answer, Reals
+from edgeloop.runtime.output.port import Answer, Reals, predicted
 
 if TYPE_CHECKING:
     # A first answer does not wait for what it may not need.
@@ -220,17 +220,8 @@ class Predictor:
         return dequantize_tensor(self._buffer, self._input) if self.head.wants_input else None
 
     def _prediction(self, answer: Answer, started_ns: int, *, cached: bool = False) -> Prediction:
-        return Prediction(
-            label=answer.label,
-            score=answer.score,
-            margin=answer.margin,
-            top=answer.top,
-            energy=answer.energy,
-            energy_z=answer.energy_z,
-            novelty=answer.novelty,
-            boxes=answer.boxes,
-            mask_png=answer.mask_png,
-            vector=answer.vector,
+        return predicted(
+            answer,
             cached=cached,
             latency_ms=(time.perf_counter_ns() - started_ns) / 1e6,
             bundle=self._bundle,

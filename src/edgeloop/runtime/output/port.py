@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.prediction import Box, Scored
+from edgeloop.contracts.output import Task
+from edgeloop.contracts.prediction import Box, Prediction, Scored
 from edgeloop.runtime.input.port import Geometry
 
 
@@ -26,6 +27,30 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     boxes: tuple[Box, ...] = ()
     mask_png: bytes | None = None
     vector: tuple[float, ...] = ()
+
+
+def predicted(
+    answer: Answer, *, bundle: str, engine: str, precision: str, task: Task, latency_ms: float, cached: bool = False
+) -> Prediction:
+    """An answer as it is handed out: with who gave it, and in what time."""
+    return Prediction(
+        label=answer.label,
+        score=answer.score,
+        margin=answer.margin,
+        top=answer.top,
+        energy=answer.energy,
+        energy_z=answer.energy_z,
+        novelty=answer.novelty,
+        boxes=answer.boxes,
+        mask_png=answer.mask_png,
+        vector=answer.vector,
+        cached=cached,
+        latency_ms=latency_ms,
+        bundle=bundle,
+        engine=engine,
+        precision=precision,
+        task=task,
+    )
 
 
 Reals = tuple[NDArray[np.float32], ...]
