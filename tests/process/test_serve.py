@@ -16,72 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import LABELS, Damage, make_bundle, make_parts, pack, quadrant_images, quadrant_weights
+from builders import LABELS, Damage, make_bundle, make_parts, pack, quadrant_weights
 from edgeloop.runtime.input.images import encode_png
-from processes import Process
-from serving import slow_quadrants
+from served import IMAGES, RAW, TIMEOUT_S, Served, Start, asked, starting
+from serving import slow_quadrants, wide_quadrants
 
-IMAGES = quadrant_images(4, seed=5)
 PIXELS = (IMAGES[..., None] / 255.0).astype(np.float32)
-RAW = {"content-type": "application/octet-stream"}
-TIMEOUT_S = 30.0
-
-Start = Callable[..., "Served"]
-
-
-class Served:
-    """A server process."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.host = process.start()["url"].removeprefix("http://")
-        name, _, port = self.host.partition(":")
-        self.address = (name, int(port))
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.host, timeout=TIMEOUT_S)
-
-    def ask(
-        self, body: bytes = IMAGES[0].tobytes(), path: str = "/predict", method: str = "POST", **headers: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = self.connect()
-        try:
-            return asked(connection, body, path, method=method, **headers)
-        finally:
-            connection.close()
-
-    def metric(self, name: str) -> float:
-        text = self.ask(b"", "/metrics", "GET")[2].decode()
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + "{"))
-
-    def send(self, number: signal.Signals) -> None:
-        assert self.process.handle is not None
-        self.process.handle.send_signal(number)
-
-
-def asked(
-    connection: http.client.HTTPConnection, body: bytes, path: str = "/predict", *, method: str = "POST", **headers: str
-) -> tuple[int, dict[str, str], bytes]:
-    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in (RAW | headers).items()})
-    reply = connection.getresponse()
-    return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    running: list[Process] = []
-    folder = tmp_path_factory.mktemp("serve")
-
-    def started(*arguments: str | Path) -> Served:
-        told = ("-m", "edgeloop", "serve", "--json", "--port", "0", "--no-race", *map(str, arguments))
-        running.append(Process(*told, log=folder / f"{len(running)}.log"))
-        return Served(running[-1])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    with starting(tmp_path_factory.mktemp("serve")) as started:
         yield started
-    for process in running:
-        process.stop()
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +95,14 @@ def _check_outputs(triton: Any, client: Any, *, binary: bool) -> None:
     assert made.get_response()["id"] == "q"
     np.testing.assert_allclose(made.as_numpy("logits"), quadrant_weights().logits(IMAGES), **near)
     np.testing.assert_allclose(made.as_numpy("features"), quadrant_weights().features(IMAGES), **near)
+    both = [
+        triton.InferRequestedOutput("features", binary_data=binary),
+        triton.InferRequestedOutput("logits", binary_data=not binary),
+    ]
+    made = client.infer("tiny", [given], outputs=both)
+    assert [one["name"] for one in made.get_response()["outputs"]] == ["features", "logits"]
+    np.testing.assert_allclose(made.as_numpy("logits"), quadrant_weights().logits(IMAGES), **near)
+    np.testing.assert_allclose(made.as_numpy("features"), quadrant_weights().features(IMAGES), **near)
     wanted = [triton.InferRequestedOutput("features", binary_data=binary)]
     made = client.infer("tiny", [given], model_version="1.0.0", outputs=wanted)
     assert [one["name"] for one in made.get_response()["outputs"]] == ["features"]
@@ -165,8 +119,18 @@ def _check_predictions(triton: Any, client: Any) -> None:
 def _check_errors(triton: Any, client: Any) -> None:
     wrong = triton.InferInput("image", [1, 4, 4, 1], "FP32")
     wrong.set_data_from_numpy(np.zeros((1, 4, 4, 1), np.float32))
-    with pytest.raises(triton.InferenceServerException, match=r"must be FP32 of shape \[-1, 8, 8, 1\]"):
+    with pytest.raises(triton.InferenceServerException, match=r"must be FP32 of shape \[-1, 8, 8, 1\]") as refused:
         client.infer("tiny", [wrong])
+    assert refused.value.status() == "400"
+    for datatype, dtype in (("FP64", np.float64), ("INT32", np.int32), ("UINT8", np.uint8), ("BOOL", np.bool_)):
+        other = triton.InferInput("image", [1, 8, 8, 1], datatype)
+        other.set_data_from_numpy(np.zeros((1, 8, 8, 1), dtype))
+        with pytest.raises(triton.InferenceServerException, match=f"must be FP32 .* got {datatype}"):
+            client.infer("tiny", [other])
+    given = triton.InferInput("image", [1, 8, 8, 1], "FP32")
+    given.set_data_from_numpy(PIXELS[:1])
+    with pytest.raises(triton.InferenceServerException, match="no output 'boxes'"):
+        client.infer("tiny", [given], outputs=[triton.InferRequestedOutput("boxes")])
     with pytest.raises(triton.InferenceServerException, match="no model 'nobody'"):
         client.infer("nobody", [wrong])
 
@@ -214,6 +178,72 @@ def test_image_that_decodes_to_more_than_is_taken_is_refused(tiny: Served) -> No
     assert len(bomb) < 1024 * 1024
     assert tiny.ask(bomb, content_type="image/png")[0] == 400
     assert tiny.ask()[0] == 200
+
+
+# ---- clients that are slow, or go away
+
+
+def test_body_that_does_not_come_is_given_up_while_others_are_answered(tmp_path: Path, start: Start) -> None:
+    server = start(make_bundle(tmp_path), "--max-body-s", "0.3")
+    with socket.create_connection(server.address, timeout=TIMEOUT_S) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\ncontent-length: 64\r\n\r\n" + b"x" * 10)
+        assert server.ask()[0] == 200
+        reply = http.client.HTTPResponse(connection)
+        reply.begin()
+        assert (reply.status, reply.getheader("connection")) == (408, "close")
+        assert "10 bytes of it were" in json.loads(reply.read())["error"]
+        assert connection.recv(1) == b""
+    assert server.metric("edgeloop_requests_total", 'code="408"') == 1
+
+
+@pytest.mark.parametrize("after", [b"GET / HTTP/1.1\r\nx: ", b"GET /", b"POST /predict HTTP/1.1\r\ny: 1\r\nx"])
+def test_head_without_an_end_is_cut_off(tiny: Served, after: bytes) -> None:
+    with socket.create_connection(tiny.address, timeout=TIMEOUT_S) as connection:
+        connection.sendall(after)
+        with pytest.raises(ConnectionError):
+            connection.sendall(b"x" * 100_000_000)
+    assert tiny.ask()[0] == 200
+
+
+def test_clients_that_hang_up_make_room_for_others_and_are_counted(tmp_path: Path, start: Start) -> None:
+    server = start(slow_bundle(tmp_path, work=1500), "--workers", "1", "--queue", "4", "--max-batch", "1")
+    hasty = [server.connect() for _ in range(4)]
+    for connection in hasty:
+        connection.request("POST", "/predict", IMAGES[0].tobytes(), RAW)
+    until(lambda: server.metric("edgeloop_queue_depth") == 4)
+    for connection in hasty:
+        connection.close()
+    until(lambda: server.metric("edgeloop_queue_depth") == 0)
+    assert 3 <= server.metric("edgeloop_predictions_total", 'outcome="gone"') <= 4  # the first may have been answered
+    status, _, made = server.ask()
+    assert (status, json.loads(made)["label"]) == (200, LABELS[0])
+
+
+# ---- batches
+
+
+def test_clients_at_a_time_share_runs_where_that_pays_and_each_gets_its_own_answer(
+    tmp_path: Path, start: Start
+) -> None:
+    wide = wide_quadrants(quadrant_weights(), width=2048, layers=2)
+    server = start(pack(make_parts().with_model(wide), tmp_path), "--workers", "1")
+
+    def client(number: int) -> Counter[tuple[int, bool]]:
+        connection = server.connect()
+        seen: Counter[tuple[int, bool]] = Counter()
+        for turn in range(20):
+            index = (number + turn) % 4
+            status, _, made = asked(connection, IMAGES[index].tobytes())
+            seen[status, json.loads(made).get("label") == LABELS[index]] += 1
+        connection.close()
+        return seen
+
+    with ThreadPoolExecutor(8) as clients:
+        seen = sum(clients.map(client, range(8)), Counter[tuple[int, bool]]())
+    assert seen == {(200, True): 160}
+    runs = server.metric("edgeloop_batch_size_count")
+    assert server.metric("edgeloop_batch_size_sum") == 160
+    assert runs < 160 - 10  # many a run was of several
 
 
 # ---- load
@@ -305,6 +335,22 @@ def test_swapping_versions_under_load_fails_no_request(tmp_path: Path, start: St
     assert {status for status, _, _ in seen} == {200}
     assert all(is_right for _, _, is_right in seen)
     assert {bundle for _, bundle, _ in seen} == {"tiny@1.0.0", "tiny@1.0.2", "tiny@1.0.3"}
+
+
+def test_server_and_model_stay_ready_while_a_version_follows_another(tmp_path: Path, start: Start) -> None:
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    server = start(make_bundle(tmp_path, version="1.0.0"), "--watch", watched)
+    make_bundle(watched, version="1.0.1")
+    seen: Counter[int] = Counter()
+    connection = server.connect()
+    for path in itertools.cycle(("/v2/health/ready", "/v2/health/live", "/v2/models/tiny/ready", "/v2/models/tiny")):
+        status, _, made = asked(connection, b"", path, method="GET")
+        seen[status] += 1
+        if made and json.loads(made)["versions"] == ["1.0.1"]:
+            break
+    connection.close()
+    assert set(seen) == {200}
 
 
 # ---- the end

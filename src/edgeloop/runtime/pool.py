@@ -4,29 +4,33 @@ Rules kept here:
 - the queue is bounded, and nobody is let in who would wait longer than the deadline: Overloaded says when to ask again;
 - an answer that takes less than a hop between threads is computed at once, on the event loop, as long as it stays so;
   one that takes a little longer, too, while there is but one asker, whom nobody else waits behind;
+- a question whose asker has gone, or whose deadline has passed, leaves the queue, and makes room for others;
 - a version that follows another is loaded and proven beside it; every question is answered by the one or the other,
-  and the old one is closed after its last answer.
+  and the old one is closed after its last answer;
+- whatever fails or is cancelled on the way, what was loaded is closed and what was started ends.
 
 Neighbours: `crew` has the threads, `servable` what they run; `serve` answers HTTP with this, the cloud its `infer`.
 """
 
 import asyncio
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.contracts.errors import Unavailable
 from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.runtime.crew import Crew, Job, Shift
 from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.remembered import available_cores
-from edgeloop.runtime.servable import Outputs, Runner, Servable
+from edgeloop.runtime.servable import MAX_RUN_S, Outputs, Runner, Servable
 
 _SWEEP_S = 0.02
 _SMALL_BYTES = 8 * 1024
@@ -46,14 +50,16 @@ class Overloaded(Unavailable):
 class PoolSettings:
     """How a pool works. workers: threads, None for one a core. max_queue: questions that wait or are being answered.
 
-    max_batch: inputs that a worker takes at a time. max_wait_ms: how long it waits for them to come. inline_ms: what
-    takes less is computed on the event loop; alone_ms: the same for one asker alone; 0 for nothing. Measured on two
-    cores: two workers answer sooner than the loop from 0.2 ms on, and a hop to a worker and back takes 0.15 ms or more.
+    max_batch: inputs that a worker takes at a time; max_run_ms: that a run of several may take, where their number is
+    chosen by measurement. max_wait_ms: how long a worker waits for them to come. inline_ms: what takes less is computed
+    on the event loop; alone_ms: the same for one asker alone; 0 for nothing. Measured on two cores: two workers answer
+    sooner than the loop from 0.2 ms on, and a hop to a worker and back takes 0.15 ms or more.
     """
 
     workers: int | None = None
     max_queue: int = 256
-    max_batch: int = 8
+    max_batch: int = 16
+    max_run_ms: float = 1000 * MAX_RUN_S
     max_wait_ms: float = 0.0
     inline_ms: float = 0.25
     alone_ms: float = 5.0
@@ -63,13 +69,15 @@ class PoolSettings:
 class PoolCounts:
     """What a pool has done. answered, failed: computed, failed for their input's fault or the model's.
 
-    rejected: not let in. late: not answered before their deadline. batches: how many runs were of so many inputs.
+    rejected: not let in. late: not answered before their deadline. gone: whoever asked went away before the answer.
+    batches: how many runs were of so many inputs.
     """
 
     answered: int = 0
     failed: int = 0
     rejected: int = 0
     late: int = 0
+    gone: int = 0
     swaps: int = 0
     batches: Counter[int] = field(default_factory=Counter)
 
@@ -89,20 +97,21 @@ class Pool:
         self._crew = crew
         self._direct = direct
         self._item_s = crew.servable.pace.item_s
-        self._open: dict[Job, None] = {}
+        self._open: dict[Job, Crew] = {}
         self._waiting = 0
         self._sweeping = False
         self._closing = False
         self._stalled_until_s = 0.0
+        self._changing = asyncio.Lock()
         self._retired: set[asyncio.Future[None]] = set()
 
     @classmethod
     async def open(cls, servable: Servable, settings: PoolSettings | None = None) -> "Pool":
         """Load a worker's predictor for each worker, and begin. Raises what loading raises."""
         chosen = settings or PoolSettings()
-        crew, direct = await asyncio.to_thread(_open, servable, chosen)
+        crew, direct = await _Opening(servable, chosen).done()
         pool = cls(crew, direct, chosen)
-        crew.start(pool._on_shift)
+        _start(crew, direct, pool._on_shift)
         return pool
 
     @property
@@ -130,10 +139,15 @@ class Pool:
 
         Raises Overloaded, Unavailable after the deadline, or what the input is wrong with.
         """
-        if self._direct is not None and self._is_short(source, self._direct, alone):
-            return self._at_once(self._direct.runner.predict, source)  # type: ignore[no-any-return]
-        (job,) = self._let_in((source,), raw=False, deadline_s=deadline_s)
-        return await job.future  # type: ignore[no-any-return]
+        made = self.predict_at_once(source, alone=alone)
+        if made is not None:
+            return made
+        jobs = self._let_in((source,), raw=False, deadline_s=deadline_s)
+        try:
+            return await jobs[0].future  # type: ignore[no-any-return]
+        except (asyncio.CancelledError, GeneratorExit):
+            self._withdraw(jobs)
+            raise
 
     async def run_tensors(
         self, tensors: Sequence[NDArray[np.float32]], *, deadline_s: float, alone: bool = False
@@ -142,9 +156,27 @@ class Pool:
 
         Raises as `predict`.
         """
-        if self._direct is not None and len(tensors) == 1 and self._is_short(tensors[0], self._direct, alone):
-            return [self._at_once(self._direct.runner.run_tensor, tensors[0])]
+        if len(tensors) == 1:
+            made = self.run_tensor_at_once(tensors[0], alone=alone)
+            if made is not None:
+                return [made]
         return await self._all(self._let_in(tensors, raw=True, deadline_s=deadline_s))
+
+    def answers_at_once(self, *, alone: bool = False) -> bool:
+        """Whether small inputs are computed on the event loop just now, so that it pays to ask for that first."""
+        return self._direct is not None and (not self._direct.only_alone or (alone and not self._waiting))
+
+    def predict_at_once(self, source: Source, *, alone: bool = False) -> Prediction | None:
+        """The answer, computed here and now; None if it is the workers' to give. Raises as `predict`."""
+        if self._direct is not None and self._is_short(source, self._direct, alone):
+            return self._at_once(self._direct.runner.predict, source)  # type: ignore[no-any-return]
+        return None
+
+    def run_tensor_at_once(self, tensor: NDArray[np.float32], *, alone: bool = False) -> Outputs | None:
+        """The same for the outputs for one preprocessed input."""
+        if self._direct is not None and self._is_short(tensor, self._direct, alone):
+            return self._at_once(self._direct.runner.run_tensor, tensor)  # type: ignore[no-any-return]
+        return None
 
     async def predict_many(self, sources: Sequence[Source], *, deadline_s: float) -> list[Prediction]:
         """Answers for several inputs; all are let in, or none. Raises as `predict`, for the first that fails."""
@@ -155,28 +187,36 @@ class Pool:
 
         servable: loaded here beside the former; if that fails, the former stays, and what loading raised is raised.
         """
-        crew, direct = await asyncio.to_thread(_open, servable, self._settings)
-        crew.start(self._on_shift)
-        former, former_direct = self._crew, self._direct
-        self._crew, self._direct, self._item_s = crew, direct, servable.pace.item_s
-        self.counts.swaps += 1
-        await self._retire(former, former_direct)
+        async with self._changing:  # of two, the one that was asked for last is to answer
+            crew, direct = await _Opening(servable, self._settings).done()
+            if self._closing:
+                _discard(crew, direct)
+                raise self._is_closed()
+            _start(crew, direct, self._on_shift)
+            former, former_direct = self._crew, self._direct
+            self._crew, self._direct, self._item_s = crew, direct, servable.pace.item_s
+            self.counts.swaps += 1
+            self._retire(former, former_direct)
+        # Not awaited itself: whoever asked for the swap may go away, the crew ends all the same.
+        await asyncio.shield(former.ended)
 
     async def close(self) -> None:
         """Answer what was let in, and end. What comes later is turned away."""
-        self._closing = True
-        await self._retire(self._crew, self._direct)
+        if not self._closing:
+            self._closing = True
+            self._retire(self._crew, self._direct)
         while self._retired:
             await asyncio.wait(self._retired)
 
-    async def _retire(self, crew: Crew, direct: "_Direct | None") -> None:
+    def _retire(self, crew: Crew, direct: "_Direct | None") -> None:
         crew.finish()
         self._retired.add(crew.ended)
         crew.ended.add_done_callback(self._retired.discard)
         if direct is not None:
             direct.runner.close()
-        # Not awaited itself: whoever asked for the swap may go away, the crew ends all the same.
-        await asyncio.shield(crew.ended)
+
+    def _is_closed(self) -> Unavailable:
+        return Unavailable(f"{self.manifest.ref} is being closed; ask again soon")
 
     def _is_short(self, source: Source, direct: "_Direct", alone: bool) -> bool:
         """Whether to compute at once: what was measured as short, on an input no larger than what was measured."""
@@ -214,7 +254,7 @@ class Pool:
         until_s = time.monotonic() + deadline_s
         jobs = [Job(source, raw=raw, until_s=until_s, future=loop.create_future()) for source in sources]
         for job in jobs:
-            self._open[job] = None
+            self._open[job] = self._crew
             self._crew.put(job)
         self._waiting += len(jobs)
         if not self._sweeping:
@@ -224,7 +264,7 @@ class Pool:
 
     def _check_room(self, count: int, deadline_s: float) -> None:
         if self._closing:
-            raise Unavailable(f"{self.manifest.ref} is being closed; ask again soon")
+            raise self._is_closed()
         wait_s = self._waiting * self._item_s / self._crew.size
         if self._waiting + count > self._settings.max_queue:
             self.counts.rejected += count
@@ -243,13 +283,32 @@ class Pool:
                 retry_after_s=wait_s,
             )
 
-    @staticmethod
-    async def _all(jobs: list[Job]) -> list[Any]:
-        made = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+    async def _all(self, jobs: list[Job]) -> list[Any]:
+        try:
+            made = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+        except (asyncio.CancelledError, GeneratorExit):
+            self._withdraw(jobs)
+            raise
         for one in made:
             if isinstance(one, BaseException):
                 raise one
         return made
+
+    def _withdraw(self, jobs: Iterable[Job]) -> None:
+        """Whoever asked has gone: what nobody has begun with is not computed any more, nor waits in others' way."""
+        for job in jobs:
+            job.future.cancel()
+            if self._leave(job):
+                self.counts.gone += 1
+
+    def _leave(self, job: Job) -> bool:
+        """Nobody waits for this any more; False if nobody did before."""
+        crew = self._open.pop(job, None)
+        if crew is None:
+            return False
+        if crew.withdraw(job):
+            self._waiting -= 1
+        return True
 
     def _on_shift(self, shift: Shift) -> None:
         """A worker has done these: once for all that it took."""
@@ -258,8 +317,11 @@ class Pool:
             self.counts.batches[shift.run] += shift.computed // shift.run
             self._item_s += 0.2 * (shift.busy_s / shift.computed - self._item_s)
         for job in shift.jobs:
-            self._open.pop(job, None)
-            if not job.future.done():
+            if self._open.pop(job, None) is None:  # it went away, or its deadline passed
+                continue
+            if job.future.done():
+                self.counts.gone += 1
+            else:
                 self._resolve(job)
 
     def _resolve(self, job: Job) -> None:
@@ -275,10 +337,9 @@ class Pool:
     def _sweep(self) -> None:
         """One timer for all deadlines: a timer for each request costs more than many a model."""
         now_s = time.monotonic()
-        for job in [job for job in self._open if job.until_s < now_s]:
-            del self._open[job]
-            if not job.future.done():
-                self._expire(job)
+        for job in [job for job in self._open if job.until_s < now_s and not job.future.done()]:
+            self._leave(job)
+            self._expire(job)
         self._sweeping = bool(self._open)
         if self._sweeping:
             asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
@@ -296,6 +357,41 @@ class _Direct:
     only_alone: bool
 
 
+class _Opening:
+    """A crew being loaded, in a thread. Whoever waits for it may go away: then what it loads is closed again."""
+
+    def __init__(self, servable: Servable, settings: PoolSettings) -> None:
+        self._servable = servable
+        self._settings = settings
+        self._deciding = threading.Lock()
+        self._made: tuple[Crew, _Direct | None] | None = None
+        self._is_wanted = True
+
+    async def done(self) -> tuple[Crew, _Direct | None]:
+        """What was loaded; it is the caller's. Raises what loading raises."""
+        try:
+            return await asyncio.to_thread(self._run)
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
+
+    def _run(self) -> tuple[Crew, _Direct | None]:
+        made = _open(self._servable, self._settings)
+        with self._deciding:
+            self._made = made
+            is_wanted = self._is_wanted
+        if not is_wanted:
+            _discard(*made)
+        return made
+
+    def _give_up(self) -> None:
+        with self._deciding:
+            self._is_wanted = False
+            made = self._made
+        if made is not None:
+            _discard(*made)
+
+
 def _open(servable: Servable, settings: PoolSettings) -> tuple[Crew, _Direct | None]:
     crew = Crew.open(
         servable,
@@ -303,11 +399,26 @@ def _open(servable: Servable, settings: PoolSettings) -> tuple[Crew, _Direct | N
         max_batch=settings.max_batch,
         max_wait_ms=settings.max_wait_ms,
     )
-    try:
-        return crew, _open_direct(servable, settings)
-    except EdgeloopError:
-        crew.discard()
-        raise
+    with ExitStack() as loaded:
+        loaded.callback(crew.discard)
+        direct = _open_direct(servable, settings)
+        loaded.pop_all()
+    return crew, direct
+
+
+def _start(crew: Crew, direct: _Direct | None, on_shift: Callable[[Shift], None]) -> None:
+    with ExitStack() as loaded:
+        if direct is not None:
+            loaded.callback(direct.runner.close)
+        crew.start(on_shift)
+        loaded.pop_all()
+
+
+def _discard(crew: Crew, direct: _Direct | None) -> None:
+    with ExitStack() as closing:
+        closing.callback(crew.discard)
+        if direct is not None:
+            closing.callback(direct.runner.close)
 
 
 def _open_direct(servable: Servable, settings: PoolSettings) -> _Direct | None:

@@ -32,6 +32,8 @@ _ROUNDS = 5
 _TIMED_S = 0.25
 _CLEARLY = 0.85
 """A run of several must take less than this share of as many single runs: below it, measurements are mostly noise."""
+MAX_RUN_S = 0.05
+"""A run of several may take so long unless told: whoever is in it waits for all of them."""
 
 
 class Runner(Protocol):
@@ -104,17 +106,24 @@ class Servable:
     open_alone: Callable[[], Runner] | None = None
 
 
-def prove(bundle: Bundle, predictor: Predictor, *, alone: Predictor | None = None, max_batch: int = 1) -> Servable:
+def prove(
+    bundle: Bundle,
+    predictor: Predictor,
+    *,
+    alone: Predictor | None = None,
+    max_batch: int = 1,
+    max_run_s: float = MAX_RUN_S,
+) -> Servable:
     """What `predictor` runs, once its golden samples agree; measured, alone and in batches of up to max_batch.
 
     alone: how one asker alone is answered soonest, if that is another variant or setting. Both stay the caller's.
-    Takes tens of runs of the model. Raises Refused if the golden samples do not agree or the model is too slow for its
-    budget, Corrupt if there is something wrong with them.
+    max_run_s: that a run of several may take. Takes tens of runs of the model. Raises Refused if the golden samples do
+    not agree or the model is too slow for its budget, Corrupt if there is something wrong with them.
     """
     _check(bundle, predictor)
     samples, _ = Judge.read(bundle)
     item_s = _median_s(lambda index: predictor.predict(samples[index % len(samples)]))
-    pays_from = _measured_many(bundle, predictor, samples, size=max_batch, item_s=item_s) if max_batch > 1 else 0
+    batch = _best_batch(bundle, predictor, samples, max_batch=max_batch, max_run_s=max_run_s)
     alone_s = 0.0
     if alone is not None:
         _check(bundle, alone)
@@ -126,10 +135,16 @@ def prove(bundle: Bundle, predictor: Predictor, *, alone: Predictor | None = Non
         engine=variant.engine,
         precision=variant.precision,
         setting=setting,
-        pace=Pace(item_s, max_batch if pays_from else 0, pays_from, samples[0].nbytes, alone_s),
+        pace=Pace(
+            item_s=item_s,
+            batch=batch.size if batch else 0,
+            pays_from=batch.pays_from if batch else 0,
+            sample_bytes=samples[0].nbytes,
+            alone_s=alone_s,
+        ),
         outputs={name: values.shape for name, values in outputs.items()},
         open=partial(Predictor, bundle, variant, setting=setting),
-        open_many=partial(BatchPredictor, bundle, variant, setting=setting, size=max_batch) if pays_from else None,
+        open_many=partial(BatchPredictor, bundle, variant, setting=setting, size=batch.size) if batch else None,
         open_alone=None if alone is None else partial(Predictor, bundle, alone.variant, setting=alone.setting),
     )
 
@@ -153,36 +168,104 @@ def unproven(bundle: Bundle, variant: Variant, *, setting: Setting = _ONE_CPU_TH
     )
 
 
-def _measured_many(bundle: Bundle, predictor: Predictor, samples: NDArray[Any], *, size: int, item_s: float) -> int:
-    """From how many inputs on a run of `size` pays; 0 if it never does, or answers something else."""
+@dataclass(frozen=True)
+class Batch:
+    """Runs of `size` inputs, and how long one took beside a single one."""
+
+    size: int
+    run_s: float
+    single_s: float
+
+    @property
+    def pays_from(self) -> int:
+        """So many waiting inputs are sooner answered by one run, of `size` rows in any case, than one by one."""
+        return max(2, int(np.ceil(self.run_s / (self.single_s * _CLEARLY))))
+
+    def gain(self, waiting: int) -> float:
+        """How many times sooner so many are answered than one by one."""
+        runs, rest = divmod(waiting, self.size)
+        if rest >= self.pays_from:
+            runs, rest = runs + 1, 0
+        return waiting * self.single_s / (runs * self.run_s + rest * self.single_s)
+
+
+def sizes_up_to(most: int) -> tuple[int, ...]:
+    """Sizes of runs that are tried.
+
+    >>> sizes_up_to(12)
+    (2, 4, 8, 12)
+    """
+    doubled = [2**power for power in range(1, most.bit_length())]
+    return tuple(sorted({*doubled, most})) if most > 1 else ()
+
+
+def best_of(batches: Sequence[Batch], waiting: Sequence[int]) -> Batch | None:
+    """Which answers soonest on the whole, be there few or many `waiting`: by the geometric mean of its gains.
+
+    A large run is computed whole, however few are in it. None if no size clearly gains when it is full.
+
+    >>> tried = [Batch(2, 2.0, 2.0), Batch(4, 2.1, 2.0), Batch(8, 6.0, 2.0)]
+    >>> best_of(tried, (2, 4, 8)).size
+    4
+    """
+    clear = [one for one in batches if one.gain(one.size) * _CLEARLY > 1.0]
+    return max(clear, key=lambda one: sum(np.log(one.gain(count)) for count in waiting), default=None)
+
+
+def _best_batch(
+    bundle: Bundle, predictor: Predictor, samples: NDArray[Any], *, max_batch: int, max_run_s: float
+) -> Batch | None:
+    """The size of run that pays here, by measurement; None if none does, takes too long, or answers something else."""
+    measured: list[Batch] = []
+    sizes = sizes_up_to(max_batch)
+    for size in sizes:
+        one = _measured_batch(bundle, predictor, samples, size=size)
+        if one is None or one.run_s > max_run_s:
+            break
+        measured.append(one)
+    return best_of(measured, sizes)
+
+
+def _measured_batch(bundle: Bundle, predictor: Predictor, samples: NDArray[Any], *, size: int) -> Batch | None:
+    """One size, timed in turns with single runs: what else the machine does falls on both. None if it cannot be run
+    so, or answers something else."""
     try:
         many = BatchPredictor(bundle, predictor.variant, setting=predictor.setting, size=size)
     except InvalidInput:
-        return 0
+        return None
     try:
         judge = Judge(bundle, predictor.variant)
         for start in range(0, len(samples), size):
             for basis in many.basis(list(samples[start : start + size])):
                 judge.take(basis)
         if judge.verdict() is not None:
-            return 0
+            return None
         full = [samples[index % len(samples)] for index in range(size)]
-        many_s = _median_s(lambda _: many.predict(full))
+        run_s, single_s = _medians_s(
+            lambda _: many.predict(full), lambda index: predictor.predict(samples[index % len(samples)])
+        )
     except EdgeloopError:  # it fails on what single runs answer: then single runs it is
-        return 0
+        return None
     finally:
         many.close()
-    pays_from = int(np.ceil(many_s / (item_s * _CLEARLY)))
-    return max(2, pays_from) if pays_from <= size else 0
+    return Batch(size, run_s, single_s)
 
 
 def _median_s(run: Callable[[int], object]) -> float:
     """Median seconds of a call, over at least _ROUNDS calls and about _TIMED_S."""
-    run(0)
-    took: list[float] = []
+    (took_s,) = _medians_s(run)
+    return took_s
+
+
+def _medians_s(*runs: Callable[[int], object]) -> tuple[float, ...]:
+    """The same of several calls, taking turns."""
+    took: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        run(0)
     until_s = time.perf_counter() + _TIMED_S
-    while len(took) < _ROUNDS or (time.perf_counter() < until_s and len(took) < 200):
-        started_s = time.perf_counter()
-        run(len(took))
-        took.append(time.perf_counter() - started_s)
-    return statistics.median(took)
+    while len(took[0]) < _ROUNDS or (time.perf_counter() < until_s and len(took[0]) < 200):
+        for run, times in zip(runs, took, strict=True):
+            started_s = time.perf_counter()
+            run(len(times))
+            times.append(time.perf_counter() - started_s)
+    return tuple(statistics.median(times) for times in took)

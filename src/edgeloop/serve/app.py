@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -21,14 +22,17 @@ from edgeloop.hub.serve import bind, url_of
 from edgeloop.serve.config import ServeConfig
 from edgeloop.serve.models import Models
 from edgeloop.serve.routes import Routes
+from edgeloop.serve.short import Desk, ShortWayProtocol
 
 _log = structlog.get_logger(__name__)
 
 _FAREWELL_S = 0.25
 """How long idle connections stay open at the end, so that a request on its way is answered 503 and not cut off."""
 _SWITCH_INTERVAL_S = 0.001
-_AFTER_BREAK_S = 1.0
 """How long a worker may keep the event loop from going on; Python's own 5 ms would be most of a short answer."""
+_AFTER_BREAK_S = 1.0
+_TICKS_A_LOOK = 10
+"""uvicorn's tick is 0.1 s: connections are looked after once a second."""
 
 
 def run_server(config: ServeConfig, *, on_ready: Callable[[str], None]) -> None:
@@ -108,7 +112,7 @@ def _url(handle: socket.socket, config: ServeConfig) -> str:
 def _uvicorn_config(routes: Routes, config: ServeConfig) -> uvicorn.Config:
     return uvicorn.Config(
         routes,
-        http=_protocol(),
+        http=cast(Any, partial(ShortWayProtocol, routes.at_once, Desk())),
         log_level=logging.ERROR,
         access_log=False,
         lifespan="off",
@@ -122,15 +126,6 @@ def _uvicorn_config(routes: Routes, config: ServeConfig) -> uvicorn.Config:
         ssl_certfile=config.listen.tls_cert,
         ssl_keyfile=config.listen.tls_key,
     )
-
-
-def _protocol() -> Any:
-    """httptools' parser where it is installed, else uvicorn's other one."""
-    try:
-        from edgeloop.serve.protocol import OneWriteProtocol
-    except ImportError:
-        return "h11"
-    return OneWriteProtocol
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -154,6 +149,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_A_LOOK == 0:
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, ShortWayProtocol):
+                    connection.look_after()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._routes.stopping = True

@@ -1,16 +1,17 @@
-"""Requests and replies on the bare ASGI interface: bounded bodies, and every failure as JSON with our text.
+"""Requests and replies on the bare ASGI interface: every failure as JSON with our text.
 
 A reply to anything that went wrong is {"error": what happened, "code": its code}: `error` is what the Open Inference
 Protocol asks for, `code` is that of `contracts.errors`.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from math import ceil
 from typing import Any, ClassVar
 
+import msgspec
+
 from edgeloop.contracts.codec import to_json
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.runtime.pool import Overloaded
 
 Scope = MutableMapping[str, Any]
@@ -39,12 +40,17 @@ class WrongType(InvalidInput):
     http_status: ClassVar[int] = 415
 
 
+class TooSlow(Unavailable):
+    """The body was not here in the time that it may take."""
+
+    http_status: ClassVar[int] = 408
+
+
 class Gone(Exception):
-    """Whoever asked closed the connection before the whole request was here."""
+    """Whoever asked closed the connection and wants no answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A whole request. headers: by name, in lower case; of one that is there twice, the last.
 
     alone: for the time being nobody else asks.
@@ -62,35 +68,13 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """An answer. extra: headers beside content-type and content-length."""
 
     body: bytes
     status: int = 200
     kind: bytes = JSON
     extra: tuple[tuple[bytes, bytes], ...] = ()
-
-
-async def read_body(headers: dict[bytes, bytes], receive: Receive, *, max_bytes: int) -> bytes:
-    """The request's body. Raises TooLarge before it is read where its size is told, else as soon as it is too large;
-    Gone if it breaks off."""
-    told = headers.get(b"content-length")
-    if told is not None and int(told) > max_bytes:
-        raise _too_large(max_bytes)
-    parts: list[bytes] = []
-    size_bytes = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        part: bytes = message.get("body", b"")
-        size_bytes += len(part)
-        if size_bytes > max_bytes:
-            raise _too_large(max_bytes)
-        if not message.get("more_body", False):
-            return b"".join([*parts, part]) if parts else part
-        parts.append(part)
 
 
 def has_body(headers: dict[bytes, bytes]) -> bool:
@@ -115,7 +99,3 @@ def failure(error: EdgeloopError) -> Reply:
     if isinstance(error, Overloaded):
         status, extra = 429, ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
     return Reply(to_json({"error": str(error), "code": error.code}), status, extra=extra)
-
-
-def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"the body is larger than the {max_bytes:,} bytes that are taken here; send less at a time")

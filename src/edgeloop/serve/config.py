@@ -6,6 +6,7 @@ from pathlib import Path
 from edgeloop.hub.serve import Listen
 from edgeloop.runtime.outcome import RACE_S
 from edgeloop.runtime.pool import PoolSettings
+from edgeloop.serve.askers import BodyLimits
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class ServeConfig:
 
     engine, threads, race_s: see `edgeloop.load`; threads are of one inference: None for what is
     measured to be best, 1 where many ask. deadline_s: of a request that names none.
-    max_body_bytes: of a request. connections: at once. drain_s: how long requests under way are waited for at the end.
+    bodies: of requests. connections: at once. drain_s: how long requests under way are waited for at the end.
     """
 
     bundles: tuple[Path, ...]
@@ -25,7 +26,7 @@ class ServeConfig:
     threads: int | None = None
     race_s: float = RACE_S
     deadline_s: float = 10.0
-    max_body_bytes: int = 32 * 1024 * 1024
+    bodies: BodyLimits = field(default_factory=BodyLimits)
     connections: int = 2048
     watch_every_s: float = 1.0
     drain_s: float = 30.0

@@ -2,7 +2,7 @@
 
 edgeloop_requests_total{model,version,code}       answers by HTTP status; model "" for addresses of no model
 edgeloop_request_seconds{model,version}           histogram: from the whole request to its answer
-edgeloop_predictions_total{model,outcome}         inputs answered, failed, rejected (429) or late
+edgeloop_predictions_total{model,outcome}         inputs answered, failed, rejected (429), late or gone
 edgeloop_batch_size{model}                        histogram: inputs a run of the engine
 edgeloop_queue_depth{model}, edgeloop_queue_limit{model}, edgeloop_workers{model}
 edgeloop_swaps_total{model,outcome}               versions swapped in, or refused
@@ -76,7 +76,7 @@ def _pools(models: Models, queue_limit: int) -> "Iterator[Metric]":
     )
     for model in models.by_name.values():
         pool, counts = model.pool, model.pool.counts
-        for outcome in ("answered", "failed", "rejected", "late"):
+        for outcome in ("answered", "failed", "rejected", "late", "gone"):
             made.add_metric([model.name, outcome], getattr(counts, outcome))
         batches.add_metric([model.name], _batch_buckets(model), sum(size * n for size, n in counts.batches.items()))
         depth.add_metric([model.name], pool.depth)

@@ -13,6 +13,7 @@ Neighbours: `asgi` reads and answers, `tensors` and `bodies` say what the bytes 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from edgeloop import __version__
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Unavailable
-from edgeloop.contracts.manifest import Modality
+from edgeloop.contracts.manifest import Manifest, Modality
 from edgeloop.serve import tensors
 from edgeloop.serve.asgi import (
     BINARY,
@@ -39,8 +40,8 @@ from edgeloop.serve.asgi import (
     answer,
     failure,
     has_body,
-    read_body,
 )
+from edgeloop.serve.askers import Askers
 from edgeloop.serve.bodies import source_of
 from edgeloop.serve.config import ServeConfig
 from edgeloop.serve.metrics import exposition
@@ -74,6 +75,9 @@ class Routes:
     def __init__(self, models: Models, config: ServeConfig) -> None:
         self._models = models
         self._config = config
+        self._askers = Askers(config.bodies)
+        # Numbers take up to 35 times the bytes of their JSON while they are read: one large document at a time.
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large-json")
         self.stopping = False
         self._asker: object = None
         self._since_s = 0.0
@@ -87,6 +91,34 @@ class Routes:
             "/predict": ("POST", self._predict_only),
         }
 
+    def at_once(self, request: Request, asker: object) -> Reply | None:
+        """The reply to what is computed in less time than a task takes; None: it is to be asked as everything else.
+
+        asker: the same for all requests of one connection.
+        """
+        if self.stopping or request.method != "POST":
+            return None
+        match request.path.split("/"):
+            case ["", "predict"] if len(self._models.by_name) == 1:
+                model, answering = self._models.only(), self._prediction_at_once
+            case ["", "models", name, "predict"] if name in self._models.by_name:
+                model, answering = self._models.by_name[name], self._prediction_at_once
+            case ["", "v2", "models", name, "infer"] if name in self._models.by_name:
+                model, answering = self._models.by_name[name], self._inferred_at_once
+            case _:
+                return None
+        alone = self._is_alone(asker)
+        if not model.pool.answers_at_once(alone=alone):
+            return None
+        started_s = time.perf_counter()
+        try:
+            reply = answering(model, request, alone)
+        except Exception as error:  # noqa: BLE001  the server's outer guard, as below
+            reply = _failed(error, str(model.pool.manifest.ref))
+        if reply is not None:
+            model.tally(model.version).add(reply.status, time.perf_counter() - started_s)
+        return reply
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
@@ -97,19 +129,16 @@ class Routes:
             if self.stopping:
                 raise Unavailable("this server is shutting down; ask another, or again once it is back")
             handler = self._handler(scope["method"], scope["path"])
-            body = await read_body(headers, receive, max_bytes=self._config.max_body_bytes)
-            is_read = True
-            alone = self._is_alone(scope.get("client"))
-            reply = await handler(Request(scope["method"], scope["path"], headers, body, alone))
+            with self._askers.asking(receive) as asker:
+                body = await asker.body(headers)
+                is_read = True
+                alone = self._is_alone(scope.get("client"))
+                reply = await handler(Request(scope["method"], scope["path"], headers, body, alone))
         except Gone:
             return
-        except EdgeloopError as error:
-            reply = failure(error)
-            self._models.astray[reply.status] += 1
         except Exception as error:  # noqa: BLE001  the server's outer guard: counted, told, and answered
-            _log.error("request_failed", path=scope["path"], exc_info=error)
-            reply = Reply(to_json({"error": "a bug of the server's; its log says more", "code": "error"}), 500)
-            self._models.astray[500] += 1
+            reply = _failed(error, scope["path"])
+            self._models.astray[reply.status] += 1
         # A body that is not wanted is not waited for: the connection ends with the answer.
         await answer(send, reply, close=self.stopping or not (is_read or not has_body(headers)))
 
@@ -157,11 +186,27 @@ class Routes:
         return await _counted(model, self._inferred(model, version, request))
 
     async def _prediction(self, model: Model, request: Request) -> Reply:
-        kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
-        listed_bytes = len(request.body) if kind == JSON.decode() else 0
-        source = await _maybe_apart(listed_bytes, source_of, request, model.pool.manifest)
+        source = await self._maybe_apart(_listed_bytes(request), source_of, request, model.pool.manifest)
         made = await model.pool.predict(source, deadline_s=self._deadline_s(request), alone=request.alone)
         return Reply(_encoder.encode(made))
+
+    def _prediction_at_once(self, model: Model, request: Request, alone: bool) -> Reply | None:
+        if _listed_bytes(request) > _LARGE_JSON_BYTES:
+            return None
+        self._deadline_s(request)
+        made = model.pool.predict_at_once(source_of(request, model.pool.manifest), alone=alone)
+        return None if made is None else Reply(_encoder.encode(made))
+
+    def _inferred_at_once(self, model: Model, request: Request, alone: bool) -> Reply | None:
+        if len(request.body) > _LARGE_JSON_BYTES:
+            return None
+        asked = tensors.read_request(request.body, _json_bytes(request))
+        tensors.deadline_s(asked.infer.parameters, self._config.deadline_s)
+        if asked.tensor.datatype == "BYTES":
+            return None
+        given = self._given(model.pool.manifest, asked)
+        made = model.pool.run_tensor_at_once(given[0], alone=alone) if len(given) == 1 else None
+        return None if made is None else _inference(model.name, model.pool.manifest, asked, dict(made))
 
     def _deadline_s(self, request: Request) -> float:
         told = request.header(b"x-deadline-ms")
@@ -172,26 +217,30 @@ class Routes:
         return min(int(told[:12]) / 1000, self._config.deadline_s)
 
     async def _inferred(self, model: Model, version: str | None, request: Request) -> Reply:
-        split = request.header(b"inference-header-content-length")
-        if request.header(b"content-encoding") not in (None, "identity"):
-            raise InvalidInput("compressed requests are not taken; send the body as it is")
-        asked = await _maybe_apart(len(request.body) if split is None else 0, tensors.read_request, request.body, split)
+        split = _json_bytes(request)
+        asked = await self._maybe_apart(
+            len(request.body) if split is None else 0, tensors.read_request, request.body, split
+        )
         # From here to where the pool lets it in nothing is awaited: what is checked is what answers.
         manifest = self._models.get(model.name, version).pool.manifest
         deadline_s = tensors.deadline_s(asked.infer.parameters, self._config.deadline_s)
         if asked.tensor.datatype == "BYTES":
             made = await self._of_encoded(model, asked, deadline_s, request.alone)
         else:
-            if asked.tensor.name != manifest.input.name:
-                raise InvalidInput(
-                    f"the input is called {manifest.input.name!r}, the request has {asked.tensor.name!r}"
-                )
-            given = tensors.reals(asked, manifest.input.shape, max_items=self._most_items)
+            given = self._given(manifest, asked)
             made = tensors.joined(await model.pool.run_tensors(given, deadline_s=deadline_s, alone=request.alone))
-        body, json_bytes = tensors.write_response(model.name, manifest.version, asked.infer, made)
-        if json_bytes is None:
-            return Reply(body)
-        return Reply(body, kind=BINARY, extra=((b"inference-header-content-length", b"%d" % json_bytes),))
+        return _inference(model.name, manifest, asked, made)
+
+    def _given(self, manifest: Manifest, asked: tensors.Asked) -> list[NDArray[np.float32]]:
+        if asked.tensor.name != manifest.input.name:
+            raise InvalidInput(f"the input is called {manifest.input.name!r}, the request has {asked.tensor.name!r}")
+        return tensors.reals(asked, manifest.input.shape, max_items=self._most_items)
+
+    async def _maybe_apart(self, size_bytes: int, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call, in a thread if it is about a large document: others are answered meanwhile."""
+        if size_bytes > _LARGE_JSON_BYTES:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, call, *arguments)
+        return call(*arguments)
 
     @property
     def _most_items(self) -> int:
@@ -262,20 +311,45 @@ def about(model: Model) -> dict[str, Any]:
     }
 
 
+def _listed_bytes(request: Request) -> int:
+    """How large a document of numbers in JSON the body is; 0 for all else."""
+    kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
+    return len(request.body) if kind == JSON.decode() else 0
+
+
+def _json_bytes(request: Request) -> str | None:
+    if request.header(b"content-encoding") not in (None, "identity"):
+        raise InvalidInput("compressed requests are not taken; send the body as it is")
+    return request.header(b"inference-header-content-length")
+
+
+def _inference(
+    name: str, manifest: Manifest, asked: tensors.Asked, made: dict[str, NDArray[np.float32] | list[bytes]]
+) -> Reply:
+    body, json_bytes = tensors.write_response(name, manifest.version, asked.infer, made)
+    if json_bytes is None:
+        return Reply(body)
+    return Reply(body, kind=BINARY, extra=((b"inference-header-content-length", b"%d" % json_bytes),))
+
+
 async def _counted(model: Model, making: Awaitable[Reply]) -> Reply:
-    """The reply, or the failure, counted with the version that was asked."""
+    """The reply, or the failure, counted with the version that was asked: there alone."""
     started_s = time.perf_counter()
     tally = model.tally(model.version)
-    status = 500
     try:
         reply = await making
-        status = reply.status
-    except EdgeloopError as error:
-        reply = failure(error)
-        status = reply.status
-    finally:
-        tally.add(status, time.perf_counter() - started_s)
+    except Exception as error:  # noqa: BLE001  the outer guard once more: a bug is counted with the model that has it
+        reply = _failed(error, str(model.pool.manifest.ref))
+    tally.add(reply.status, time.perf_counter() - started_s)
     return reply
+
+
+def _failed(error: Exception, asked: str) -> Reply:
+    """What a failure is told as; a bug is logged. asked: path or model, for the log."""
+    if isinstance(error, EdgeloopError):
+        return failure(error)
+    _log.error("request_failed", asked=asked, exc_info=error)
+    return Reply(to_json({"error": "a bug of the server's; its log says more", "code": "error"}), 500)
 
 
 def _decoded(body: bytes, kind: type[Any]) -> Any:
@@ -283,10 +357,3 @@ def _decoded(body: bytes, kind: type[Any]) -> Any:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is not the JSON that is expected here: {error}") from error
-
-
-async def _maybe_apart(size_bytes: int, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call, in a thread if it is about a large document: others are answered meanwhile."""
-    if size_bytes > _LARGE_JSON_BYTES:
-        return await asyncio.to_thread(call, *arguments)
-    return call(*arguments)

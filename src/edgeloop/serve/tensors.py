@@ -10,6 +10,7 @@ import binascii
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from edgeloop.serve.bodies import as_float32, numbers
 
 Parameters = dict[str, str | int | float | bool]
 
+_MOST_AXES = 8
 _REFUSED = ("sequence_id", "sequence_start", "sequence_end")
 
 
@@ -113,7 +115,7 @@ def deadline_s(parameters: Parameters, default_s: float) -> float:
     told = parameters.get("timeout", 0)
     if isinstance(told, bool) or not isinstance(told, int) or told < 0:
         raise InvalidInput(f"the parameter 'timeout' is {told!r}; expected microseconds, a whole number")
-    return min(told / 1e6, default_s) if told else default_s
+    return min(told, int(1e6 * default_s)) / 1e6 if told else default_s
 
 
 def reals(asked: Asked, shape: tuple[int, ...], *, max_items: int) -> list[NDArray[np.float32]]:
@@ -128,7 +130,7 @@ def reals(asked: Asked, shape: tuple[int, ...], *, max_items: int) -> list[NDArr
             f"input {tensor.name!r} must be FP32 of shape {[-1, *shape[1:]]} with 1 to {max_items} at a time, got "
             f"{tensor.datatype} {tensor.shape}"
         )
-    count = int(np.prod(wanted))
+    count = prod(wanted)
     if asked.raw is not None:
         if len(asked.raw) != 4 * count:
             raise InvalidInput(f"input {tensor.name!r} needs {4 * count:,} bytes for {wanted}, got {len(asked.raw):,}")
@@ -150,7 +152,7 @@ def encoded(asked: Asked, *, max_items: int) -> list[bytes]:
     """
     tensor = asked.tensor
     items = _from_raw(asked.raw, tensor.name) if asked.raw is not None else _from_text(tensor)
-    count = int(np.prod(tensor.shape)) if tensor.shape else 0
+    count = prod(tensor.shape) if 1 <= len(tensor.shape) <= _MOST_AXES else 0
     if count != len(items) or not 1 <= count <= max_items:
         raise InvalidInput(
             f"input {tensor.name!r} of shape {tensor.shape} has {len(items)} elements; expected as many as its shape "

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ import httpx
 import numpy as np
 import pytest
 
-from builders import LABELS, Damage, make_bundle, make_parts, pack, quadrant_images, quadrant_weights
+from builders import LABELS, SIDE_PX, Damage, make_bundle, make_parts, pack, quadrant_images, quadrant_weights
+from edgeloop.contracts.manifest import InputSpec, Modality
 from edgeloop.runtime.input.images import encode_png
-from edgeloop.runtime.pool import PoolSettings
-from edgeloop.serve.asgi import TooLarge, read_body
+from edgeloop.runtime.pool import Pool, PoolSettings
+from edgeloop.serve.askers import BodyLimits
 from edgeloop.serve.config import ServeConfig
-from edgeloop.serve.models import Models
+from edgeloop.serve.models import Model, Models
 from edgeloop.serve.routes import Routes
+from held import Held, begun, opened, servable
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +40,7 @@ class Server:
             bundles=bundles,
             watch=self.watched,
             race_s=0.0,
-            max_body_bytes=100_000,
+            bodies=BodyLimits(body_bytes=100_000, held_bytes=250_000),
             pool=PoolSettings(workers=1, max_queue=16),
         )
         self.models = Models(self.config)
@@ -136,17 +140,6 @@ async def test_wrong_request_is_told_what_was_expected(
     assert reply.status_code == status
     assert told in reply.json()["error"]
     assert (await server.post("/predict", IMAGES[0].tobytes(), **BINARY)).status_code == 200
-
-
-async def test_body_without_a_told_length_is_bounded_as_it_comes() -> None:
-    parts = iter([b"x" * 60, b"x" * 60, b"never read"])
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": next(parts), "more_body": True}
-
-    with pytest.raises(TooLarge):
-        await read_body({}, receive, max_bytes=100)
-    assert next(parts) == b"never read"
 
 
 # ---- Open Inference Protocol
@@ -269,11 +262,45 @@ async def test_nothing_is_loaded_or_unloaded_where_no_folder_is_watched(tmp_path
     await models.close()
 
 
-async def test_version_with_other_labels_answers_with_its_own(server: Server) -> None:
-    parts = make_parts(version="1.0.1")
-    pack(parts.changed(labels=("a", "b", "c", "d")), server.watched)
+OTHER_INPUT = InputSpec("image", Modality.IMAGE, (1, SIDE_PX, SIDE_PX, 1), "NHWC", (0.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [({"labels": ("a", "b", "c", "d")}, "labels from ['top_left'"), ({"input": OTHER_INPUT}, "input from")],
+    ids=["labels", "input"],
+)
+async def test_version_that_promises_otherwise_takes_the_name_only_if_it_is_asked_for_by_version(
+    server: Server, fields: dict[str, Any], told: str
+) -> None:
+    pack(make_parts(version="1.0.1").changed(**fields), server.watched)
     await server.models.rescan()
-    assert (await server.post("/predict", IMAGES[2].tobytes(), **BINARY)).json()["label"] == "c"
+    refused = await server.post("/v2/repository/models/tiny/load", {})
+    assert (refused.status_code, refused.json()["code"]) == (403, "refused")
+    assert told in refused.json()["error"]
+    assert server.models.get("tiny").version == "1.0.0"
+    assert server.models.get("tiny").swap_failures == 2
+    by_version = {"parameters": {"version": "1.0.1"}}
+    assert (await server.post("/v2/repository/models/tiny/load", by_version)).status_code == 200
+    made = (await server.post("/predict", IMAGES[2].tobytes(), **BINARY)).json()
+    assert made["label"] == fields.get("labels", LABELS)[2]
+
+
+@pytest.mark.parametrize(("name", "version"), [("tina", "1.0.1"), ("tiny", "3.0.0")])
+async def test_file_that_became_another_bundle_is_refused(
+    server: Server, tmp_path: Path, name: str, version: str
+) -> None:
+    path = make_bundle(server.watched, version="1.0.1")
+    before = path.stat()
+    await server.models.index()  # looked at
+    other = make_bundle(tmp_path, name=name, version=version)
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size  # or a look would see the change
+    refused = await server.post("/v2/repository/models/tiny/load", {"parameters": {"version": "1.0.1"}})
+    assert (refused.status_code, refused.json()["code"]) == (403, "refused")
+    assert f"was tiny@1.0.1 when it was looked at and is {name}@{version} now" in refused.json()["error"]
+    assert {one: model.version for one, model in server.models.by_name.items()} == {"tiny": "1.0.0"}
 
 
 # ---- the end, and the figures
@@ -284,6 +311,127 @@ async def test_new_requests_are_turned_away_at_the_end(server: Server) -> None:
     for path in ("/v2/health/ready", "/v2"):
         reply = await server.get(path)
         assert (reply.status_code, reply.headers["connection"]) == (503, "close")
+
+
+async def held_model(server: Server, held: Held) -> Model:
+    """The server's model, with a runner that a test holds by the hand."""
+    former = server.models.by_name["tiny"]
+    await former.pool.close()
+    pool = await Pool.open(servable("tiny", held), PoolSettings(workers=1, max_queue=4, inline_ms=0))
+    server.models.by_name["tiny"] = Model("tiny", pool)
+    return server.models.by_name["tiny"]
+
+
+class Client:
+    """One request as an ASGI server hands it over, by a client that can hang up."""
+
+    def __init__(self, server: Server, path: str, body: bytes = b"x") -> None:
+        self.sent: list[Any] = []
+        self._body = [body]
+        self._hung_up = asyncio.Event()
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"content-type", b"image/png")]}
+        self.asking = asyncio.ensure_future(server.routes(scope, self._receive, self._send))
+
+    async def hang_up(self) -> None:
+        self._hung_up.set()
+        await self.asking
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._body:
+            return {"type": "http.request", "body": self._body.pop()}
+        await self._hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+async def test_request_of_a_client_who_hangs_up_leaves_the_queue_and_is_counted(server: Server) -> None:
+    pytest.importorskip("prometheus_client")
+    held = Held()
+    model = await held_model(server, held)
+    first, second, third = [Client(server, "/predict", b"%d" % index) for index in range(3)]
+    await begun(held)
+    await second.hang_up()
+    assert (model.pool.depth, second.sent) == (2, [])
+    held.gate.set()
+    await asyncio.gather(first.asking, third.asking)
+    assert [client.sent[0]["status"] for client in (first, third)] == [200, 200]
+    assert held.asked == [b"0", b"2"]
+    lines = (await server.get("/metrics")).text.splitlines()
+    assert 'edgeloop_predictions_total{model="tiny",outcome="gone"} 1.0' in lines
+    assert 'edgeloop_predictions_total{model="tiny",outcome="answered"} 2.0' in lines
+    answered = [line for line in lines if line.startswith("edgeloop_requests_total{")]
+    assert answered == ['edgeloop_requests_total{code="200",model="tiny",version="1.0.0"} 2.0']
+
+
+async def test_load_is_carried_through_though_its_asker_goes_away(server: Server) -> None:
+    make_bundle(server.watched, name="other")
+    client = Client(server, "/v2/repository/models/other/load", b"{}")
+    await asyncio.sleep(0)
+    client.asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await client.asking
+    assert (client.sent, "other" in server.models.by_name) == ([], False)
+    while "other" not in server.models.by_name:
+        await asyncio.sleep(0.001)
+    assert (await server.post("/models/other/predict", IMAGES[0].tobytes(), **BINARY)).status_code == 200
+
+
+async def test_load_that_meets_the_end_loads_nothing_and_leaves_no_thread(tmp_path: Path) -> None:
+    made = Server(tmp_path, "tiny")
+    await made.models.open()
+    make_bundle(made.watched, name="other")
+    before = {thread for thread in threading.enumerate() if thread.name.startswith("other@")}
+    loading = asyncio.ensure_future(made.post("/v2/repository/models/other/load", {}))
+    await asyncio.sleep(0)
+    await made.models.close()
+    reply = await loading
+    assert (reply.status_code, "shutting down" in reply.json()["error"]) == (503, True)
+    assert made.models.by_name == {}
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("other@")} == before
+    await made.client.aclose()
+
+
+async def test_bug_is_answered_500_and_counted_once(server: Server) -> None:
+    pytest.importorskip("prometheus_client")
+    held = opened()
+    held.fail = ZeroDivisionError("a bug")
+    await held_model(server, held)
+    for path, body in (("/predict", b"image"), ("/models/tiny/predict", b"image")):
+        reply = await server.post(path, body, content_type="image/png")
+        assert (reply.status_code, reply.json()["code"]) == (500, "error")
+    lines = (await server.get("/metrics")).text.splitlines()
+    assert [line for line in lines if 'code="500"' in line] == [
+        'edgeloop_requests_total{code="500",model="tiny",version="1.0.0"} 2.0'
+    ]
+    assert 'edgeloop_request_seconds_count{model="tiny",version="1.0.0"} 2.0' in lines
+    assert 'edgeloop_predictions_total{model="tiny",outcome="failed"} 2.0' in lines
+
+
+async def test_bug_of_no_model_is_answered_500_and_counted_once(server: Server) -> None:
+    pytest.importorskip("prometheus_client")
+    server.models.by_name["tiny"].pool = None  # type: ignore[assignment]
+    assert (await server.get("/v2/models/tiny")).status_code == 500
+    del server.models.by_name["tiny"]
+    lines = (await server.get("/metrics")).text.splitlines()
+    assert [line for line in lines if 'code="500"' in line] == [
+        'edgeloop_requests_total{code="500",model="",version=""} 1.0'
+    ]
+
+
+async def test_body_for_which_there_is_no_room_is_turned_away_and_told_when_to_come_back(server: Server) -> None:
+    held = Held()
+    await held_model(server, held)
+    size = server.config.bodies.body_bytes
+    waiting = [Client(server, "/predict", b"x" * size) for _ in range(2)]
+    await begun(held)
+    reply = await server.post("/predict", b"x" * size, content_type="image/png")
+    assert (reply.status_code, reply.headers["retry-after"], reply.headers["connection"]) == (429, "1", "close")
+    assert f"{size:,} more do not fit" in reply.json()["error"]
+    held.gate.set()
+    await asyncio.gather(*(client.asking for client in waiting))
+    assert (await server.post("/predict", b"x" * size, content_type="image/png")).status_code == 200
 
 
 async def test_request_that_breaks_off_is_not_answered(server: Server) -> None:

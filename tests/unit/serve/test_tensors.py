@@ -109,6 +109,7 @@ def test_no_bytes_at_all_end_in_anything_but_our_error(data: bytes, split: str |
 def test_timeout_is_microseconds_and_never_more_than_the_servers() -> None:
     assert tensors.deadline_s({"timeout": 250_000}, 10.0) == 0.25
     assert tensors.deadline_s({"timeout": 99_000_000}, 10.0) == 10.0
+    assert tensors.deadline_s({"timeout": 10**400}, 10.0) == 10.0
     assert tensors.deadline_s({}, 10.0) == 10.0
     with pytest.raises(InvalidInput, match="microseconds"):
         tensors.deadline_s({"timeout": "soon"}, 10.0)
