@@ -1,8 +1,9 @@
 """Do not compute twice: answers of one bundle version, by what they were computed from.
 
 First the exact content, by a fast hash (xxHash's XXH3, 128 bits); then, of images, a thumbnail that lies within the
-manifest's bound of one whose answer was computed. An answer is never taken from an answer that was taken itself, so
-that a scene that changes slowly is computed anew as soon as it has left the bound. Bounded in entries and in age.
+manifest's bound of one whose answer was computed and was sure enough. An answer is never taken from an answer that was
+taken itself, so that a scene that changes slowly is computed anew as soon as it has left the bound. Bounded in entries
+and in age.
 """
 
 import os
@@ -18,13 +19,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.manifest import Manifest, Modality
+from edgeloop.contracts.manifest import MOST_ENTRIES, Manifest, Modality
 from edgeloop.contracts.preprocess import Resize
 from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.output.port import Answer
-
-MOST_ENTRIES = 4096
-"""Two megabytes of thumbnails, all of which each new image is compared with."""
 
 _FULL_RANGE = 255
 _CELLS = 256
@@ -100,8 +98,12 @@ class ResultCache:
         pixels = as_image(content)
         small = thumbnail(pixels)
         near = self._nearest(small, pixels.shape)
-        if near is not None:
-            self.counters.near += 1
+        if near is None:
+            return Held(pixels, digest, None, small, pixels.shape)
+        if near.answer.margin < self._reuse.sure:
+            # Nor is the answer to this one kept for what is near: where answers flicker, some are sure by chance.
+            return Held(pixels, digest, None)
+        self.counters.near += 1
         return Held(pixels, digest, near, small, pixels.shape)
 
     def keep(self, held: Held, kept: Kept) -> None:

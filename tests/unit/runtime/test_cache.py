@@ -74,6 +74,23 @@ def test_image_within_the_bound_is_answered_from_the_cache() -> None:
     assert cache.counters.near == 1
 
 
+def test_unsure_answer_stands_for_its_exact_content_only() -> None:
+    cache = ResultCache(_manifest(near=0.02, sure=0.3))
+    unsure = Kept(Answer(label="a", score=0.6, margin=0.2, top=()))
+    cache.keep(cache.find(_scene(100)), unsure)
+    assert cache.find(_scene(101)).kept is None
+    assert cache.find(_scene(100)).kept is unsure
+
+
+def test_scene_of_an_unsure_answer_is_computed_even_after_one_that_is_sure() -> None:
+    # Where answers flicker some are sure by chance: they say no more of the scene than the others.
+    cache = ResultCache(_manifest(near=0.02, sure=0.3))
+    cache.keep(cache.find(_scene(100)), Kept(Answer(label="a", score=0.6, margin=0.2, top=())))
+    cache.keep(cache.find(_scene(101)), ANSWER)
+    assert cache.find(_scene(102)).kept is None
+    assert cache.find(_scene(101)).kept is ANSWER
+
+
 def test_image_beyond_the_bound_is_computed() -> None:
     cache = ResultCache(_manifest(near=0.02))
     cache.keep(cache.find(_scene(100)), ANSWER)
