@@ -166,7 +166,7 @@ def _seeds() -> list[bytes]:
         *(_encoded(".ppm", colours, cv2.IMWRITE_PXM_BINARY, binary) for binary in (0, 1)),
         *(_encoded(".pgm", image, cv2.IMWRITE_PXM_BINARY, binary) for image in (greys, wide) for binary in (0, 1)),
         _encoded(".pbm", greys),
-        # Not among those that are promised, but OpenCV takes whatever it knows.
+        # OpenCV would take these; they are refused by their first bytes.
         *(
             _encoded(suffix, colours)
             for suffix in (".tiff", ".jp2", ".ras", ".gif", ".hdr", ".pam")

@@ -12,6 +12,8 @@ import msgspec
 from edgeloop.contracts.names import Sha256
 from edgeloop.contracts.strict import Positive, Share, Strict
 
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
 
 class Task(StrEnum):
     """What a bundle's model is for."""
@@ -63,19 +65,35 @@ class Classification(Strict, frozen=True, tag="classification", tag_field="task"
     smoothing: Smoothing | None = None
 
 
+class OffsetOrder(StrEnum):
+    """In which order a box's numbers come: xywh x, y, width, height; yxhw y, x, height, width."""
+
+    XYWH = "xywh"
+    YXHW = "yxhw"
+
+
 class SsdAnchors(Strict, frozen=True, tag="ssd", tag_field="decode", kw_only=True):
     """Offsets from anchors: centre = anchor centre + offset * center_variance * anchor size; size = anchor size *
-    exp(offset * size_variance). Offsets are in the order (x, y, width, height).
+    exp(offset * size_variance), or anchor size * offset * size_variance if linear_size. Offsets are in this order.
 
-    The anchors: for each of feature_maps (rows, columns), row by row, cell by cell, one a size of sizes_px at the
-    cell's middle, square in pixels of the input. clip: anchors are cut to 0..1.
-    Source: Liu et al. 2016 (arXiv 1512.02325), 2.2; variances as in its authors' code.
+    The anchors: for each of feature_maps (rows, columns), row by row, cell by cell, one a size of sizes_px, square in
+    pixels of the input; or one a (width, height) of shapes_px, in its place. They lie at (cell + cell_share) * cell
+    size; cells fill the input evenly or, with strides_px, are so many pixels wide and high, one number a map. clip:
+    anchors are cut to 0..1. extra: numbers that follow the four of a box, such as key points, and are left out.
+    Source: Liu et al. 2016 (arXiv 1512.02325), 2.2; variances as in its authors' code. yxhw, shapes: TensorFlow's
+    Object Detection API; strides_px: torchvision's SSD, RetinaFace; linear_size and extra: MediaPipe's BlazeFace.
     """
 
     feature_maps: tuple[tuple[Positive, Positive], ...]
-    sizes_px: tuple[tuple[float, ...], ...]
+    sizes_px: tuple[tuple[float, ...], ...] = ()
+    shapes_px: tuple[tuple[tuple[float, float], ...], ...] = ()
+    strides_px: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
+    cell_share: float = 0.5
     center_variance: float = 0.1
     size_variance: float = 0.2
+    linear_size: bool = False
+    order: OffsetOrder = OffsetOrder.XYWH
+    extra: NotNegative = 0
     clip: bool = True
 
 
@@ -90,44 +108,92 @@ class Corners(StrEnum):
 
 
 class PlainBoxes(Strict, frozen=True, tag="boxes", tag_field="decode"):
-    """The model decodes by itself: (1, N, 4) boxes in the input's pixels, or in shares of its sides if normalized."""
+    """The model decodes by itself: (1, N, 4) boxes in the input's pixels, or in shares of its sides if normalized.
+
+    kinds: name of a (1, N) tensor of each box's class, where the model picked it; scores are (1, N) then, and what
+    stands beyond the model's own count has a score of 0. Source: TFLite_Detection_PostProcess of TensorFlow's Object
+    Detection API (yxyx, normalized).
+    """
 
     corners: Corners
     normalized: bool
+    kinds: str | None = None
+
+
+class BoxRows(Strict, frozen=True, tag="rows", tag_field="decode", kw_only=True):
+    """The model decodes and picks by itself, into one tensor (1, N, 6 + extra): four numbers of a box, its score, its
+    class. extra: numbers that follow and are left out, such as a mask's coefficients.
+
+    `scores` and `boxes` name this one tensor. Source: Ultralytics' export of YOLOv10 and YOLO26 (xyxy, in pixels).
+    """
+
+    corners: Corners
+    normalized: bool
+    extra: NotNegative = 0
+
+
+class CentreSize(StrEnum):
+    """What a centre head says of a box's size: cells, pixels of the input, or the logarithm of cells."""
+
+    CELLS = "cells"
+    PIXELS = "pixels"
+    LOG_CELLS = "log_cells"
+
+
+class CentreOrder(StrEnum):
+    """In which order a centre head's numbers come: xy x before y and width before height, yx the other way round."""
+
+    XY = "xy"
+    YX = "yx"
 
 
 class CentreHeads(Strict, frozen=True, tag="centre", tag_field="decode", kw_only=True):
-    """Heat maps of object centres: scores (1, H, W, labels), boxes (1, H, W, 2) width and height in cells, and
-    offsets (1, H, W, 2) x, y of the centre within its cell. A cell counts where it is the highest of its 3x3
-    neighbours. stride_px: input pixels a cell.
+    """Heat maps of object centres: scores (1, H, W, labels), boxes (1, H, W, 2) width and height as `size` says, and
+    offsets (1, H, W, 2) x, y of the centre within its cell; (1, labels, H, W) and (1, 2, H, W) if channels_first.
+    A cell counts where it is the highest of its 3x3 neighbours or, without peaks, always. stride_px: input pixels a
+    cell. cell_share: is added to offsets, 0.5 where they count from a cell's middle.
 
-    Source: Zhou et al. 2019 (arXiv 1904.07850), 4.
+    Source: Zhou et al. 2019 (arXiv 1904.07850), 4, whose code is channels_first; channels_first, log_cells, yx,
+    cell_share 0.5, no peaks: CenterFace (arXiv 1911.03599), its authors' code.
     """
 
     offsets: str
     stride_px: Positive
+    channels_first: bool = False
+    size: CentreSize = CentreSize.CELLS
+    order: CentreOrder = CentreOrder.XY
+    cell_share: float = 0.0
+    peaks: bool = True
 
 
 class YoloHeads(Strict, frozen=True, tag="yolo", tag_field="decode", kw_only=True):
     """One tensor of (1, N, 4 + labels), or (1, 4 + labels, N) if transposed: centre, size, in the input's pixels, and
     a score for each label; with objectness, (1, N, 5 + labels), the fifth number multiplies the scores.
 
-    `scores` and `boxes` name this one tensor. Source: Ultralytics' export of YOLOv5 (objectness) and YOLOv8.
+    normalized: centre and size are in shares of the input's sides. extra: numbers that follow the scores and are left
+    out: a mask's coefficients, key points.
+    `scores` and `boxes` name this one tensor. Source: Ultralytics' export of YOLOv5 (objectness), and of YOLOv8 and
+    YOLO11 (transposed), which for LiteRT is normalized.
     """
 
     objectness: bool
     transposed: bool
+    normalized: bool = False
+    extra: NotNegative = 0
 
 
-Decode = SsdAnchors | PlainBoxes | CentreHeads | YoloHeads
+Decode = SsdAnchors | PlainBoxes | BoxRows | CentreHeads | YoloHeads
 
 
 class Detection(Strict, frozen=True, tag="detection", tag_field="task", kw_only=True):
     """Boxes with labels, in pixels of the original image.
 
-    boxes, scores: tensor names; scores are (1, N, classes). background: which class of the score tensor means
-    nothing there, and has no label in the manifest; None if there is none. threshold: of a box's score.
-    iou_threshold: of two boxes of one label that overlap more (intersection over union), the better stays.
+    boxes, scores: tensor names; scores are (1, N, classes) unless the decoding says otherwise. background: which class
+    of the score tensor means nothing there, and has no label in the manifest; None if there is none. threshold: of a
+    box's score. iou_threshold: of two boxes of one label that overlap more (intersection over union), the better stays.
+    one_label: a place is a box of its best label alone, as Ultralytics' predict takes it; else of each label that
+    reaches the threshold. clip_first: boxes are cut at the image's edges before they are compared, as torchvision's
+    detectors do; else afterwards.
     """
 
     boxes: str
@@ -136,8 +202,10 @@ class Detection(Strict, frozen=True, tag="detection", tag_field="task", kw_only=
     decode: Decode
     threshold: Share
     iou_threshold: Share
-    background: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    background: NotNegative | None = None
     max_boxes: Positive = 100
+    one_label: bool = False
+    clip_first: bool = False
 
 
 class Regression(Strict, frozen=True, tag="regression", tag_field="task", kw_only=True):
@@ -191,8 +259,8 @@ class Enrolled(Strict, frozen=True):
 class Embedding(Strict, frozen=True, tag="embedding", tag_field="task", kw_only=True):
     """The label of the nearest enrolled example, if it is nearer than the threshold.
 
-    vector: name of the (1, D) tensor. The manifest has no labels: they come from examples, those that the bundle
-    ships and those enrolled where it runs.
+    vector: name of the (1, D) tensor, or of one with more axes of 1. The manifest has no labels: they come from
+    examples, those that the bundle ships and those enrolled where it runs.
     """
 
     vector: str
@@ -207,13 +275,15 @@ class Segmentation(Strict, frozen=True, tag="segmentation", tag_field="task", kw
     """A label for each pixel of the original image.
 
     scores: name of the (1, H, W, labels) tensor, or (1, labels, H, W) if channels_first. A pixel whose best score
-    is below the threshold has none.
+    is below the threshold has none. single: the tensor has one channel, the score of the second of two labels, and
+    the first has what is left to 1; not with softmax.
     """
 
     scores: str
     activation: Activation
     channels_first: bool = False
     threshold: Share = 0.0
+    single: bool = False
 
 
 Output = Classification | Detection | Regression | Anomaly | Embedding | Segmentation

@@ -30,7 +30,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     enrolled example is near enough; always None of a regression. score: how sure or how much: the best label's
     probability or box's score, the share of pixels that the most frequent label has, 1 / (1 + distance) to the
     nearest example, an anomaly's error, the first value of a regression. margin: how far from another decision, 0 to
-    1: best minus second-best probability; of a detection and an anomaly, from the threshold; 1.0 of a regression.
+    1: best minus second-best probability; of a detection's least sure box and of an anomaly, from the threshold; 1.0
+    of a regression.
     top: the best labels; every value of a regression; the distances to the nearest labels; shares of pixels.
 
     energy: -logsumexp of the raw scores, None when they are probabilities already. novelty: distance to the clean

@@ -9,7 +9,6 @@ import math
 import zlib
 from typing import Any
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.output import Task
 from edgeloop.contracts.prediction import Box, Prediction
 from edgeloop.runtime.input.images import Image, as_image
+from edgeloop.runtime.input.opencv import cv2
 
 SMALLEST_SIDE_PX = 320
 """Images of which the longer side is shorter are enlarged by the whole number that brings it here."""

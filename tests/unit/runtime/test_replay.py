@@ -6,8 +6,10 @@ from builders import Damage, Parts, as_bundle, make_parts, quadrant_weights
 from edgeloop.bundle.arrays import from_npy, to_npy
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.manifest import Budget, Precision, Tolerance
+from edgeloop.contracts.prediction import Prediction
+from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.predictor import Predictor
-from edgeloop.runtime.replay import Replay, replay
+from edgeloop.runtime.replay import Judge, Replay, latency_p50_ms, replay
 
 
 def _replay(parts: Parts) -> Replay:
@@ -151,3 +153,26 @@ def test_golden_inputs_that_the_model_does_not_take_are_a_failure() -> None:
 def test_answers_that_are_infinitely_wrong_do_not_pass() -> None:
     failure = _failure(_with_golden_outputs(make_parts(), _0_0=3.4e38, _1_0=3.4e38, _2_0=3.4e38))
     assert failure.startswith("golden samples: ")
+
+
+def test_latency_is_the_median_of_fifty_predictions_of_a_quick_model() -> None:
+    timed = _Timed(make_parts(), [1.0] * 30 + [9.0] * 25)
+    # The first 5 warm it up; of the other 50, 25 say 1 ms and 25 say 9 ms.
+    assert latency_p50_ms(timed, timed.inputs) == pytest.approx(5.0)
+    assert timed.runs == 55
+
+
+class _Timed(Predictor):
+    """A sound predictor that says how long it took."""
+
+    def __init__(self, parts: Parts, latency_ms: list[float]) -> None:
+        bundle = as_bundle(parts)
+        super().__init__(bundle, bundle.manifest.variants[0])
+        self.inputs, _ = Judge.read(bundle)
+        self.runs = 0
+        self._latency_ms = latency_ms
+
+    def predict(self, source: Source) -> Prediction:
+        """See Predictor.predict."""
+        self.runs += 1
+        return msgspec.structs.replace(super().predict(source), latency_ms=self._latency_ms[self.runs - 1])

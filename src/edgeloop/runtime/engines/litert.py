@@ -6,7 +6,6 @@ do not, inputs are copied in and outputs out, since a view of memory that moves 
 
 import ctypes
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Unavailable
-from edgeloop.runtime.engines.feeds import refuse_closed, require_batch, run_once
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from edgeloop.runtime.engines.feeds import BoundEngine, require_batch
 from edgeloop.runtime.engines.litert_file import (
     FAILURES,
     Declared,
@@ -25,7 +24,7 @@ from edgeloop.runtime.engines.litert_file import (
     resize_inputs,
 )
 from edgeloop.runtime.engines.memory import address_of, aligned_array, view_memory
-from edgeloop.runtime.engines.port import CPU, Setting, Tensors, TensorSpec
+from edgeloop.runtime.engines.port import CPU, Setting, TensorSpec
 from edgeloop.runtime.engines.quiet import said, without_native_chatter
 from edgeloop.runtime.engines.settings import DEFAULT
 
@@ -40,11 +39,13 @@ _CREATE = "tflite_plugin_create_delegate"
 _DESTROY = "tflite_plugin_destroy_delegate"
 
 
-class LiteRtEngine:
+class LiteRtEngine(BoundEngine):
     """A .tflite model on LiteRT's interpreter. Tensor names are those of the default signature where there is one.
 
     setting.accelerator: a name in DELEGATES, or the path of another delegate's library.
     """
+
+    _failures = FAILURES
 
     def __init__(self, model: bytes, *, setting: Setting = DEFAULT, batch: int = 1) -> None:
         declared = declare_litert(model, batch=batch)
@@ -52,9 +53,6 @@ class LiteRtEngine:
         tensors = (*declared.input_indices, *declared.output_indices)
         self.inputs = declared.inputs
         self.outputs = declared.outputs
-        self.buffers: tuple[NDArray[Any], ...]
-        self._answers: tuple[NDArray[Any], ...]
-        self._execute: Callable[[], None]
         if declared.is_settled and all(has_memory(interpreter, index) for index in tensors):
             # interpreter.tensor() gives views too, but the interpreter refuses to run while one of them lives, since
             # it may move its memory then. A settled model's does not move: the planner lays it out anew only after a
@@ -68,25 +66,6 @@ class LiteRtEngine:
             require_batch(self.outputs, batch)
             self._answers = tuple(aligned_array(spec) for spec in self.outputs)
             self._execute = partial(_execute_by_copy, interpreter, declared, self.buffers, self._answers)
-
-    def invoke(self) -> tuple[NDArray[Any], ...]:
-        """Execute once on what lies in the buffers; see Engine.invoke."""
-        try:
-            self._execute()
-        except EdgeloopError:
-            raise
-        except FAILURES as error:
-            raise Corrupt(f"the model failed while it ran: {said(error)}") from error
-        return self._answers
-
-    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Execute once; see Engine.run."""
-        return run_once(self, feeds)
-
-    def close(self) -> None:
-        """Give up memory; what is left of it goes with the last array that a caller holds."""
-        self._execute = refuse_closed
-        self.buffers = self._answers = ()
 
 
 def load_delegate(accelerator: str) -> Any:

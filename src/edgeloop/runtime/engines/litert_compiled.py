@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
+from edgeloop.contracts.errors import InvalidInput, Unavailable
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.engines.feeds import refuse_closed, run_once
+from edgeloop.runtime.engines.feeds import BoundEngine
 from edgeloop.runtime.engines.litert_file import FAILURES, Declared, declare_litert
 from edgeloop.runtime.engines.memory import aligned_array, size_bytes, view_memory
-from edgeloop.runtime.engines.port import CPU, Setting, Tensors, TensorSpec
+from edgeloop.runtime.engines.port import CPU, Setting, TensorSpec
 from edgeloop.runtime.engines.probe import probe_model
 from edgeloop.runtime.engines.quiet import said, without_native_chatter, without_native_farewell
 from edgeloop.runtime.engines.settings import DEFAULT
@@ -28,12 +28,14 @@ from edgeloop.runtime.engines.settings import DEFAULT
 _HOST_MEMORY = 1  # litert_tensor_buffer_types.h: kLiteRtTensorBufferTypeHostMemory
 
 
-class LiteRtCompiledEngine:
+class LiteRtCompiledEngine(BoundEngine):
     """A .tflite model on LiteRT's compiled model. Tensor names are the interpreter's.
 
     setting.accelerator: CPU, or GPU of `settings`. in_place: False copies inputs in and outputs out, as is done anyway
     where they lie in an accelerator's memory.
     """
+
+    _failures = FAILURES
 
     def __init__(self, model: bytes, *, setting: Setting = DEFAULT, batch: int = 1, in_place: bool = True) -> None:
         declared = declare_litert(model, batch=batch)
@@ -48,7 +50,6 @@ class LiteRtCompiledEngine:
         self.inputs = declared.inputs
         self.outputs = declared.outputs
         self._model = model  # the native side reads constants from these bytes
-        self._execute: Callable[[], None]
         run = partial(compiled.run_by_index, 0, _ordered(taken, compiled, 0), _ordered(given, compiled, 1))
         buffers = _views(taken, declared.input_indices, declared.inputs) if in_place else None
         answers = _views(given, declared.output_indices, declared.outputs) if in_place else None
@@ -61,24 +62,9 @@ class LiteRtCompiledEngine:
             reads = [(given[i], a) for i, a in zip(declared.output_indices, self._answers, strict=True)]
             self._execute = partial(_execute_by_copy, writes, run, reads)
 
-    def invoke(self) -> tuple[NDArray[Any], ...]:
-        """Execute once on what lies in the buffers; see Engine.invoke."""
-        try:
-            self._execute()
-        except EdgeloopError:
-            raise
-        except FAILURES as error:
-            raise Corrupt(f"the model failed while it ran: {said(error)}") from error
-        return self._answers
-
-    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Execute once; see Engine.run."""
-        return run_once(self, feeds)
-
     def close(self) -> None:
-        """Give up memory; what is left of it goes with the last array that a caller holds."""
-        self._execute = refuse_closed
-        self.buffers = self._answers = ()
+        """See BoundEngine.close."""
+        super().close()
         self._model = b""
 
 

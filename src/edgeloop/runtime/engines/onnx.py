@@ -4,18 +4,16 @@ Inputs and outputs are bound once to arrays of ours, which it computes from and 
 """
 
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
-from edgeloop.runtime.engines.feeds import refuse_closed, require_batch, run_once
+from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.runtime.engines.feeds import BoundEngine, require_batch
 from edgeloop.runtime.engines.memory import address_of, aligned_array
-from edgeloop.runtime.engines.port import CPU, Setting, Tensors, TensorSpec
+from edgeloop.runtime.engines.port import CPU, Setting, TensorSpec
 from edgeloop.runtime.engines.settings import DEFAULT
 
 _DTYPES = {
@@ -31,7 +29,7 @@ _NO_ACCELERATORS = {_CPU_PROVIDER, "AzureExecutionProvider"}  # the second sends
 _FREE = -1
 
 
-class OnnxEngine:
+class OnnxEngine(BoundEngine):
     """An .onnx model on ONNX Runtime. A free leading axis is taken as `batch`.
 
     setting.accelerator: CPU, or a provider's name as in `list_providers`. Outputs whose axes the file leaves free have
@@ -42,38 +40,19 @@ class OnnxEngine:
         session = _session(model, setting)
         self.inputs = tuple(_fixed(_spec(node), batch) for node in session.get_inputs())
         outputs = tuple(_spec(node) for node in session.get_outputs())
-        self.buffers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in self.inputs)
+        self.buffers = tuple(aligned_array(spec) for spec in self.inputs)
         if any(_FREE in spec.shape for spec in outputs):
             outputs = _learn_outputs(session, self.inputs, outputs)
         require_batch(outputs, batch)
         self.outputs = outputs
-        self._answers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in outputs)
+        self._answers = tuple(aligned_array(spec) for spec in outputs)
         binding = session.io_binding()
         for spec, array in zip(self.inputs, self.buffers, strict=True):
             binding.bind_input(spec.name, "cpu", 0, array.dtype.type, spec.shape, address_of(array))
         for spec, array in zip(outputs, self._answers, strict=True):
             binding.bind_output(spec.name, "cpu", 0, array.dtype.type, spec.shape, address_of(array))
-        self._execute: Callable[[], object] = partial(session.run_with_iobinding, binding)
-        self._foreign = foreign_errors(import_onnxruntime())
-
-    def invoke(self) -> tuple[NDArray[Any], ...]:
-        """Execute once on what lies in the buffers; see Engine.invoke."""
-        try:
-            self._execute()
-        except EdgeloopError:
-            raise
-        except self._foreign as error:
-            raise Corrupt(f"the model failed while it ran: {error}") from error
-        return self._answers
-
-    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Execute once; see Engine.run."""
-        return run_once(self, feeds)
-
-    def close(self) -> None:
-        """Give up memory."""
-        self._execute = refuse_closed
-        self.buffers = self._answers = ()
+        self._execute = partial(session.run_with_iobinding, binding)
+        self._failures = foreign_errors(import_onnxruntime())
 
 
 def import_onnxruntime() -> Any:

@@ -9,17 +9,15 @@ import io
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
-from numpy.typing import NDArray
-
-from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
-from edgeloop.runtime.engines.feeds import refuse_closed, require_batch, run_once
+from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.runtime.engines.feeds import BoundEngine, require_batch
 from edgeloop.runtime.engines.memory import aligned_array
-from edgeloop.runtime.engines.port import CPU, Setting, Tensors, TensorSpec
+from edgeloop.runtime.engines.port import CPU, Setting, TensorSpec
 from edgeloop.runtime.engines.quiet import said
 from edgeloop.runtime.engines.settings import DEFAULT
 
@@ -32,11 +30,13 @@ _TELEMETRY = "openvino_telemetry"
 _DTYPES = {"f32": "float32", "f64": "float64", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64"}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(BoundEngine):
     """An .openvino model on OpenVINO. A free leading axis is taken as `batch`, and a fixed one changed to it.
 
     setting.accelerator: CPU, or a device's name as in `list_devices`.
     """
+
+    _failures = (RuntimeError,)
 
     def __init__(self, model: bytes, *, setting: Setting = DEFAULT, batch: int = 1) -> None:
         request = _request(model, setting, batch)
@@ -48,30 +48,13 @@ class OpenVinoEngine:
         require_batch(self.outputs, batch)
         # Arrays of ours as its tensors, so that it never copies and no view of freed memory is left after close.
         tensor = import_openvino().Tensor
-        self.buffers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in self.inputs)
-        self._answers: tuple[NDArray[Any], ...] = tuple(aligned_array(spec) for spec in self.outputs)
+        self.buffers = tuple(aligned_array(spec) for spec in self.inputs)
+        self._answers = tuple(aligned_array(spec) for spec in self.outputs)
         for index, array in enumerate(self.buffers):
             request.set_input_tensor(index, tensor(array, shared_memory=True))
         for index, array in enumerate(self._answers):
             request.set_output_tensor(index, tensor(array, shared_memory=True))
-        self._execute: Callable[[], object] = partial(request.infer, share_outputs=True)
-
-    def invoke(self) -> tuple[NDArray[Any], ...]:
-        """Execute once on what lies in the buffers; see Engine.invoke."""
-        try:
-            self._execute()
-        except RuntimeError as error:
-            raise Corrupt(f"the model failed while it ran: {said(error)}") from error
-        return self._answers
-
-    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Execute once; see Engine.run."""
-        return run_once(self, feeds)
-
-    def close(self) -> None:
-        """Give up memory."""
-        self._execute = refuse_closed
-        self.buffers = self._answers = ()
+        self._execute = partial(request.infer, share_outputs=True)
 
 
 def pack_ir(xml: bytes, weights: bytes) -> bytes:

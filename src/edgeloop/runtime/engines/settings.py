@@ -36,19 +36,20 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings_for(
-    name: EngineName, *, cores: int, found: tuple[Found, ...] = (), lean: bool = False
+    name: EngineName, *, cores: int, threads: int | None = None, found: tuple[Found, ...] = (), lean: bool = False
 ) -> tuple[Setting, ...]:
     """What is worth racing on an engine: each interface with 1, 2, 4, ... and all cores, then the accelerators.
 
-    cores: those that this process may use; physical ones, since two threads on one core only share it. found: what
-    `find_accelerators` answered; those with a problem and those of other engines are passed over. lean: leave out an
-    engine's further interfaces, each of which keeps its library in memory for good once it was tried: LiteRT's
-    compiled model takes 8 MB and was within 3 % of the interpreter on every model tried.
+    cores: those that this process may use; physical ones, since two threads on one core only share it. threads: so
+    many on the CPU and no other number, more than there are cores, too. found: what `find_accelerators` answered;
+    those with a problem and those of other engines are passed over. lean: leave out an engine's further interfaces,
+    each of which keeps its library in memory for good once it was tried: LiteRT's compiled model takes 8 MB and was
+    within 3 % of the interpreter on every model tried.
     """
     on_cpu = [
-        Setting(threads=threads, interface=interface)
+        Setting(threads=count, interface=interface)
         for interface in (INTERFACES[name] or ("",))[: 1 if lean else None]
-        for threads in thread_counts(cores)
+        for count in (thread_counts(cores) if threads is None else (threads,))
     ]
     beyond = [
         Setting(interface=one.interface, accelerator=one.accelerator)

@@ -8,7 +8,6 @@ Outcome. What native libraries print goes to its standard error, of which a repo
 """
 
 import os
-import signal
 import subprocess
 import sys
 from enum import StrEnum
@@ -18,6 +17,7 @@ import msgspec
 
 from edgeloop.contracts.errors import EdgeloopError, NotFound
 from edgeloop.contracts.manifest import EngineName
+from edgeloop.runtime.child import end_of, last_line
 from edgeloop.runtime.engines.find import list_accelerators, load_engine, probe_engine
 from edgeloop.runtime.engines.litert import load_delegate
 from edgeloop.runtime.engines.port import Setting
@@ -80,11 +80,10 @@ def try_out(trial: Trial, model: bytes = b"", *, timeout_s: float = TIMEOUT_S) -
         done = subprocess.run(command, input=asked, capture_output=True, timeout=timeout_s, check=False)  # noqa: S603 our own module
     except subprocess.TimeoutExpired:
         return Outcome(problem=f"it did not answer within {timeout_s:g} s and was stopped")
-    lines = done.stderr.decode(errors="replace").split("\n")
     if done.returncode == 0:
+        lines = done.stderr.decode(errors="replace").split("\n")
         return _with_reason(msgspec.json.decode(done.stdout, type=Outcome), complaint(lines))
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-    return Outcome(problem=f"its process {_end(done.returncode)}: {last}")
+    return Outcome(problem=f"its process {end_of(done.returncode)}: {last_line(done.stderr)}")
 
 
 def _with_reason(outcome: Outcome, printed: str) -> Outcome:
@@ -92,13 +91,6 @@ def _with_reason(outcome: Outcome, printed: str) -> Outcome:
     if not outcome.problem or not printed or printed in outcome.problem:
         return outcome
     return msgspec.structs.replace(outcome, problem=f"{outcome.problem} ({printed})")
-
-
-def _end(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    known = {int(one): one.name for one in signal.Signals}
-    return f"was ended by {known.get(-code, f'signal {-code}')}"
 
 
 def _attempt(trial: Trial, model: bytes) -> Outcome:

@@ -11,7 +11,7 @@ def make_front(manifest: Manifest, tensor: TensorSpec) -> Front:
     """The manifest's preprocessing into this tensor. Raises InvalidInput if a step does not fit the modality, or the
     result the tensor."""
     given = in_layout_of(manifest.input, tensor), manifest.preprocess, tensor
-    # Each is imported when it is needed: a sound needs no OpenCV, which takes 17 MB.
+    # Each is imported when it is needed: rows of numbers need no OpenCV, which takes 17 MB.
     if manifest.input.modality is Modality.IMAGE:
         from edgeloop.runtime.input.pixels import PixelFront
 

@@ -6,23 +6,19 @@ Neighbours: `encoded` looks at what a file claims, `jpeg` reads a JPEG's header,
 """
 
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
-# OpenCV reads its bound when it is loaded, and checks it before it allocates: a small file can claim many pixels.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "64000000")
-
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.runtime.input.encoded import check_claims
+from edgeloop.contracts.errors import Corrupt, InvalidInput
+from edgeloop.runtime.engines.quiet import stdio_muted
+from edgeloop.runtime.input.encoded import IMAGE_SUFFIXES, TAKEN, check_claims
+from edgeloop.runtime.input.files import read_bounded
 from edgeloop.runtime.input.geometry import MAX_PIXELS
 from edgeloop.runtime.input.jpeg import JpegHead, read_head
+from edgeloop.runtime.input.opencv import cv2
 from edgeloop.runtime.input.port import Source
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm")
 
 Image = NDArray[np.uint8]
 """(H, W) grey or (H, W, 3) RGB, uint8, 0..255."""
@@ -31,6 +27,7 @@ _MOST_BYTES = 2**28
 # OpenCV's IMREAD_REDUCED_GRAYSCALE_n, which beside IMREAD_ANYCOLOR say only the size.
 _REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 _UINT8 = np.dtype(np.uint8)
+_muted = stdio_muted()  # libjpeg and libpng print what they think of a file
 
 
 class Seen(NamedTuple):
@@ -66,7 +63,7 @@ def decode_image(data: bytes, *, what: str) -> Image:
     """Decode PNG, JPEG, WebP, BMP or PNM bytes; EXIF orientation is applied, alpha is dropped.
 
     Returns (H, W) for a grey image, else (H, W, 3) in RGB order. Raises Corrupt if it is no image, InvalidInput if it
-    has too many pixels.
+    has too many pixels or is of another format.
     """
     return _decode(data, what, None).rgb()
 
@@ -77,8 +74,14 @@ def encode_png(image: Image) -> bytes:
     return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1])
 
 
+def encode_jpeg(image: Image, *, quality: int) -> bytes:
+    """JPEG bytes of an (H, W) or RGB (H, W, 3) image. quality: 1 to 100, as libjpeg means it."""
+    pixels = image if image.ndim == 2 else _turned(image)
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
 def read_image(source: str | os.PathLike[str]) -> Image:
-    """Read an image file. Raises NotFound, Corrupt if it is no image, InvalidInput if it is too large to be read."""
+    """Read an image file. Raises what `read_bounded` and `decode_image` raise."""
     return decode_image(_read(source), what=str(source))
 
 
@@ -114,13 +117,7 @@ def _seen_array(value: NDArray[Any], what: str) -> Seen:
 def _read(source: str | os.PathLike[str]) -> bytes:
     if not isinstance(source, str | os.PathLike):
         raise InvalidInput(f"an image is bytes, a path or a uint8 array, got {type(source).__name__}")
-    path = Path(source)
-    if not path.is_file():
-        raise NotFound(f"no image at {path}")
-    size_bytes = path.stat().st_size
-    if size_bytes > _MOST_BYTES:
-        raise InvalidInput(f"{path} has {size_bytes:,} bytes; an image file has at most {_MOST_BYTES:,}")
-    return path.read_bytes()
+    return read_bounded(source, what="image", most_bytes=_MOST_BYTES)
 
 
 def _decode(data: bytes, what: str, reduce_to: tuple[int, int] | None) -> Seen:
@@ -155,13 +152,12 @@ def _pixels(data: bytes, what: str, flags: int) -> Image:
     """(H, W), or (H, W, 3) in BGR order."""
     check_claims(data, what)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, _UINT8), flags)
+        with _muted:
+            pixels = cv2.imdecode(np.frombuffer(data, _UINT8), flags)
     except cv2.error as error:
         raise Corrupt(f"{what} cannot be decoded as an image: {error.err}") from error
     if pixels is None:
-        raise Corrupt(
-            f"{what} is no image that can be read (its first bytes: {data[:8]!r}); expected PNG, JPEG, WebP or BMP"
-        )
+        raise Corrupt(f"{what} is damaged: it begins as {TAKEN} and cannot be read; fetch or make it again")
     if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
         raise InvalidInput(f"{what} has {pixels.shape[0]}x{pixels.shape[1]} pixels; at most {MAX_PIXELS:,} are taken")
     return np.asarray(pixels, dtype=_UINT8)

@@ -8,7 +8,6 @@ them, `preprocess` is the plain path.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from edgeloop.contracts.manifest import Modality
 from edgeloop.contracts.preprocess import Step
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.engines.quantized import quantize_tensor
+from edgeloop.runtime.input.opencv import cv2
 from edgeloop.runtime.input.preprocess import apply_steps
 from edgeloop.runtime.input.stages import require_room
 

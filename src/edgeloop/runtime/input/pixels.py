@@ -10,7 +10,6 @@ row, OpenCV computes that by another arithmetic). Neighbours: `preprocess` is th
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +32,7 @@ from edgeloop.runtime.engines.quantized import quantize_tensor
 from edgeloop.runtime.input.geometry import Geometric, Place, locate, place
 from edgeloop.runtime.input.images import Image, Seen, see
 from edgeloop.runtime.input.lut import Put, Tables, fold, is_identity, is_same_for_all, put_into, put_planes
+from edgeloop.runtime.input.opencv import cv2
 from edgeloop.runtime.input.port import Geometry, Source
 from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, INTERPOLATION, check_steps, grey, preprocess
 from edgeloop.runtime.input.stages import check_tensor, require_room

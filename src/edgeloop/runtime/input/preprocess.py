@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, assert_never
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from edgeloop.contracts.preprocess import (
     Step,
 )
 from edgeloop.runtime.input.geometry import Geometric, place
+from edgeloop.runtime.input.opencv import cv2
 from edgeloop.runtime.input.stages import name_of
 
 INTERPOLATION = {

@@ -14,7 +14,6 @@ from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import InputSpec
 from edgeloop.contracts.preprocess import FillMissing, Missing, Normalize, Scale, Step, Window
 from edgeloop.runtime.engines.port import TensorSpec
-from edgeloop.runtime.engines.quantized import quantize_tensor
 from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.input.stages import (
     Reals,
@@ -25,7 +24,7 @@ from edgeloop.runtime.input.stages import (
     name_of,
     normalize_stage,
     place_stage,
-    require_room,
+    put_reals,
     run_stages,
     scale_stage,
 )
@@ -51,18 +50,16 @@ class SeriesFront:
         stages = tuple(_stage(step) for step in (steps[1:] if self.window else steps))
         self._stages = (*stages, place_stage(spec, _AXES))
         if self.window is not None:
-            # No step changes the number of values. Zeros go through all of it once: what does not fit is refused now.
-            channels = len(self.channels) or max(1, math.prod(spec.shape) // self.window.length)
-            run_stages(self._stages, empty_window(self.window, channels=channels, unit="rows"), hint=_HINT)
+            # Zeros go through all of it once: what does not fit is refused now.
+            empty = empty_window(self.window, channels=channel_count(spec, self.window), unit="rows")
+            run_stages(self._stages, empty, hint=_HINT)
 
     def write(self, source: Source, buffer: NDArray[Any]) -> None:
         """Prepare one window of a series and write it into the engine's buffer, quantized as the tensor stores it.
 
         Raises as `tensor` does, and InvalidInput if the tensor cannot hold it; the buffer is then as it was.
         """
-        reals = self.tensor(source)
-        require_room(reals, self._tensor)
-        np.copyto(buffer, quantize_tensor(reals, self._tensor))
+        put_reals(self.tensor(source), self._tensor, buffer)
 
     def tensor(self, source: Source) -> Reals:
         """One window of a series as real values, float32 of the manifest's input shape.
@@ -85,6 +82,12 @@ class SeriesFront:
         if isinstance(source, bytes):
             return decode_rows(source, channels=self.channels)
         return read_rows(source, channels=self.channels)
+
+
+def channel_count(spec: InputSpec, window: Window) -> int:
+    """How many channels a series has: those with a name, else what the tensor has room for, since no step changes the
+    number of values."""
+    return len(spec.channels) or max(1, math.prod(spec.shape) // window.length)
 
 
 def as_rows(value: NDArray[Any], *, channels: tuple[str, ...] = ()) -> Reals:

@@ -25,7 +25,6 @@ from edgeloop.contracts.preprocess import (
     Window,
 )
 from edgeloop.runtime.engines.port import TensorSpec
-from edgeloop.runtime.engines.quantized import quantize_tensor
 from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.input.spectrum import dct_stage, log_mel_stage
 from edgeloop.runtime.input.stages import (
@@ -38,7 +37,7 @@ from edgeloop.runtime.input.stages import (
     name_of,
     normalize_stage,
     place_stage,
-    require_room,
+    put_reals,
     run_stages,
     scale_stage,
 )
@@ -79,9 +78,7 @@ class SoundFront:
 
         Raises as `tensor` does, and InvalidInput if the tensor cannot hold it; the buffer is then as it was.
         """
-        reals = self.tensor(source)
-        require_room(reals, self._tensor)
-        np.copyto(buffer, quantize_tensor(reals, self._tensor))
+        put_reals(self.tensor(source), self._tensor, buffer)
 
     def tensor(self, source: Source) -> Reals:
         """One sound as real values, float32 of the manifest's input shape.

@@ -8,7 +8,6 @@ them.
 import math
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,9 +79,11 @@ def dct_matrix(step: Dct, *, size: int) -> NDArray[np.float64]:
 def log_mel_stage(step: LogMel, *, rate_hz: int) -> Stage:
     """`LogMel` of a sound of this rate: (samples,) to (frames, mel_bins). Not thread-safe: it keeps its frames.
 
-    Raises InvalidInput if the parameters do not fit together; the stage raises it if the sound is shorter than a
-    frame, or makes too many.
+    Raises InvalidInput if the parameters do not fit together, Unavailable without OpenCV; the stage raises
+    InvalidInput if the sound is shorter than a frame, or makes too many.
     """
+    from edgeloop.runtime.input.opencv import cv2  # 17 MB, which sounds that are taken as they are need not have
+
     _check(step, rate_hz)
     window = taper(step.window, step.frame_samples).astype(np.float32)
     # Neither 0 Hz nor half the rate has a weight in any filter, so only whole bins between them are computed on.
@@ -106,9 +107,9 @@ def log_mel_stage(step: LogMel, *, rate_hz: int) -> Stage:
         np.multiply(cut, window, out=frames[:, : step.frame_samples])
         # A third of the time of numpy.fft.rfft (16 and 52 us for 49 x 512). A row comes as Re 0, Re 1, Im 1, Re 2, ...
         packed = cv2.dft(frames, flags=cv2.DFT_ROWS)[:, 2 * first + 1 : 2 * last + 1]
-        squares = packed * packed
-        power = squares[:, 0::2] + squares[:, 1::2]
-        return log((np.sqrt(power, out=power) if step.power == 1 else power) @ mel)
+        # Pairs of neighbours as one number: half the time of adding every second square to the one before.
+        magnitude = np.abs(packed.view(np.complex64))
+        return log((magnitude if step.power == 1 else np.square(magnitude, out=magnitude)) @ mel)
 
     return log_mel
 

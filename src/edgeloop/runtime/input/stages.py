@@ -14,6 +14,7 @@ from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import InputSpec
 from edgeloop.contracts.preprocess import Normalize, Scale, Window
 from edgeloop.runtime.engines.port import TensorSpec
+from edgeloop.runtime.engines.quantized import quantize_tensor
 
 Reals = NDArray[np.float32]
 Stage = Callable[[Reals], Reals]
@@ -119,6 +120,13 @@ def require_room(values: NDArray[np.float32], tensor: TensorSpec) -> None:
             f"after preprocessing the input is {low:g} to {high:g}, but tensor {tensor.name!r} stores {tensor.dtype} "
             f"without a scale: {bounds.min} to {bounds.max}"
         )
+
+
+def put_reals(values: Reals, tensor: TensorSpec, buffer: NDArray[Any]) -> None:
+    """Into the engine's buffer, quantized as the tensor stores it. Raises InvalidInput if the tensor cannot hold it;
+    the buffer is then as it was."""
+    require_room(values, tensor)
+    np.copyto(buffer, quantize_tensor(values, tensor))
 
 
 def place_stage(spec: InputSpec, axes: str) -> Stage:

@@ -7,12 +7,12 @@ import csv
 import io
 import os
 from array import array
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.errors import Corrupt, InvalidInput
+from edgeloop.runtime.input.files import read_bounded
 
 MAX_CELLS = 2**22
 """Of one table: 3.8 hours of six channels at 50 Hz."""
@@ -23,14 +23,9 @@ Cells = list[str]
 
 
 def read_rows(source: str | os.PathLike[str], *, channels: tuple[str, ...] = ()) -> NDArray[np.float32]:
-    """Read a CSV file. Raises NotFound, and what `decode_rows` raises."""
-    path = Path(source)
-    if not path.is_file():
-        raise NotFound(f"no table at {path}")
-    size_bytes = path.stat().st_size
-    if size_bytes > _MOST_BYTES:
-        raise InvalidInput(f"{path} has {size_bytes:,} bytes; a table has at most {_MOST_BYTES:,}: cut it into parts")
-    return decode_rows(path.read_bytes(), channels=channels, what=str(path))
+    """Read a CSV file. Raises what `read_bounded` and `decode_rows` raise."""
+    data = read_bounded(source, what="table", most_bytes=_MOST_BYTES)
+    return decode_rows(data, channels=channels, what=str(source))
 
 
 def decode_rows(data: bytes, *, channels: tuple[str, ...] = (), what: str = "input") -> NDArray[np.float32]:
@@ -59,6 +54,19 @@ def decode_rows(data: bytes, *, channels: tuple[str, ...] = (), what: str = "inp
     except (UnicodeDecodeError, csv.Error) as error:
         raise Corrupt(f"{what} is no CSV table in UTF-8: {error}") from error
     return table.rows()
+
+
+def encode_rows(rows: NDArray[np.float32], *, channels: tuple[str, ...] = ()) -> bytes:
+    """A CSV table of (rows, columns) with a header of the channels, if there are any; `decode_rows` gives them back.
+
+    Each number is the shortest decimal that float32 reads as itself.
+    """
+    made = io.StringIO(newline="")
+    table = csv.writer(made, lineterminator="\n")
+    if channels:
+        table.writerow(channels)
+    table.writerows(rows.astype(np.float32, copy=False).astype(str))
+    return made.getvalue().encode()
 
 
 class _Numbers:

@@ -3,11 +3,11 @@
 Neighbour: `runtime.cache` compares thumbnails.
 """
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.runtime.input.images import Image
+from edgeloop.runtime.input.opencv import cv2
 
 THUMBNAIL_SIDE = 16
 THUMBNAIL_CELLS = THUMBNAIL_SIDE * THUMBNAIL_SIDE

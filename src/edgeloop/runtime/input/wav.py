@@ -9,14 +9,14 @@ Audio Data and WAVE Files (Microsoft 2001). Neighbour: `sound` brings the sample
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.errors import Corrupt, InvalidInput
+from edgeloop.runtime.input.files import read_bounded
 
 MAX_SAMPLES = 2**26
 """Of one sound: 70 minutes at 16 kHz."""
@@ -51,14 +51,8 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 def read_wav(source: str | os.PathLike[str]) -> Sound:
-    """Read a WAV file. Raises NotFound, and what `decode_wav` raises."""
-    path = Path(source)
-    if not path.is_file():
-        raise NotFound(f"no sound at {path}")
-    size_bytes = path.stat().st_size
-    if size_bytes > _MOST_BYTES:
-        raise InvalidInput(f"{path} has {size_bytes:,} bytes; a sound has at most {_MOST_BYTES:,}: cut it into parts")
-    return decode_wav(path.read_bytes(), what=str(path))
+    """Read a WAV file. Raises what `read_bounded` and `decode_wav` raise."""
+    return decode_wav(read_bounded(source, what="sound", most_bytes=_MOST_BYTES), what=str(source))
 
 
 def decode_wav(data: bytes, *, what: str = "input") -> Sound:
@@ -81,6 +75,21 @@ def decode_wav(data: bytes, *, what: str = "input") -> Sound:
                 raise Corrupt(f"{what} has its data before its 'fmt ' chunk; a WAV file says first how to read them")
             return Sound(made.rate_hz, _samples(body, made, what))
     raise Corrupt(f"{what} is a WAV file without a 'data' chunk: it holds no sound")
+
+
+def encode_wav(samples: NDArray[Any], rate_hz: int) -> bytes:
+    """A WAV file of (samples,): int16 as PCM of 16 bits, all else as float of 32 bits; `decode_wav` gives them back."""
+    is_pcm = samples.dtype == np.int16
+    body = samples.astype("<i2" if is_pcm else "<f4", copy=False).tobytes()
+    wide = 2 if is_pcm else 4
+    form = struct.pack("<HHIIHH", _PCM if is_pcm else _FLOAT, 1, rate_hz, wide * rate_hz, wide, 8 * wide)
+    return wav_around(struct.pack("<4sI", b"fmt ", len(form)) + form, body)
+
+
+def wav_around(form: bytes, body: bytes) -> bytes:
+    """A WAV file of a "fmt " chunk and the bytes of its samples."""
+    rest = b"WAVE" + form + struct.pack("<4sI", b"data", len(body)) + body
+    return struct.pack("<4sI", b"RIFF", len(rest)) + rest
 
 
 def _chunks(data: bytes, what: str) -> Iterator[tuple[bytes, memoryview]]:

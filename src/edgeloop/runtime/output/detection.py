@@ -1,6 +1,7 @@
 """A detector's tensors to boxes in the original image's pixels.
 
-Scores first: only places of which a score reaches the threshold are decoded. A place may be a box of several labels.
+Scores first: only places of which a score reaches the threshold are decoded. A place may be a box of several labels,
+unless the manifest says one_label.
 What is left: in the image (a box that lies beside it, in a letterbox's margin, is none), the best of those that
 overlap, and at most max_boxes. Neighbours: `reached`, `boxes` and `nms` do the steps.
 """
@@ -15,7 +16,7 @@ from edgeloop.contracts.manifest import InputSpec, Manifest
 from edgeloop.contracts.output import Detection
 from edgeloop.contracts.prediction import Box, Scored
 from edgeloop.runtime.input.port import Geometry
-from edgeloop.runtime.output.boxes import Extent, make_decoder
+from edgeloop.runtime.output.boxes import Extent, Rows, make_decoder
 from edgeloop.runtime.output.nms import Boxes, overlaps, suppress
 from edgeloop.runtime.output.port import Answer, Reals
 from edgeloop.runtime.output.reached import reached
@@ -61,7 +62,7 @@ class DetectionHead:
         return Answer(
             label=boxes[0].label,
             score=boxes[0].score,
-            margin=boxes[0].score - self._output.threshold,
+            margin=boxes[-1].score - self._output.threshold,  # they come best first: the one nearest to going
             top=tuple([Scored(label, score) for label, score in best.items()]),
             boxes=boxes,
         )
@@ -97,12 +98,16 @@ class DetectionHead:
         allowed = decoder.allowed(found)
         if allowed is not None:
             rows, classes, scores = rows[allowed], classes[allowed], scores[allowed]
+        if output.one_label:
+            best = _best_of_each(rows, classes, scores)
+            rows, classes, scores = rows[best], classes[best], scores[best]
         placed = to_original(decoder.corners(tensors, rows), geometry)
         clipped = np.clip(placed, 0.0, [geometry.width_px, geometry.height_px] * 2)
         inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)  # what is turned inside out stays so when it is cut
         if not inside.all():
             placed, clipped, classes, scores = placed[inside], clipped[inside], classes[inside], scores[inside]
-        kept = suppress(placed, scores, classes, iou_threshold=output.iou_threshold, most=output.max_boxes)
+        compared = clipped if output.clip_first else placed
+        kept = suppress(compared, scores, classes, iou_threshold=output.iou_threshold, most=output.max_boxes)
         picked = zip(classes[kept].tolist(), scores[kept].tolist(), clipped[kept].tolist(), strict=True)
         return tuple([Box(self._labels[kind], score, *edges) for kind, score, edges in picked]), found.nearest
 
@@ -140,6 +145,12 @@ def to_original(corners: Boxes, geometry: Geometry) -> Boxes:
     """(M, 4) from pixels of the input to pixels of the original image, not clipped."""
     shift = np.array([geometry.left, geometry.top] * 2)
     return np.asarray((corners - shift) / np.array([geometry.scale_x, geometry.scale_y] * 2))
+
+
+def _best_of_each(rows: Rows, classes: Rows, scores: NDArray[np.float32]) -> Rows:
+    """Where each row has its best score; of equal ones, the first class."""
+    order = np.lexsort((classes, -scores, rows))
+    return np.asarray(order[np.unique(rows[order], return_index=True)[1]])
 
 
 def same_boxes(made: tuple[Box, ...], wanted: tuple[Box, ...]) -> bool:

@@ -4,6 +4,7 @@ Examples are those that the bundle ships and those that are enrolled where it ru
 file, which is bound to the bundle's name and model: a vector of another model says nothing.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,16 +130,18 @@ class EmbeddingHead:
 
     def check(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """See Head.check."""
-        if len(shapes[0]) != 2 or shapes[0][0] != 1 or (self._width and shapes[0][1] != self._width):
+        shape = shapes[0]
+        is_vector = len(shape) >= 2 and shape[0] == 1 and max(shape) == math.prod(shape)
+        if not is_vector or (self._width and math.prod(shape) != self._width):
             raise InvalidInput(
-                f"{self._manifest.ref}: its embedding {self.wants[0]!r} is {shapes[0]}; expected (1, "
+                f"{self._manifest.ref}: its embedding {self.wants[0]!r} is {shape}; expected (1, "
                 f"{self._width or 'D'})" + (", the width of its examples" if self._width else "")
             )
-        self._width = shapes[0][1]
+        self._width = math.prod(shape)
 
     def answer(self, tensors: Reals, geometry: Geometry | None, given: NDArray[np.float32] | None) -> Answer:
         """See Head.answer. With no examples the label is None, the score 0.0 and the margin 1.0."""
-        row = tensors[0][0]
+        row = tensors[0].reshape(-1)
         require_finite(row)
         vector = tuple(row.tolist())
         if self._nearest is None:
@@ -157,7 +160,7 @@ class EmbeddingHead:
     def basis(self, tensors: Reals, given: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The vector; see Head.basis."""
         require_finite(tensors[0])
-        return np.array(tensors[0][0])
+        return np.array(tensors[0]).reshape(-1)
 
     def agree(self, made: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[Any]:
         """Whether the cosine of the vectors is at least SAME_COSINE; with examples in the bundle, whether both are

@@ -130,13 +130,26 @@ def _strangeness(scale: NoveltyScale, spec: TensorSpec) -> Callable[[Any, int, f
     distance_mean, distance_std = reference.distance_mean, reference.distance_std
     energy_mean, energy_std = reference.energy_mean, reference.energy_std
 
-    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused; around a block it takes 0.5 us more
     def strange(stored: NDArray[Any], predicted: int, energy: float) -> tuple[float, float]:
-        np.multiply(stored[0], factor, room)
-        np.subtract(room, shifts[predicted], room)
+        room[...] = stored[0]  # on its own: a product that changes the type takes twice as long as both
+        multiply(room, factor, room)
+        subtract(room, shifts[predicted], room)
         novelty = (sqrt(dot(room) / width) - distance_mean[predicted]) / distance_std[predicted]
         if not isfinite(novelty):
             raise InvalidInput(NOT_FINITE)
         return (energy - energy_mean[predicted]) / energy_std[predicted], novelty
 
-    return strange
+    multiply, subtract = np.multiply, np.subtract
+    if _stays_finite(spec, factor, shifts):
+        return strange
+    # What is not finite is refused. Around a block it takes 0.5 us more.
+    return np.errstate(over="ignore", invalid="ignore")(strange)
+
+
+def _stays_finite(spec: TensorSpec, factor: NDArray[np.float32], shifts: list[NDArray[np.float32]]) -> bool:
+    """Whether no stored value can overflow: then NumPy need not be told to keep quiet about it, which takes 0.5 us."""
+    if spec.dtype not in _EIGHT_BITS:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        farthest = 256 * np.abs(factor) + np.max(np.abs(shifts), axis=0)
+        return bool(np.isfinite(farthest @ farthest))

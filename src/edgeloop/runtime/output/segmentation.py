@@ -6,7 +6,6 @@ lies in. Pixels that the model was not shown (cropped away) have no label.
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.output import Activation, Segmentation
 from edgeloop.contracts.prediction import Scored
+from edgeloop.runtime.input.opencv import cv2
 from edgeloop.runtime.input.port import Geometry
 from edgeloop.runtime.output.detection import input_extent
 from edgeloop.runtime.output.port import Answer, Reals
@@ -39,7 +39,13 @@ class SegmentationHead:
             raise InvalidInput(
                 f"{manifest.ref} has {len(manifest.labels)} labels; a mask has room for {NO_LABEL} and 'none'"
             )
+        if output.single and (len(manifest.labels) != 2 or output.activation is Activation.SOFTMAX):
+            raise InvalidInput(
+                f"{manifest.ref}: one channel is the score of the second of two labels, by sigmoid or as it is; here "
+                f"are {len(manifest.labels)} labels and the activation {output.activation}"
+            )
         self.wants: tuple[str, ...] = (output.scores,)
+        self._channels = 1 if output.single else len(manifest.labels)
         self._ref = manifest.ref
         self._labels = manifest.labels
         self._extent = input_extent(manifest.input)
@@ -49,11 +55,11 @@ class SegmentationHead:
         """See Head.check."""
         shape = shapes[0]
         axis = 1 if self._output.channels_first else 3
-        if len(shape) != 4 or shape[0] != 1 or shape[axis] != len(self._labels) or 0 in shape:
+        if len(shape) != 4 or shape[0] != 1 or shape[axis] != self._channels or 0 in shape:
             expected = "(1, {0}, H, W)" if self._output.channels_first else "(1, H, W, {0})"
             raise InvalidInput(
                 f"{self._ref}: its pixel scores {self.wants[0]!r} are {shape}; with {len(self._labels)} labels they "
-                f"would be {expected.format(len(self._labels))}"
+                f"would be {expected.format(self._channels)}"
             )
 
     def answer(self, tensors: Reals, geometry: Geometry | None, given: NDArray[np.float32] | None) -> Answer:
@@ -89,17 +95,21 @@ class SegmentationHead:
         return np.array(shares, dtype=np.float64) >= SAME_SHARE
 
     def _flat(self, row: NDArray[np.float32]) -> NDArray[np.uint8]:
-        if len(row) % len(self._labels):
-            raise InvalidInput(f"{self._ref}: a golden output of {len(row)} numbers is not {len(self._labels)} a pixel")
+        if len(row) % self._channels:
+            raise InvalidInput(f"{self._ref}: a golden output of {len(row)} numbers is not {self._channels} a pixel")
         if self._output.channels_first:
-            return self._decided(row.reshape(len(self._labels), -1))
-        return self._decided(row.reshape(-1, len(self._labels)).T)
+            return self._decided(row.reshape(self._channels, -1))
+        return self._decided(row.reshape(-1, self._channels).T)
 
     def _decided(self, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """(labels, ...) to the index of the best label, or NO_LABEL."""
+        """(channels, ...) to the index of the best label, or NO_LABEL."""
+        activation = self._output.activation
+        if self._output.single:
+            share = sigmoid(scores) if activation is Activation.SIGMOID else scores
+            scores, activation = np.concatenate([1 - share, share]), Activation.NONE
         best: NDArray[np.uint8] = scores.argmax(axis=0).astype(np.uint8)
         if self._output.threshold > 0.0:
-            best[_best_probability(scores, self._output.activation) < least_float32(self._output.threshold)] = NO_LABEL
+            best[_best_probability(scores, activation) < least_float32(self._output.threshold)] = NO_LABEL
         return best
 
     def _shares(self, padded: NDArray[np.uint8], rows: Places, columns: Places) -> tuple[Scored, ...]:

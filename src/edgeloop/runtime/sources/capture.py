@@ -4,17 +4,13 @@ Frames are (H, W, 3) in BGR order, uint8, as OpenCV gives them. Source of the ti
 cap_ffmpeg_impl.hpp (FFmpeg is asked every 100 ms whether it took too long).
 """
 
-import os
 import sys
 from typing import Any, Protocol
 
-# FFmpeg writes what it thinks of a broken stream to standard error, across whatever is drawn there; what matters of it
-# is said by our errors and counters. OpenCV reads this once, at the first video.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeloop.runtime.input.opencv import cv2
 
 Pixels = NDArray[np.uint8]
 
@@ -75,14 +71,12 @@ class OpenCvCapture:
 def open_video(url: str, *, open_s: float, read_s: float) -> OpenCvCapture | None:
     """A video file or stream by FFmpeg; None if it cannot be opened in open_s. A read ends after read_s at the latest,
     unless FFmpeg itself hangs."""
-    _quieten()
     times = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(open_s * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(read_s * 1000)]
     return _opened(cv2.VideoCapture(url, cv2.CAP_FFMPEG, times))
 
 
 def open_camera(camera: int | str) -> OpenCvCapture | None:
     """A camera by its number or, on Linux, its path; None if it cannot be opened."""
-    _quieten()
     backend = cv2.CAP_V4L2 if sys.platform.startswith("linux") else cv2.CAP_ANY
     capture = cv2.VideoCapture(camera, backend)
     # One frame in the driver's queue: what waits there longer is old when it is read.
@@ -93,13 +87,6 @@ def open_camera(camera: int | str) -> OpenCvCapture | None:
 def rgb(pixels: Pixels) -> Pixels:
     """BGR as RGB, contiguous; a grey (H, W) frame unchanged."""
     return pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _quieten() -> None:
-    """OpenCV's warnings of time-outs go to standard error too; they are our counters' business. Whoever sets its own
-    variable for that keeps their level."""
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
 def _opened(capture: Any) -> OpenCvCapture | None:

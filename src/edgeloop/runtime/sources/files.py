@@ -14,6 +14,7 @@ import structlog
 
 from edgeloop.contracts.errors import EdgeloopError, Unavailable
 from edgeloop.runtime.sources.flow import descriptor_parts, file_parts, grown_parts, unreadable
+from edgeloop.runtime.sources.place import has_lines, place_of
 from edgeloop.runtime.sources.port import Cut, Frame, FrameError, Tally
 
 _log = structlog.get_logger(__name__)
@@ -22,18 +23,26 @@ _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB\x60\x82"}
 
 
 class OneFile:
-    """The frames of one file; a Reader. follow: and of what is appended to it."""
+    """The frames of one file; a Reader.
 
-    def __init__(self, path: Path, cut: Cut, *, follow: bool = False) -> None:
+    follow: and of what is appended to it. after: the last frame of an earlier run that followed it; a file that holds
+    fewer lines than that run read has begun anew, and is read from its beginning.
+    """
+
+    def __init__(self, path: Path, cut: Cut, *, follow: bool = False, after: str = "") -> None:
         self.has_own_time = cut.has_own_time
         self._path = path
         self._cut = cut
         self._follow = follow
+        self._after = place_of(after, cut.suffixes)
 
     def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
         """See Reader."""
+        name, after = self._path.name, self._after
         parts = grown_parts(self._path, stop) if self._follow else file_parts(self._path)
-        return guarded(self._path.name, partial(self._cut.of_bytes, self._path.name, parts))
+        frames = guarded(name, partial(self._cut.of_bytes, name, parts))
+        was_read = self._follow and after.file == name and after.within is not None
+        return after.beyond(frames) if was_read and has_lines(self._path, after.within or 0.0) else frames
 
 
 class Descriptor:
@@ -55,8 +64,9 @@ class Folder:
     """The frames of each file of a folder that the cut can read, by name; a Reader.
 
     Windows do not reach from one file into the next. follow: new files are waited for; one that sorts before the last
-    one read is passed over. after: the last name that was read in an earlier run. settle_s: a file that looks
-    unfinished is taken once it has not changed for so long. patience_s: after so long it is passed over.
+    one read is passed over, and a folder that is away is waited for. after: the last frame of an earlier run.
+    settle_s: a file that looks unfinished is taken once it has not changed for so long. patience_s: after so long it
+    is passed over.
     """
 
     has_own_time = False
@@ -74,26 +84,43 @@ class Folder:
         self._folder = folder
         self._cut = cut
         self._follow = follow
-        self._after = after
+        self._after = place_of(after, cut.suffixes)
         self._settle_s = settle_s
         self._patience_s = patience_s
 
     def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
         """See Reader."""
         began_s = time.monotonic()
-        for path in self._paths(stop):
+        for path in self._paths(stop, tally):
+            if isinstance(path, EdgeloopError):
+                yield FrameError(self._folder.name, path, time.monotonic() - began_s, is_lost=True)
+                continue
             trouble = self._wait_until_whole(path, stop)
             if stop.is_set():
                 return
             if trouble is not None:
                 yield FrameError(path.name, trouble, time.monotonic() - began_s)
                 continue
-            yield from guarded(path.name, partial(self._cut.of_bytes, path.name, file_parts(path)), began_s)
+            frames = guarded(path.name, partial(self._cut.of_bytes, path.name, file_parts(path)), began_s)
+            yield from self._after.beyond(frames) if path.name == self._after.file else frames
 
-    def _paths(self, stop: threading.Event) -> Iterator[Path]:
-        after, seen_ns = self._after, -1
+    def _paths(self, stop: threading.Event, tally: Tally) -> Iterator[Path | EdgeloopError]:
+        """One file after another, and, once, why the folder cannot be looked into."""
+        after, seen_ns, is_lost = self._after.file, -1, False
+        if self._after.within is not None and (self._folder / after).is_file():
+            yield self._folder / after
         while not stop.is_set():
-            stamp_ns, names = self._waiting(after, seen_ns)
+            try:
+                stamp_ns, names = self._waiting(after, seen_ns)
+            except OSError as error:
+                stamp_ns, names = -1, []
+                if not is_lost:
+                    _log.warning("source_gone", folder=str(self._folder), detail=str(error))
+                    yield unreadable(self._folder, error)
+                is_lost = True
+            else:
+                tally.add(reopened=int(is_lost))
+                is_lost = False
             for name in names:
                 after = name
                 yield self._folder / name
@@ -106,16 +133,11 @@ class Folder:
 
     def _waiting(self, after: str, seen_ns: int) -> tuple[int, list[str]]:
         """When the folder changed last, and the names to come; none are looked for if it has not since seen_ns."""
-        try:
-            stamp_ns = self._folder.stat().st_mtime_ns
-            if stamp_ns == seen_ns:
-                return stamp_ns, []
-            suffixes = self._cut.suffixes
-            found = [path for path in self._folder.iterdir() if path.suffix.lower() in suffixes]
-            names = [path.name for path in found if not path.is_dir()]
-        except OSError as error:
-            _log.warning("source_gone", folder=str(self._folder), detail=str(error))
-            return -1, []
+        stamp_ns = self._folder.stat().st_mtime_ns
+        if stamp_ns == seen_ns:
+            return stamp_ns, []
+        found = [path for path in self._folder.iterdir() if path.suffix.lower() in self._cut.suffixes]
+        names = [path.name for path in found if not path.is_dir()]
         return stamp_ns, sorted(name for name in names if name > after and not name.startswith("."))
 
     def _wait_until_whole(self, path: Path, stop: threading.Event) -> EdgeloopError | None:

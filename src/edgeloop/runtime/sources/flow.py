@@ -33,13 +33,17 @@ def grown_parts(path: Path, stop: threading.Event) -> Parts:
 
     It begins anew when it is shorter than what was read of it, or another file has its name.
     """
+    is_told = False
     while not stop.is_set():
         try:
             file = path.open("rb")
         except OSError as error:
-            _log.warning("source_gone", source=path.name, detail=str(error))
+            if not is_told:
+                _log.warning("source_gone", source=path.name, detail=str(error))
+            is_told = True
             stop.wait(_POLL_S)
             continue
+        is_told = False
         with file:
             yield _grown_blocks(path, file, stop)
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 import msgspec
 import structlog
 
+from edgeloop.backoff import Backoff
 from edgeloop.contracts.errors import Unavailable
 from edgeloop.runtime.sources.capture import Capture, Pixels, rgb
-from edgeloop.runtime.sources.pace import Backoff, Pace
+from edgeloop.runtime.sources.pace import Pace
 from edgeloop.runtime.sources.port import Frame, FrameError, Tally
 from edgeloop.runtime.sources.pump import POLL_S, Pump
 
@@ -159,7 +160,7 @@ class _Link:
         if not self._is_lost:
             self._is_lost = True
             error = Unavailable(f"{self._name}: {why}; it is opened again until it answers")
-            self._errors.append(FrameError(self._name, error, self.now_s()))
+            self._errors.append(FrameError(self._name, error, self.now_s(), is_lost=True))
         return wait_s
 
 
@@ -201,10 +202,13 @@ class _Reading:
         is_first = True
         while True:
             self._sign_s = began_s = time.monotonic()
-            if not capture.grab():
-                took_s = time.monotonic() - began_s
-                if took_s < _NEARLY * self._patience.stall_s:
-                    return "the connection was lost"
+            came = capture.grab()
+            took_s = time.monotonic() - began_s
+            # After a time-out a decoder may still hand over a frame that it had kept back: an old one, not the next.
+            is_stalled = took_s >= (self._patience.stall_s if came else _NEARLY * self._patience.stall_s)
+            if not came and not is_stalled:
+                return "the connection was lost"
+            if is_stalled:
                 if not pump.is_ended:
                     self._link.tally.add(stalled=1)
                 return f"no frame came for {took_s:.1f} s"

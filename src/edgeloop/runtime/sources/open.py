@@ -2,25 +2,25 @@
 
 import math
 import os
-import re
 import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import InputSpec, Modality
-from edgeloop.contracts.preprocess import Step
+from edgeloop.contracts.preprocess import Resample, Step, Window
 from edgeloop.runtime.input.port import Source
 from edgeloop.runtime.sources.capture import open_camera, open_video
 from edgeloop.runtime.sources.files import Descriptor, Folder, OneFile
 from edgeloop.runtime.sources.items import Items
 from edgeloop.runtime.sources.live import LiveVideo, Patience
+from edgeloop.runtime.sources.names import STANDARD_INPUT, scheme_of, shown, without_secrets
 from edgeloop.runtime.sources.pictures import PictureCut
 from edgeloop.runtime.sources.port import Cut, FrameSource, Reader
 from edgeloop.runtime.sources.sounds import SoundCut
@@ -28,12 +28,16 @@ from edgeloop.runtime.sources.stream import Stream
 from edgeloop.runtime.sources.tables import SeriesCut, TensorCut
 from edgeloop.runtime.sources.video import VIDEO_SUFFIXES, VideoFile
 
-STANDARD_INPUT = "-"
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https")
 _FILE_OPEN_S = 30.0
 _PATIENCE = Patience()
+
+
+class _Wish(NamedTuple):
+    """How a source is to be read; see open_source."""
+
+    follow: bool
+    rate_hz: float
+    after: str
 
 
 def open_source(
@@ -43,6 +47,7 @@ def open_source(
     *,
     follow: bool = False,
     rate_hz: float = 0.0,
+    after: str = "",
 ) -> FrameSource:
     """What a person names as a stream of the inputs that a bundle takes.
 
@@ -51,13 +56,14 @@ def open_source(
     number. spec, steps: the manifest's `input` and `preprocess`; a window step says how sounds and series are cut,
     without one a file is one input. follow: go on where a folder or a CSV file ends today, take standard input for
     JPEGs one after another, wait for a camera that is not there yet. rate_hz: at most so many frames a second, of the
-    stream's own time where it has one; 0 for all. Raises NotFound if there is no such file or camera, InvalidInput if
-    it cannot be a source of such inputs.
+    stream's own time where it has one; 0 for all. after: of a folder and of a CSV file that is followed, the last frame
+    of an earlier run; what came before it is passed over. Raises NotFound if there is no such file or camera,
+    InvalidInput if it cannot be a source of such inputs.
     """
     if not (rate_hz >= 0 and math.isfinite(rate_hz)):
         raise InvalidInput(f"rate_hz is {rate_hz}; expected frames a second, or 0 for all")
     if isinstance(source, int | str | os.PathLike):
-        return _named(source, spec, steps, follow=follow, rate_hz=rate_hz)
+        return _named(source, spec, steps, _Wish(follow, rate_hz, after))
     if follow:
         raise _no_follow("an iterator, an array or bytes")
     cut = make_cut(spec, steps)
@@ -66,6 +72,30 @@ def open_source(
     if isinstance(source, np.ndarray):
         source = _pictures(source) if spec.modality is Modality.IMAGE else (source,)
     return Stream(Items(source, cut), rate_hz=rate_hz)
+
+
+def open_lasting(
+    source: str, spec: InputSpec, steps: tuple[Step, ...], *, rate_hz: float = 0.0, after: str = ""
+) -> FrameSource:
+    """The same for who goes on for as long as there is something: folders and CSV files are followed.
+
+    Of a series without a window step a CSV file is one input, as a WAV file and a video are, and ends where it ends.
+    """
+    path = Path(source)
+    is_growing = path.suffix.lower() == ".csv" and path.is_file() and make_cut(spec, steps).can_follow
+    return open_source(source, spec, steps, follow=path.is_dir() or is_growing, rate_hz=rate_hz, after=after)
+
+
+def input_kind(spec: InputSpec, steps: tuple[Step, ...]) -> tuple[object, ...]:
+    """What of a manifest decides how a source is cut: bundles with the same can take one another's frames."""
+    window, resample = (next((step for step in steps if isinstance(step, kind)), None) for kind in (Window, Resample))
+    if spec.modality is Modality.IMAGE:
+        return (spec.modality,)
+    if spec.modality is Modality.SOUND:
+        return spec.modality, spec.rate_hz, window, resample
+    if spec.modality is Modality.SERIES:
+        return spec.modality, spec.channels, spec.rate_hz, window
+    return spec.modality, spec.channels, spec.shape
 
 
 def make_cut(spec: InputSpec, steps: tuple[Step, ...], *, sequence: bool = False) -> Cut:
@@ -79,26 +109,22 @@ def make_cut(spec: InputSpec, steps: tuple[Step, ...], *, sequence: bool = False
     return TensorCut(spec)
 
 
-def _named(
-    source: int | str | os.PathLike[str], spec: InputSpec, steps: tuple[Step, ...], *, follow: bool, rate_hz: float
-) -> FrameSource:
+def _named(source: int | str | os.PathLike[str], spec: InputSpec, steps: tuple[Step, ...], wish: _Wish) -> FrameSource:
     if source == STANDARD_INPUT:
-        return _standard_input(make_cut(spec, steps, sequence=follow), follow=follow, rate_hz=rate_hz)
-    video = _video(source, follow=follow, rate_hz=rate_hz)
+        return _standard_input(make_cut(spec, steps, sequence=wish.follow), wish)
+    video = _video(source, follow=wish.follow, rate_hz=wish.rate_hz)
     if video is not None:
         if spec.modality is not Modality.IMAGE:
-            named = str(source)
-            shown = without_secrets(named) if "://" in named else named
-            raise InvalidInput(f"{shown} gives images; the bundle takes {spec.modality}")
+            raise InvalidInput(f"{shown(str(source))} gives images; the bundle takes {spec.modality}")
         return Stream(video)
-    return _file(Path(source), make_cut(spec, steps), follow=follow, rate_hz=rate_hz)  # type: ignore[arg-type]
+    return _file(Path(source), make_cut(spec, steps), wish)  # type: ignore[arg-type]
 
 
 def _video(source: int | str | os.PathLike[str], *, follow: bool, rate_hz: float) -> Reader | None:
     """The reader of a URL, a camera or a video file; None if the source is none of them."""
     text = str(source)
-    if match := _SCHEME.match(text):
-        return _url(text, match[1].lower(), follow=follow, rate_hz=rate_hz)
+    if scheme := scheme_of(text):
+        return _url(text, scheme, follow=follow, rate_hz=rate_hz)
     path = Path(text)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         if follow:
@@ -115,8 +141,6 @@ def _video(source: int | str | os.PathLike[str], *, follow: bool, rate_hz: float
 
 
 def _url(url: str, scheme: str, *, follow: bool, rate_hz: float) -> Reader:
-    if scheme not in _LIVE_SCHEMES:
-        raise InvalidInput(f"{scheme}:// is not read; expected {', '.join(_LIVE_SCHEMES)}, a camera, a path or -")
     name = without_secrets(url)
     if Path(urlsplit(url).path).suffix.lower() in VIDEO_SUFFIXES and scheme.startswith("http"):
         if follow:
@@ -126,43 +150,28 @@ def _url(url: str, scheme: str, *, follow: bool, rate_hz: float) -> Reader:
     return LiveVideo(name, opened, rate_hz=rate_hz, patience=_PATIENCE)
 
 
-def without_secrets(url: str) -> str:
-    """A URL as it may be shown: without user, password and query. Raises InvalidInput if it is none.
-
-    >>> without_secrets("rtsp://admin:1234@10.0.0.7:554/door?token=5")
-    'rtsp://10.0.0.7:554/door'
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InvalidInput(f"this URL cannot be read: {error}") from error
-    if not parts.hostname:
-        raise InvalidInput(f"{parts.scheme}:// names no host; expected such as rtsp://HOST:554/PATH")
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _file(path: Path, cut: Cut, *, follow: bool, rate_hz: float) -> FrameSource:
+def _file(path: Path, cut: Cut, wish: _Wish) -> FrameSource:
     if path.is_dir():
-        if not follow and not any(one.suffix.lower() in cut.suffixes for one in path.iterdir()):
+        if not wish.follow and not any(one.suffix.lower() in cut.suffixes for one in path.iterdir()):
             raise NotFound(f"{path} holds no file to read; expected files ending in {', '.join(cut.suffixes)}")
-        return Stream(Folder(path, cut, follow=follow), rate_hz=rate_hz)
+        return Stream(Folder(path, cut, follow=wish.follow, after=wish.after), rate_hz=wish.rate_hz)
     if not path.is_file():
         raise NotFound(f"there is no file, folder or camera {path}")
     if path.suffix.lower() not in cut.suffixes:
         raise InvalidInput(f"{path} does not end in {', '.join(cut.suffixes)}, which is what the bundle takes")
-    if follow and not (cut.can_follow and path.suffix.lower() == ".csv"):
+    if wish.follow and not (cut.can_follow and path.suffix.lower() == ".csv"):
         raise _no_follow(f"{path.name}: a file of one input")
-    return Stream(OneFile(path, cut, follow=follow), rate_hz=rate_hz)
+    return Stream(OneFile(path, cut, follow=wish.follow, after=wish.after), rate_hz=wish.rate_hz)
 
 
-def _standard_input(cut: Cut, *, follow: bool, rate_hz: float) -> FrameSource:
-    if follow and not cut.can_follow:
+def _standard_input(cut: Cut, wish: _Wish) -> FrameSource:
+    if wish.follow and not cut.can_follow:
         raise _no_follow("standard input, without a window step in the manifest,")
     try:
         descriptor = sys.stdin.fileno()
     except (AttributeError, ValueError, OSError) as error:
         raise NotFound(f"there is no standard input here: {error}; name a file") from error
-    return Stream(Descriptor("stdin", descriptor, cut), rate_hz=rate_hz)
+    return Stream(Descriptor("stdin", descriptor, cut), rate_hz=wish.rate_hz)
 
 
 def _pictures(array: NDArray[Any]) -> Iterable[Source]:

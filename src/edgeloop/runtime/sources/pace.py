@@ -1,7 +1,6 @@
-"""At most so many a second, and how long to wait before the next try."""
+"""At most so many a second."""
 
 import math
-from collections.abc import Callable
 
 _SLACK_S = 1e-6
 """Frame times are decimal fractions in binary: 0.1 s may come as 0.0999999."""
@@ -33,26 +32,3 @@ class Pace:
     def wait_s(self, now_s: float) -> float:
         """Seconds until the next input is due; 0 if it is, or if time did not go on since the last one."""
         return 0.0 if now_s <= self._last_s else max(0.0, self._next_s - now_s - _SLACK_S)
-
-
-class Backoff:
-    """Exponential waits with jitter. Source: Brooker 2015, "Exponential Backoff And Jitter", AWS ("equal jitter").
-
-    draw: a random number in 0..1.
-    """
-
-    def __init__(self, *, first_s: float, longest_s: float, draw: Callable[[], float]) -> None:
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._draw = draw
-        self._failures = 0
-
-    def failed(self) -> float:
-        """Seconds to wait after one more failure: between half and all of a bound that doubles up to the longest."""
-        bound_s = min(self._longest_s, self._first_s * 2.0**self._failures)
-        self._failures = min(self._failures + 1, 30)
-        return bound_s * (0.5 + 0.5 * self._draw())
-
-    def succeeded(self) -> None:
-        """Begin again with the first wait."""
-        self._failures = 0

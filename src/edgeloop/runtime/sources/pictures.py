@@ -4,13 +4,11 @@ Source of the JPEG syntax: ITU-T T.81, annex B. Neighbour: `runtime.input.images
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
-
-from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt
-from edgeloop.runtime.input.images import IMAGE_SUFFIXES
-from edgeloop.runtime.sources.port import Frame, FrameError, Parts
+from edgeloop.runtime.input.encoded import IMAGE_SUFFIXES
+from edgeloop.runtime.sources.pieces import each_a_frame
+from edgeloop.runtime.sources.port import Arrays, Frame, FrameError, Parts
 
 MOST_BYTES = 2**28
 """Of one encoded image."""
@@ -39,12 +37,9 @@ class PictureCut:
                 data = joined(part, MOST_BYTES, what=name)
                 yield Frame(name, data, now_s(), media_of(data))
 
-    def of_arrays(
-        self, name: str, arrays: Iterator[NDArray[Any]], now_s: Callable[[], float]
-    ) -> Iterator[Frame | FrameError]:
+    def of_arrays(self, name: str, arrays: Arrays, now_s: Callable[[], float]) -> Iterator[Frame | FrameError]:
         """See Cut; names are `name`#1, #2, ..."""
-        for number, pixels in enumerate(arrays, start=1):
-            yield Frame(f"{name}#{number:06d}", pixels, now_s(), "image/raw")
+        return each_a_frame(name, arrays, now_s, media="image/raw")
 
 
 def media_of(data: bytes) -> str:

@@ -32,11 +32,15 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class FrameError(msgspec.Struct, frozen=True):
-    """Something of a stream that could not be had; the stream goes on."""
+    """Something of a stream that could not be had; the stream goes on.
+
+    is_lost: it is the source itself that is away, and waited for; else one input of it.
+    """
 
     name: str
     error: EdgeloopError
     at_s: float
+    is_lost: bool = False
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +92,10 @@ Parts = Iterator[Iterator[bytes]]
 """Bytes as they come. Each part begins anew (a file that took the place of another), and is read before the next."""
 
 
+Arrays = Iterator[NDArray[Any] | FrameError]
+"""What a program hands over, one after another. An error stands for something that is no array; it is handed on."""
+
+
 class Cut(Protocol):
     """How one kind of input is told apart in what keeps coming: what makes one frame.
 
@@ -103,10 +111,8 @@ class Cut(Protocol):
         """Frames of a file or a stream of bytes. Raises an EdgeloopError where nothing more can be had of it."""
         ...
 
-    def of_arrays(
-        self, name: str, arrays: Iterator[NDArray[Any]], now_s: Callable[[], float]
-    ) -> Iterator[Frame | FrameError]:
-        """Frames of arrays that follow one another. Raises an EdgeloopError likewise."""
+    def of_arrays(self, name: str, arrays: Arrays, now_s: Callable[[], float]) -> Iterator[Frame | FrameError]:
+        """Frames of arrays that follow one another; what is wrong with one of them ends nothing."""
         ...
 
 

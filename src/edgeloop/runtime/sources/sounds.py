@@ -18,10 +18,11 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import InputSpec
 from edgeloop.contracts.preprocess import Resample, Step, Window
 from edgeloop.runtime.input.sound import as_float, as_samples
-from edgeloop.runtime.input.wav import decode_wav
+from edgeloop.runtime.input.wav import decode_wav, wav_around
 from edgeloop.runtime.input.windows import windows
 from edgeloop.runtime.sources.pictures import joined
-from edgeloop.runtime.sources.port import Frame, FrameError, Parts
+from edgeloop.runtime.sources.pieces import each_a_frame, pieces_of_one
+from edgeloop.runtime.sources.port import Arrays, Frame, FrameError, Parts
 
 _MOST_BYTES = 2**28
 _MOST_HEADER_BYTES = 2**22
@@ -55,15 +56,14 @@ class SoundCut:
             else:
                 yield from self._windows(name, self._samples(head, part, name))
 
-    def of_arrays(
-        self, name: str, arrays: Iterator[NDArray[Any]], now_s: Callable[[], float]
-    ) -> Iterator[Frame | FrameError]:
-        """See Cut. With a window step the arrays are one sound, piece by piece; else each is one."""
-        if self._window is not None:
-            yield from self._windows(name, (as_samples(piece) for piece in arrays))
-            return
-        for number, samples in enumerate(arrays, start=1):
-            yield Frame(f"{name}#{number:06d}", samples, now_s(), "sound/raw")
+    def of_arrays(self, name: str, arrays: Arrays, now_s: Callable[[], float]) -> Iterator[Frame | FrameError]:
+        """See Cut. With a window step the arrays are one sound, piece by piece; else each is one.
+
+        A piece that cannot be used is a gap: a new window begins behind it, and its time is not counted.
+        """
+        if self._window is None:
+            return each_a_frame(name, arrays, now_s, media="sound/raw")
+        return self._windows(name, pieces_of_one(name, arrays, as_samples, now_s))
 
     def _is_one_window(self, head: "_Head") -> bool:
         if self._window is None or head.data_bytes is None:
@@ -71,10 +71,14 @@ class SoundCut:
         samples = head.data_bytes // head.block_bytes
         return samples * self._rate_hz <= self._window.length * head.rate_hz
 
-    def _windows(self, name: str, pieces: Iterator[NDArray[Any]]) -> Iterator[Frame]:
+    def _windows(self, name: str, pieces: Arrays) -> Iterator[Frame | FrameError]:
         assert self._window is not None
         window = self._window
-        for start, samples in windows(pieces, length=window.length, hop=window.hop, pad=window.pad):
+        for one in windows(pieces, length=window.length, hop=window.hop, pad=window.pad):
+            if isinstance(one, FrameError):
+                yield one
+                continue
+            start, samples = one
             at_s = start / self._rate_hz
             yield Frame(f"{name}@{at_s:09.3f}s", samples, at_s, "sound/raw")
 
@@ -120,8 +124,7 @@ class _Head(msgspec.Struct, frozen=True):
 
     def around(self, body: bytes) -> bytes:
         """Some of the samples, as a WAV file of their own."""
-        rest = b"WAVE" + self.form + struct.pack("<4sI", b"data", len(body)) + body
-        return struct.pack("<4sI", b"RIFF", len(rest)) + rest
+        return wav_around(self.form, body)
 
 
 def _read_head(part: Iterator[bytes], *, what: str) -> _Head:

@@ -20,11 +20,12 @@ from edgeloop.bundle.arrays import from_npy
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
 from edgeloop.contracts.manifest import InputSpec
 from edgeloop.contracts.preprocess import Step, Window
-from edgeloop.runtime.input.series import as_rows
+from edgeloop.runtime.input.series import as_rows, channel_count
 from edgeloop.runtime.input.table import decode_rows
 from edgeloop.runtime.input.windows import windows
 from edgeloop.runtime.sources.pictures import joined
-from edgeloop.runtime.sources.port import Frame, FrameError, Parts
+from edgeloop.runtime.sources.pieces import each_a_frame, pieces_of_one
+from edgeloop.runtime.sources.port import Arrays, Frame, FrameError, Parts
 
 _MOST_BYTES = 2**26
 _MOST_LINE_BYTES = 2**20
@@ -42,6 +43,7 @@ class SeriesCut:
         self._channels = spec.channels
         self._rate_hz = spec.rate_hz
         self._window = next((step for step in steps if isinstance(step, Window)), None)
+        self._width = 0 if self._window is None else channel_count(spec, self._window)
         self.can_follow = self._window is not None
         self.has_own_time = self.can_follow and self._rate_hz is not None
 
@@ -55,24 +57,27 @@ class SeriesCut:
         pieces = self._pieces(read_tables(name, parts, self._channels), bad, now_s)
         yield from self._windows(name, pieces, bad, now_s)
 
-    def of_arrays(
-        self, name: str, arrays: Iterator[NDArray[Any]], now_s: Callable[[], float]
-    ) -> Iterator[Frame | FrameError]:
-        """See Cut. With a window step the arrays, each a row or some, are one series; else each is one."""
-        if self._window is not None:
-            yield from self._windows(name, (self._rows(piece) for piece in arrays), deque(), now_s)
-            return
-        for number, rows in enumerate(arrays, start=1):
-            yield Frame(f"{name}#{number:06d}", rows, now_s(), "series/raw")
+    def of_arrays(self, name: str, arrays: Arrays, now_s: Callable[[], float]) -> Iterator[Frame | FrameError]:
+        """See Cut. With a window step the arrays, each a row or some, are one series; else each is one.
+
+        A piece that cannot be used is a gap: a new window begins behind it, and its rows are not counted.
+        """
+        if self._window is None:
+            return each_a_frame(name, arrays, now_s, media="series/raw")
+        return self._windows(name, pieces_of_one(name, arrays, self._rows, now_s), deque(), now_s)
 
     def _windows(
-        self, name: str, pieces: Iterator[Rows], bad: deque[FrameError], now_s: Callable[[], float]
+        self, name: str, pieces: Arrays, bad: deque[FrameError], now_s: Callable[[], float]
     ) -> Iterator[Frame | FrameError]:
         assert self._window is not None
         window = self._window
-        for start, rows in windows(pieces, length=window.length, hop=window.hop, pad=window.pad):
+        for one in windows(pieces, length=window.length, hop=window.hop, pad=window.pad):
             while bad:
                 yield bad.popleft()
+            if isinstance(one, FrameError):
+                yield one
+                continue
+            start, rows = one
             at_s = start / self._rate_hz if self._rate_hz is not None else now_s()
             yield Frame(f"{name}#{start + 1:06d}", rows, at_s, "series/raw")
         yield from bad
@@ -88,8 +93,10 @@ class SeriesCut:
                 yield one
 
     def _rows(self, piece: NDArray[Any]) -> Rows:
-        is_row = piece.ndim == 1 and len(self._channels) > 1
-        return as_rows(piece[np.newaxis] if is_row else piece, channels=self._channels)
+        rows = as_rows(piece[np.newaxis] if piece.ndim == 1 and self._width > 1 else piece, channels=self._channels)
+        if rows.shape[1] != self._width:
+            raise InvalidInput(f"a series of {self._width} channels got rows of {rows.shape[1]}")
+        return rows
 
 
 class TensorCut:
@@ -122,12 +129,13 @@ class TensorCut:
                     number += 1
                     yield Frame(f"{name}#{number:06d}", self._shaped(row), now_s(), "tensor/raw")
 
-    def of_arrays(
-        self, name: str, arrays: Iterator[NDArray[Any]], now_s: Callable[[], float]
-    ) -> Iterator[Frame | FrameError]:
+    def of_arrays(self, name: str, arrays: Arrays, now_s: Callable[[], float]) -> Iterator[Frame | FrameError]:
         """See Cut. An array of one more axis than the input holds many."""
         number = 0
         for array in arrays:
+            if isinstance(array, FrameError):
+                yield array
+                continue
             for one in array if array.ndim == len(self._shape) + 1 else (array,):
                 number += 1
                 yield Frame(f"{name}#{number:06d}", one, now_s(), "tensor/raw")

@@ -1,6 +1,7 @@
 """Video files: frame by frame, none dropped, read ahead on a thread of their own."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from edgeloop.contracts.errors import Corrupt
@@ -13,6 +14,8 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpe
 
 _AHEAD = 2
 _COMPLETE = 0.9  # containers without an index guess their number of frames from length and rate
+_TRIES = 100  # where a file does not say how many frames it has
+_QUICK_S = 1.0  # what fails after longer waited for a network, and would again
 
 
 class VideoFile:
@@ -44,23 +47,40 @@ class VideoFile:
             capture.close()
 
     def _drain(self, capture: Capture, pump: Pump[Frame | FrameError], tally: Tally) -> None:
-        pace = Pace(self._rate_hz)
-        read, missed, at_s = 0, 0, 0.0
-        while not pump.is_ended and capture.grab():
-            read += 1
+        pace, said = Pace(self._rate_hz), capture.frame_count()
+        place, missed, at_s = 0, 0, 0.0
+        while not pump.is_ended and (lost := _go_on(capture, pump, most=max(said - place, _TRIES))) is not None:
+            place += lost + 1
+            missed += lost
             at_s = capture.at_s()
+            name = f"{self._name}#{place:06d}"
+            if lost:
+                told = f"before {name}, {lost} of the frames cannot be decoded; the file is damaged there"
+                pump.put(FrameError(self._name, Corrupt(told), at_s))
             if not pace.is_due(at_s):
                 tally.add(skipped=1)
                 missed += 1
                 continue
-            name = f"{self._name}#{read:06d}"
             pixels = capture.pixels()
             if pixels is None:
                 pump.put(FrameError(name, Corrupt(f"{name} cannot be decoded"), at_s))
             else:
                 pump.put(Frame(name, rgb(pixels), at_s, "image/raw", missed))
             missed = 0
-        said = capture.frame_count()
-        if not pump.is_ended and read < _COMPLETE * said:
-            told = f"{self._name} ends after {read} of {said} frames; it was cut short or is damaged"
+        if not pump.is_ended and place < _COMPLETE * said:
+            told = f"{self._name} ends after {place} of {said} frames; it was cut short or is damaged"
             pump.put(FrameError(self._name, Corrupt(told), at_s))
+
+
+def _go_on(capture: Capture, pump: Pump[Frame | FrameError], *, most: int) -> int | None:
+    """Go to the next frame that can be decoded: how many before it cannot, or None if there are no more.
+
+    OpenCV says of a damaged frame what it says of the end; asked again, it goes on behind the damage, a frame a try.
+    """
+    for lost in range(most + 1):
+        began_s = time.monotonic()
+        if capture.grab():
+            return lost
+        if pump.is_ended or time.monotonic() - began_s > _QUICK_S:
+            return None
+    return None

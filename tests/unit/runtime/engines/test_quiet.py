@@ -1,10 +1,13 @@
+import ctypes
 import os
+import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from edgeloop.runtime.engines.quiet import complaint, said, without_native_chatter
+from edgeloop.runtime.engines.quiet import complaint, said, stdio_muted, without_native_chatter
 
 
 def test_native_chatter_is_dropped_and_news_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
@@ -12,6 +15,45 @@ def test_native_chatter_is_dropped_and_news_is_passed_on(capfd: pytest.CaptureFi
         os.write(2, b"INFO: [environment.cc:36] Creating LiteRT environment with options\n")
         os.write(2, b"ERROR: something is wrong\n")
     assert capfd.readouterr().err == "ERROR: something is wrong\n"
+
+
+def _print_in_c(word: bytes) -> None:
+    library = ctypes.CDLL(None)
+    stderr = ctypes.c_void_p.in_dll(library, "stderr")
+    library.fputs(word, stderr)
+    library.fflush(stderr)
+
+
+ONLY_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere nothing is muted")
+
+
+@ONLY_GLIBC
+def test_what_c_prints_is_dropped_while_muted_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    _print_in_c(b"before ")
+    with stdio_muted():
+        _print_in_c(b"native ")
+        with stdio_muted():
+            _print_in_c(b"nested ")
+        _print_in_c(b"still ")
+        os.write(2, b"python ")
+    _print_in_c(b"after")
+    assert capfd.readouterr().err == "before python after"
+
+
+@ONLY_GLIBC
+def test_c_is_heard_again_after_many_threads_muted_it_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    def mute() -> None:
+        for _ in range(2000):
+            with stdio_muted():
+                pass
+
+    threads = [threading.Thread(target=mute) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _print_in_c(b"heard")
+    assert capfd.readouterr().err == "heard"
 
 
 def test_compiled_model_s_process_says_nothing_on_standard_error() -> None:

@@ -27,6 +27,10 @@ def test_engine_of_one_interface_is_tried_with_each_number_of_threads(name: Engi
     assert settings_for(name, cores=4) == (Setting(threads=1), Setting(threads=2), Setting(threads=4))
 
 
+def test_number_of_threads_that_somebody_insists_on_is_tried_even_beyond_the_cores() -> None:
+    assert settings_for(EngineName.ONNXRUNTIME, cores=2, threads=4) == (Setting(threads=4),)
+
+
 def test_accelerators_come_after_the_cpu_without_those_that_fail_and_those_of_other_engines() -> None:
     found = (
         Found(engine=EngineName.ONNXRUNTIME, accelerator="CUDAExecutionProvider"),

@@ -62,6 +62,43 @@ def test_jpeg_is_sized_behind_what_decoders_pass_over(between: bytes) -> None:
     assert claimed_size(odd) == (20, 31)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("TIFF", _encoded(".tiff")),
+        ("TIFF", b"MM\0*" + bytes(20)),
+        ("GIF", _encoded(".gif")),
+        ("JPEG 2000", _encoded(".jp2", np.zeros((64, 64, 3), np.uint8))),
+        ("JPEG 2000", bytes.fromhex("ff4fff51") + bytes(20)),
+        ("Radiance HDR", _encoded(".hdr", PIXELS.astype(np.float32))),
+        ("PFM", _encoded(".pfm", PIXELS.astype(np.float32))),
+        ("PAM", _encoded(".pam")),
+        ("Sun raster", _encoded(".ras")),
+        ("AVIF", b"\0\0\0\x20ftypavif" + bytes(20)),
+        ("HEIF", b"\0\0\0\x18ftypheic" + bytes(20)),
+        ("OpenEXR", b"v/1\x01" + bytes(20)),
+        ("PDF", b"%PDF-1.7\n"),
+    ],
+)
+def test_image_of_another_format_is_refused_by_its_name(name: str, data: bytes) -> None:
+    with pytest.raises(
+        InvalidInput, match=f"^door is {name}, which is not taken; convert it to PNG, JPEG, WebP, BMP or PNM$"
+    ):
+        decode_image(data, what="door")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(_encoded(suffix) for suffix in (".png", ".jpg", ".webp", ".bmp", ".ppm")),
+        *(_encoded(".pgm", PIXELS[:, :, 0], cv2.IMWRITE_PXM_BINARY, binary) for binary in (0, 1)),
+        _encoded(".pbm", PIXELS[:, :, 0]),
+    ],
+)
+def test_image_of_every_promised_format_is_taken(data: bytes) -> None:
+    assert decode_image(data, what="x").shape[:2] == (20, 31)
+
+
 def test_every_beginning_of_an_image_can_be_asked() -> None:
     for whole in (_encoded(".png"), _encoded(".bmp"), _encoded(".webp"), jpeg(PIXELS)):
         for length in range(min(len(whole), 700)):

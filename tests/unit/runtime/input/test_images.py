@@ -1,4 +1,6 @@
 import base64
+import contextlib
+import platform
 import struct
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,18 @@ def test_empty_bytes_are_corrupt() -> None:
 def test_bytes_that_are_no_image_are_corrupt(data: bytes) -> None:
     with pytest.raises(Corrupt, match="door"):
         decode_image(data, what="door")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere, libjpeg and libpng are heard")
+@pytest.mark.parametrize("form", [".png", ".jpg", ".bmp", ".ppm", ".webp"])
+def test_damaged_images_say_nothing_on_standard_error(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(7)
+    whole = bytes(cv2.imencode(form, rng.integers(0, 256, (24, 24, 3), np.uint8))[1])
+    for at in range(12, len(whole), max(1, len(whole) // 60)):
+        for data in (whole[:at], whole[:at] + bytes([whole[at] ^ 0x14]) + whole[at + 1 :]):
+            with contextlib.suppress(Corrupt, InvalidInput):
+                decode_image(data, what="x")
+    assert capfd.readouterr().err == ""
 
 
 def test_image_that_claims_more_pixels_than_anyone_takes_is_refused() -> None:

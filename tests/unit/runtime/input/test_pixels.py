@@ -126,7 +126,7 @@ def _shape_of(image: NDArray[np.uint8], steps: tuple[Step, ...], layout: str) ->
     return (1, height, width, channels) if layout.lower() == "nhwc" else (1, channels, height, width)
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     image=images(),
     steps=chains(),
@@ -157,7 +157,7 @@ def test_what_is_written_is_the_plain_tensor_quantized_bit_by_bit(
     assert buffer.tobytes() == expected.tobytes()
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     size=st.tuples(*[st.integers(1, 90)] * 4),

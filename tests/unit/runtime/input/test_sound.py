@@ -1,6 +1,7 @@
 import io
 import lzma
 import math
+import subprocess
 import sys
 import wave
 from pathlib import Path
@@ -255,6 +256,31 @@ def test_resampling_without_soxr_says_what_to_install(monkeypatch: pytest.Monkey
     with pytest.raises(Unavailable, match=r"pip install 'edgeloop\[sound\]'"):
         made.tensor(wav(np.zeros(4, np.int16), 8000))
     assert made.tensor(wav(np.zeros(4, np.int16))).shape == (1, 4)
+
+
+def test_spectrum_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "edgeloop.runtime.input.opencv", raising=False)
+    with pytest.raises(Unavailable, match=r"log_mel\) need it: install it with: pip install opencv-python-headless"):
+        SoundFront(KEYWORD_SPEC, KEYWORD_STEPS, KEYWORD_TENSOR)
+
+
+def test_sound_without_spectrum_loads_no_opencv() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "sys.modules['cv2'] = None\n"
+        "from edgeloop.contracts.manifest import InputSpec, Modality\n"
+        "from edgeloop.contracts.preprocess import Window\n"
+        "from edgeloop.runtime.engines.port import TensorSpec\n"
+        "from edgeloop.runtime.input.sound import SoundFront\n"
+        "from edgeloop.runtime.sources.sounds import SoundCut\n"
+        "spec = InputSpec('x', Modality.SOUND, (1, 4), 'nt', (-1.0, 1.0), rate_hz=8000)\n"
+        "steps = (Window(length=4, hop=4),)\n"
+        "(frame,) = SoundCut(spec, steps).of_arrays('mic', iter([np.full(4, 16384, np.int16)]), lambda: 0.0)\n"
+        "print(SoundFront(spec, steps, TensorSpec('x', (1, 4), 'float32')).tensor(frame.data).tolist())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[[0.5, 0.5, 0.5, 0.5]]\n", "")
 
 
 def test_a_sound_that_grows_beyond_the_bound_is_refused_before_it_does() -> None:

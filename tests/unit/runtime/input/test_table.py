@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.runtime.input.table import decode_rows, read_rows
+from edgeloop.runtime.input.table import decode_rows, encode_rows, read_rows
 
 
 def test_numbers_are_read_with_and_without_a_header() -> None:
@@ -133,3 +134,20 @@ def test_any_bytes_give_rows_or_a_clear_error(data: bytes) -> None:
         assert made.dtype == np.float32
         assert made.ndim == 2
         assert not np.isinf(made).any()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.floats(width=32, allow_infinity=False)
+    )
+)
+def test_rows_are_written_and_read_as_the_same_numbers(rows: NDArray[np.float32]) -> None:
+    channels = tuple(f"channel {index}" for index in range(rows.shape[1]))
+    np.testing.assert_array_equal(decode_rows(encode_rows(rows, channels=channels), channels=channels), rows)
+    np.testing.assert_array_equal(decode_rows(encode_rows(rows)), rows)
+
+
+def test_rows_are_written_for_people() -> None:
+    rows = np.array([[0.1, np.nan], [-2, 1e-5]], np.float32)
+    assert encode_rows(rows, channels=("x", "y, z")) == b'x,"y, z"\n0.1,nan\n-2.0,1e-05\n'

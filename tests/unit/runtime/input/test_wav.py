@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.runtime.input.wav import decode_wav, read_wav
+from edgeloop.runtime.input.wav import decode_wav, encode_wav, read_wav
 
 RATE_HZ = 16_000
 SOUND = np.array([0, 1, -1, 12345, -32768, 32767], np.int16)
@@ -184,3 +184,14 @@ def test_damaged_files_give_a_sound_or_a_clear_error(noise: bytes, changes: list
         else:
             assert made.ndim == 1
             assert made.dtype in (np.int16, np.float32)
+
+
+def test_16_bits_are_written_as_python_writes_them() -> None:
+    assert encode_wav(SOUND, RATE_HZ) == written(SOUND.tobytes(), width=2)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+def test_floats_are_written_and_read_bit_by_bit(values: list[float]) -> None:
+    samples = np.array(values, np.float32)
+    sound = decode_wav(encode_wav(samples, 8000))
+    assert (sound.rate_hz, sound.samples.tobytes()) == (8000, samples.tobytes())

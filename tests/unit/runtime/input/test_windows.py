@@ -81,6 +81,55 @@ def test_no_chunks_make_no_windows() -> None:
     assert list(windows([np.zeros(0, np.int16)], length=4, hop=2, pad=True)) == []
 
 
+GAP = "gap"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    stretches=st.lists(st.lists(st.integers(0, 12), max_size=3), min_size=1, max_size=4),
+    length=st.integers(1, 8),
+    hop=st.integers(1, 10),
+)
+def test_padded_windows_between_gaps_are_those_of_each_stretch(
+    stretches: list[list[int]], length: int, hop: int
+) -> None:
+    chunks: list[Any] = []
+    expected: list[Any] = []
+    begin = 0
+    for sizes in stretches:
+        whole = np.arange(begin + 1, begin + 1 + sum(sizes), dtype=np.float32)
+        expected += [(begin + at, window) for at, window in plainly(whole, length, hop, True)] + [GAP]
+        chunks += [*np.split(whole, np.cumsum(sizes)[:-1]), GAP] if sizes else [GAP]
+        begin += len(whole)
+    made = windows(chunks, length=length, hop=hop, pad=True)
+    assert [one if isinstance(one, str) else (one[0], one[1].tolist()) for one in made] == expected
+
+
+def test_what_a_gap_cuts_off_is_left_out_and_told_by_nobody() -> None:
+    chunks = [np.arange(5), GAP, np.arange(2), GAP, np.arange(3)]
+    made = [one if isinstance(one, str) else (one[0], one[1].tolist()) for one in windows(chunks, length=3, hop=3)]
+    assert made == [(0, [0, 1, 2]), GAP, GAP, (7, [0, 1, 2])]
+
+
+def test_a_gap_is_handed_on_before_more_is_taken() -> None:
+    taken = 0
+
+    def sensor() -> Any:
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield GAP
+
+    assert next(windows(sensor(), length=3, hop=3)) == GAP
+    assert taken == 1
+
+
+def test_dtype_and_channels_may_change_behind_a_gap() -> None:
+    chunks = [np.zeros(2, np.int16), GAP, np.ones((2, 3), np.float32)]
+    made = [one for one in windows(chunks, length=2, hop=2) if not isinstance(one, str)]
+    assert [(window.dtype.name, window.shape) for _, window in made] == [("int16", (2,)), ("float32", (2, 3))]
+
+
 @pytest.mark.parametrize(
     "second", [np.zeros(4, np.float32), np.zeros((4, 2), np.int16), np.zeros((1, 1, 1), np.int16)], ids=str
 )

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.output import (
     Activation,
+    BoxRows,
     CentreHeads,
+    CentreOrder,
+    CentreSize,
     Corners,
     Decode,
     Detection,
+    OffsetOrder,
     PlainBoxes,
     SsdAnchors,
     YoloHeads,
@@ -71,6 +75,50 @@ def test_an_ssd_box_of_absurd_size_is_large_and_finite() -> None:
     assert np.isfinite(_decoder(SSD).corners((offsets, _normal(1, 14, 2)), np.array([0]))).all()
 
 
+def test_ssd_anchors_of_any_shape_lie_a_stride_apart() -> None:
+    decode = SsdAnchors(
+        feature_maps=((2, 3), (1, 2)),
+        shapes_px=(((10.0, 20.0), (40.0, 8.0)), ((64.0, 32.0),)),
+        strides_px=(100.0, 130.0),
+        cell_share=0.25,
+        clip=False,
+    )
+    wanted = [
+        ((column + 0.25) * stride / 320, (row + 0.25) * stride / 240, width / 320, height / 240)
+        for (rows, columns), own, stride in zip(decode.feature_maps, decode.shapes_px, decode.strides_px, strict=True)
+        for row in range(rows)
+        for column in range(columns)
+        for width, height in own
+    ]
+    np.testing.assert_allclose(ssd_anchors(decode, EXTENT), wanted, rtol=1e-15)
+
+
+def test_ssd_numbers_in_another_order_with_more_behind_them_say_the_same_box() -> None:
+    offsets, scores, rows = _normal(1, 14, 4), _normal(1, 14, 2), np.array([13, 0, 5])
+    turned = SsdAnchors(feature_maps=SSD.feature_maps, sizes_px=SSD.sizes_px, order=OffsetOrder.YXHW, extra=12)
+    decoder = _decoder(turned)
+    assert decoder.shapes(14) == ((1, 14, 16), (1, 14, 2))
+    more = np.concatenate([offsets[..., [1, 0, 3, 2]], _normal(1, 14, 12)], axis=-1)
+    made = decoder.corners((more, scores), rows)
+    assert made.tolist() == _decoder(SSD).corners((offsets, scores), rows).tolist()
+
+
+def test_ssd_sizes_may_be_linear() -> None:
+    # MediaPipe's BlazeFace: anchors are the whole input, and offsets count in its pixels.
+    decode = SsdAnchors(
+        feature_maps=((2, 2),),
+        shapes_px=(((320.0, 240.0),),),
+        center_variance=1 / 128,
+        size_variance=1 / 128,
+        linear_size=True,
+    )
+    offsets = np.array([[[0, 0, 0, 0], [12.8, -6.4, 32, 64], [0, 0, 0, 0], [0, 0, 0, 0]]], np.float32)
+    made = _decoder(decode).corners((offsets, _normal(1, 4, 2)), np.array([1]))
+    x, y, width, height = (0.75 + 0.1) * 320, (0.25 - 0.05) * 240, 0.25 * 320, 0.5 * 240
+    wanted = [[x - width / 2, y - height / 2, x + width / 2, y + height / 2]]
+    np.testing.assert_allclose(made, wanted, rtol=1e-6)  # 12.8 and -6.4 in float32
+
+
 @pytest.mark.parametrize(
     ("corners", "numbers"),
     [
@@ -89,6 +137,35 @@ def test_plain_boxes_in_every_order_say_the_same_box(corners: Corners, numbers: 
     np.testing.assert_allclose(made, [wanted], atol=1e-4)
 
 
+def test_a_class_that_the_model_picked_has_the_score_and_no_other_has_any() -> None:
+    kinds, scores = np.array([[1, 0, 1, 9]], np.float32), np.array([[0.75, 0.5, 0.25, 0.0]], np.float32)
+    decoder = _decoder(PlainBoxes(Corners.YXYX, normalized=True, kinds="kinds"))
+    assert decoder.wants == ("boxes", "scores", "kinds")
+    assert decoder.shapes(4) == ((1, 4, 4), (1, 4), (1, 4))
+    boxes = np.array([[[0.2, 0.1, 0.8, 0.5]] * 4], np.float32)
+    # What stands beyond the model's own count has no score, whatever its class.
+    assert decoder.table((boxes, scores, kinds)).tolist() == [[0, 0.75], [0.5, 0], [0, 0.25], [0, 0]]
+    made = decoder.corners((boxes, scores, kinds), np.array([2]))
+    np.testing.assert_allclose(made, [[32, 48, 160, 192]], rtol=1e-6)  # shares in float32
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_rows_hold_corners_score_and_class(normalized: bool) -> None:
+    decoder = _decoder(BoxRows(corners=Corners.XYXY, normalized=normalized, extra=2), boxes="all", scores="all")
+    numbers = [0.125, 0.25, 0.5, 0.75] if normalized else [40.0, 60.0, 160.0, 180.0]
+    rows = np.array([[[9, 9, 9, 9, 0.25, 0, 7, 7], [*numbers, 0.75, 1, 7, 7]]], np.float32)
+    assert decoder.shapes(2) == (rows.shape,)
+    assert decoder.table((rows,)).tolist() == [[0.25, 0], [0, 0.75]]
+    assert decoder.corners((rows,), np.array([1])).tolist() == [[40, 60, 160, 180]]
+
+
+@pytest.mark.parametrize("kind", [-1.0, 2.0])
+def test_a_class_without_a_label_is_told(kind: float) -> None:
+    decoder = _decoder(BoxRows(corners=Corners.XYXY, normalized=False), boxes="all", scores="all")
+    with pytest.raises(InvalidInput, match=f"class {kind:.0f}, counted from 0, and the manifest has 2"):
+        decoder.table((np.array([[[0, 0, 1, 1, 0.5, kind]]], np.float32),))
+
+
 CENTRE = CentreHeads(offsets="offsets", stride_px=40)
 CELLS = (6, 8)
 
@@ -101,6 +178,38 @@ def test_centre_heads_place_a_box_around_its_cell_s_offset() -> None:
     x, y = (5 + dx) * 40, (3 + dy) * 40
     wanted = [[x - width * 20, y - height * 20, x + width * 20, y + height * 20]]
     np.testing.assert_allclose(made, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", list(CentreOrder))
+@pytest.mark.parametrize("size", list(CentreSize))
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_centre_heads_of_every_convention_say_the_same_box(
+    order: CentreOrder, size: CentreSize, channels_first: bool
+) -> None:
+    decode = CentreHeads(
+        offsets="offsets", stride_px=40, channels_first=channels_first, size=size, order=order, cell_share=0.5
+    )
+    decoder = _decoder(decode)
+    cells = {CentreSize.CELLS: [2.0, 3.0], CentreSize.PIXELS: [80.0, 120.0], CentreSize.LOG_CELLS: np.log([2.0, 3.0])}
+    sizes, offsets, heat = np.zeros((1, *CELLS, 2)), np.zeros((1, *CELLS, 2)), _normal(1, *CELLS, 2)
+    sizes[0, 3, 5], offsets[0, 3, 5] = cells[size], [0.25, -0.5]
+    if order is CentreOrder.YX:
+        sizes, offsets = sizes[..., ::-1], offsets[..., ::-1]
+    tensors = tuple([one.astype(np.float32) for one in (sizes, heat, offsets)])
+    wanted_table = heat.reshape(-1, 2).tolist()
+    if channels_first:
+        tensors = tuple([np.ascontiguousarray(one.transpose(0, 3, 1, 2)) for one in tensors])
+    assert decoder.shapes(48) == tuple([one.shape for one in tensors])
+    assert decoder.table(tensors).tolist() == wanted_table
+    x, y = (5 + 0.75) * 40, (3 + 0.0) * 40
+    made = decoder.corners(tensors, np.array([3 * 8 + 5]))
+    np.testing.assert_allclose(made, [[x - 40, y - 60, x + 40, y + 60]], rtol=1e-6)  # logarithms in float32
+
+
+def test_without_peaks_every_cell_counts() -> None:
+    decoder = _decoder(CentreHeads(offsets="offsets", stride_px=40, peaks=False))
+    found = reached(np.ones((48, 2), np.float32), 0.5, activation=Activation.NONE)
+    assert decoder.allowed(found) is None
 
 
 @pytest.mark.parametrize("activation", list(Activation))
@@ -137,12 +246,33 @@ def test_yolo_heads_say_the_same_turned_and_unturned(objectness: bool) -> None:
         np.testing.assert_allclose(decoder.corners(tensors, np.array([7])), wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_yolo_heads_may_be_normalized_and_hold_more_than_is_used(transposed: bool) -> None:
+    numbers = _normal(1, 9, 4 + 2 + 5)
+    decode = YoloHeads(objectness=False, transposed=transposed, normalized=True, extra=5)
+    given = (np.ascontiguousarray(numbers.transpose(0, 2, 1)) if transposed else numbers,)
+    decoder = _decoder(decode, boxes="all", scores="all")
+    assert decoder.shapes(9) == (given[0].shape,)
+    assert decoder.table(given).tolist() == numbers[0, :, 4:6].tolist()
+    x, y, width, height = numbers[0, 7, :4].astype(np.float64) * [320, 240, 320, 240]
+    wanted = [[x - width / 2, y - height / 2, x + width / 2, y + height / 2]]
+    np.testing.assert_allclose(decoder.corners(given, np.array([7])), wanted, rtol=1e-12)
+
+
+ROWS = BoxRows(corners=Corners.XYXY, normalized=False)
+
+
 @pytest.mark.parametrize(
     ("decode", "fields", "said"),
     [
         (SsdAnchors(feature_maps=((1, 1),), sizes_px=()), {}, "1 feature maps have 0 lists"),
         (SsdAnchors(feature_maps=((10**6, 10**6),), sizes_px=((1.0,),)), {}, "1,000,000,000,000 anchors"),
         (SsdAnchors(feature_maps=(), sizes_px=()), {}, "0 anchors"),
+        (SsdAnchors(feature_maps=((1, 1),), sizes_px=((1.0,),), shapes_px=(((1.0, 1.0),),)), {}, "in place of"),
+        (SsdAnchors(feature_maps=((1, 1),), sizes_px=((1.0,),), strides_px=(8.0, 16.0)), {}, "2 strides"),
+        (ROWS, {}, "name it twice"),
+        (ROWS, {"boxes": "all", "scores": "all", "activation": Activation.SIGMOID}, "final"),
+        (PlainBoxes(Corners.XYXY, normalized=True, kinds="kinds"), {"activation": Activation.SOFTMAX}, "final"),
         (SSD, {"background": 3}, "class 3 cannot be the background"),
         (YoloHeads(objectness=True, transposed=False), {}, "name it twice"),
         (

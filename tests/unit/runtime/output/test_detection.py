@@ -51,7 +51,8 @@ FAINT = ([5.0, 5.0, 15.0, 15.0], [0.375, 0.25])
 def test_best_box_comes_first_and_is_the_answer() -> None:
     answer = _head().answer(_tensors(CAT, FAINT, DOG), WHOLE, None)
     assert answer.boxes == (Box("dog", 0.875, 200, 50, 300, 150), Box("cat", 0.75, 10, 20, 110, 120))
-    assert (answer.label, answer.score, answer.margin) == ("dog", 0.875, 0.375)
+    assert (answer.label, answer.score) == ("dog", 0.875)
+    assert answer.margin == 0.25  # of the cat, which would go first
     assert [(one.label, one.score) for one in answer.top] == [("dog", 0.875), ("cat", 0.75)]
 
 
@@ -76,6 +77,21 @@ def test_overlapping_boxes_of_one_label_leave_the_better_and_of_two_labels_both(
     near = ([12.0, 20.0, 112.0, 120.0], [0.625, 0.5625])
     answer = _head().answer(_tensors(CAT, near), WHOLE, None)
     assert [(box.label, box.score) for box in answer.boxes] == [("cat", 0.75), ("dog", 0.5625)]
+
+
+def test_with_one_label_a_place_is_a_box_of_its_best_alone() -> None:
+    # The first place's second label would take the second place away, and the third's scores are equal.
+    first, second = ([10.0, 20.0, 110.0, 120.0], [0.75, 0.875]), ([12.0, 20.0, 112.0, 120.0], [0.625, 0.0])
+    third = ([200.0, 20.0, 300.0, 120.0], [0.5625, 0.5625])
+    answer = _head(one_label=True).answer(_tensors(first, second, third), WHOLE, None)
+    assert [(box.label, box.score) for box in answer.boxes] == [("dog", 0.875), ("cat", 0.625), ("cat", 0.5625)]
+
+
+@pytest.mark.parametrize(("clip_first", "left"), [(True, 1), (False, 2)])
+def test_boxes_are_compared_as_they_are_cut_or_as_they_were(clip_first: bool, left: int) -> None:
+    # Half of the second lies beyond the right edge: cut, three quarters of both overlap; uncut, three sevenths.
+    inside, across = ([240.0, 0.0, 320.0, 80.0], [0.75, 0.0]), ([260.0, 0.0, 380.0, 80.0], [0.625, 0.0])
+    assert len(_head(clip_first=clip_first).answer(_tensors(inside, across), WHOLE, None).boxes) == left
 
 
 def test_no_more_boxes_than_asked_for() -> None:

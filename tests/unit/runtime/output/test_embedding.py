@@ -172,7 +172,17 @@ def test_a_vector_without_direction_is_refused_where_angles_count() -> None:
         head.answer((np.zeros((1, WIDTH), np.float32),), None, None)
 
 
-@pytest.mark.parametrize("shape", [(1, WIDTH + 1), (2, WIDTH), (WIDTH,)])
+@pytest.mark.parametrize("shape", [(1, WIDTH, 1, 1), (1, 1, 1, WIDTH), (1, 1, WIDTH)])
+def test_a_vector_may_have_more_axes_of_one(shape: tuple[int, ...]) -> None:
+    vector = _vectors(1)
+    shipped = Examples(("ann",), _vectors(1))
+    flat, deep = _head(shipped=shipped), _head(shipped=shipped)
+    deep.check((shape,))
+    assert deep.answer((vector.reshape(shape),), None, None) == flat.answer((vector,), None, None)
+    assert deep.basis((vector.reshape(shape),), None).tolist() == vector[0].tolist()
+
+
+@pytest.mark.parametrize("shape", [(1, WIDTH + 1), (2, WIDTH), (WIDTH,), (1, 2, WIDTH // 2), (1, WIDTH, 2)])
 def test_a_tensor_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     head = _head(shipped=Examples(("ann",), _vectors(1)))
     head.check(((1, WIDTH),))

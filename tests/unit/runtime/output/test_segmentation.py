@@ -64,6 +64,37 @@ def test_a_pixel_below_the_threshold_has_none(activation: Activation, channels_f
     assert 0 < (wanted == 255).sum() < wanted.size
 
 
+@pytest.mark.parametrize("activation", [Activation.NONE, Activation.SIGMOID])
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.75])
+def test_one_channel_is_the_score_of_the_second_label(
+    activation: Activation, channels_first: bool, threshold: float
+) -> None:
+    share = RNG.random((1, 12, 16, 1)).astype(np.float32)
+    raw = np.log(share / (1 - share)) if activation is Activation.SIGMOID else share
+    given = np.ascontiguousarray(raw.transpose(0, 3, 1, 2)) if channels_first else raw
+    output = Segmentation(
+        scores="scores", activation=activation, channels_first=channels_first, threshold=threshold, single=True
+    )
+    head = SegmentationHead(manifest_of(output, ("background", "person"), input=SPEC), output)
+    head.check((given.shape,))
+    wide = share[0, :, :, 0].astype(np.float64)
+    wanted = np.where(np.maximum(wide, 1 - wide) >= threshold, wide > 0.5, 255)
+    clear = (np.abs(wide - 0.5) > 1e-6) & (np.abs(np.maximum(wide, 1 - wide) - threshold) > 1e-6)  # float32's rounding
+    made = _mask(head.answer((given,), WHOLE, None))
+    assert made[clear].tolist() == wanted[clear].tolist()
+    assert head.agree(head.basis((given,), None)[np.newaxis], head.basis((given,), None)[np.newaxis]).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("labels", "activation"), [(LABELS, Activation.SIGMOID), (("background", "person"), Activation.SOFTMAX)]
+)
+def test_one_channel_is_of_two_labels_and_has_no_softmax(labels: tuple[str, ...], activation: Activation) -> None:
+    output = Segmentation(scores="scores", activation=activation, single=True)
+    with pytest.raises(InvalidInput, match="one channel is the score of the second of two labels"):
+        SegmentationHead(manifest_of(output, labels, input=SPEC), output)
+
+
 @pytest.mark.parametrize("size", [(12, 16), (6, 8), (5, 7), (24, 32)])
 @pytest.mark.parametrize("original", [(100, 77), (16, 12), (7, 5), (33, 640)])
 def test_a_resized_image_gets_the_nearest_of_the_model_s_pixels(

@@ -182,11 +182,12 @@ def test_stop_is_heeded_while_a_folder_is_empty(tmp_path: Path, stop: threading.
     assert list(open_source(tmp_path, IMAGE, (), follow=True).frames(stop)) == []
 
 
-def test_folder_that_goes_and_comes_is_read_again(tmp_path: Path, stop: threading.Event) -> None:
+def test_folder_that_goes_is_told_once_and_read_again_when_it_comes(tmp_path: Path, stop: threading.Event) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
     _fill(folder, "a.png")
-    frames = _folder(folder).frames(stop)
+    source = _folder(folder)
+    frames = source.frames(stop)
     next(frames)
     (folder / "a.png").unlink()
     folder.rmdir()
@@ -195,8 +196,12 @@ def test_folder_that_goes_and_comes_is_read_again(tmp_path: Path, stop: threadin
         folder.mkdir()
         _fill(folder, "b.png")
 
+    lost = next(frames)
+    assert isinstance(lost, FrameError)
+    assert lost.is_lost
     threading.Timer(0.2, come_back).start()
     assert next(frames).name == "b.png"
+    assert (source.counts.errors, source.counts.reopened) == (1, 1)
 
 
 def test_rate_of_a_folder_is_kept(tmp_path: Path, stop: threading.Event) -> None:

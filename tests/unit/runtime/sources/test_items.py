@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -104,6 +105,85 @@ def test_rows_come_one_by_one(stop: threading.Event) -> None:
     rows = (np.array([index, -index], np.float32) for index in range(6))
     frames = _data(open_source(rows, SERIES, (Window(length=4, hop=2),)).frames(stop))
     assert [data[:, 0].tolist() for data in frames] == [[0, 1, 2, 3], [2, 3, 4, 5]]
+
+
+SOUND_PIECE = np.arange(100, dtype=np.int16)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (np.zeros((100, 2), np.int16), "with one channel; got int16"),
+        (np.zeros(100, np.int32), "got int32"),
+        (np.full(100, np.nan, np.float32), "the sound goes from nan"),
+        (np.zeros(100, np.float32), "a piece of float32 follows one of int16; expected one dtype"),
+        (np.zeros(0, np.int16), "expected 1 to"),
+        (b"RIFF", "the iterator gave a bytes; expected arrays, as the first item was"),
+        (None, "the iterator gave a NoneType; expected arrays"),
+    ],
+    ids=["two channels", "int32", "not a number", "float after int16", "empty", "bytes", "None"],
+)
+def test_wrong_piece_of_a_sound_is_told_and_a_new_window_begins_behind_it(
+    wrong: Any, said: str, stop: threading.Event
+) -> None:
+    pieces = [SOUND_PIECE] * 7 + [wrong] + [SOUND_PIECE + 1000] * 5
+    frames = list(open_source(pieces, SOUND, (Window(length=400, hop=200),)).frames(stop))
+    told = [one for one in frames if isinstance(one, FrameError)]
+    assert [(one.name, type(one.error)) for one in told] == [("input#000008", InvalidInput)]
+    assert said in str(told[0].error)
+    # 700 samples before it, of which 600 are in windows; those behind it count on from there: 700 / 8000 Hz.
+    assert [one if isinstance(one, FrameError) else (one.name, one.at_s) for one in frames] == [
+        ("input@00000.000s", 0.0),
+        ("input@00000.025s", 0.025),
+        told[0],
+        ("input@00000.087s", 0.0875),
+    ]
+    assert [data.tolist() for data in _data(iter(frames))] == [
+        np.tile(SOUND_PIECE, 4).tolist(),
+        np.tile(SOUND_PIECE, 4).tolist(),
+        np.tile(SOUND_PIECE + 1000, 4).tolist(),
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 3), np.float32), np.array(["1", "2"]), np.array([np.inf, 0]), 7], ids=str
+)
+@pytest.mark.parametrize("channels", [("x", "y"), ()], ids=["named", "unnamed"])
+def test_wrong_row_of_a_series_is_told_and_a_new_window_begins_behind_it(
+    wrong: Any, channels: tuple[str, ...], stop: threading.Event
+) -> None:
+    rows = [np.array([index, -index], np.float32) for index in range(10)]
+    spec = msgspec.structs.replace(SERIES, channels=channels)
+    made = list(open_source([*rows[:5], wrong, *rows[5:]], spec, (Window(length=4, hop=2),)).frames(stop))
+    assert [one.name for one in made] == ["input#000001", "input#000006", "input#000006"]
+    assert [isinstance(one, FrameError) for one in made] == [False, True, False]
+    assert [data[:, 0].tolist() for data in _data(iter(made))] == [[0, 1, 2, 3], [5, 6, 7, 8]]
+
+
+def test_first_piece_may_be_the_wrong_one(stop: threading.Event) -> None:
+    pieces = [None, SOUND_PIECE.astype(np.int64), *[SOUND_PIECE] * 4]
+    made = list(open_source(pieces, SOUND, (Window(length=400, hop=400),)).frames(stop))  # type: ignore[arg-type]
+    assert [isinstance(one, FrameError) for one in made] == [True, True, False]
+    assert "expected arrays, bytes or paths" in str(made[0].error)  # type: ignore[union-attr]
+
+
+def test_pieces_that_are_all_wrong_are_told_as_they_come(stop: threading.Event) -> None:
+    frames = open_source(itertools.repeat(np.zeros((2, 2))), SOUND, (Window(length=400, hop=400),)).frames(stop)
+    assert [type(one) for one in itertools.islice(frames, 3)] == [FrameError] * 3
+
+
+def test_wrong_item_among_images_ends_nothing(stop: threading.Event) -> None:
+    made = list(open_source([PIXELS, None, PIXELS], IMAGE, ()).frames(stop))  # type: ignore[list-item]
+    assert [(one.name, type(one)) for one in made] == [
+        ("input#000001", Frame),
+        ("input#000002", FrameError),
+        ("input#000003", Frame),
+    ]
+
+
+def test_wrong_item_among_rows_of_numbers_ends_nothing(stop: threading.Event) -> None:
+    made = list(open_source([np.zeros(3, np.float32), "x.csv", np.ones(3)], TENSOR, ()).frames(stop))
+    assert [type(one) for one in made] == [Frame, FrameError, Frame]
 
 
 def test_wav_files_of_an_iterator_are_cut_each_by_itself(stop: threading.Event) -> None:

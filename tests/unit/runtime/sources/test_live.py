@@ -248,6 +248,16 @@ class _Steady(_Hanging):
         return picture(1)[:, :, ::-1]
 
 
+class _Late(_Steady):
+    """A Capture whose one frame comes only when FFmpeg's time is up: H.264 keeps one back, which is old by then."""
+
+    def grab(self) -> bool:
+        return not self._let_go.wait(0.3)
+
+    def pixels(self) -> Pixels | None:
+        return picture(9)[:, :, ::-1]
+
+
 @pytest.fixture
 def let_go() -> Iterator[threading.Event]:
     event = threading.Event()
@@ -264,6 +274,18 @@ def test_read_that_hangs_is_left_behind(let_go: threading.Event, stop: threading
     source = Stream(LiveVideo("door", _opening(_Hanging(let_go), _Steady(let_go)), patience=patience))
     frames = source.frames(stop)
     assert isinstance(next(frames), FrameError)
+    assert _number(next(frames)) == 1
+    assert source.counts.stalled == 1
+    frames.close()
+
+
+def test_frame_that_comes_after_the_time_is_up_is_an_old_one(let_go: threading.Event, stop: threading.Event) -> None:
+    patience = Patience(stall_s=0.2, first_wait_s=0.01)
+    source = Stream(LiveVideo("door", _opening(_Late(let_go), _Steady(let_go)), patience=patience))
+    frames = source.frames(stop)
+    told = next(frames)
+    assert isinstance(told, FrameError)
+    assert "no frame came" in str(told.error)
     assert _number(next(frames)) == 1
     assert source.counts.stalled == 1
     frames.close()

@@ -1,13 +1,19 @@
 import threading
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from specs import IMAGE, SERIES, SOUND
+from cameras import jpeg
+from specs import IMAGE, SERIES, SOUND, TENSOR
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
+from edgeloop.contracts.manifest import Modality
+from edgeloop.contracts.preprocess import Scale, Window
 from edgeloop.runtime.input.images import encode_png
-from edgeloop.runtime.sources.open import open_source, without_secrets
+from edgeloop.runtime.sources.names import without_secrets
+from edgeloop.runtime.sources.open import input_kind, open_lasting, open_source
 from edgeloop.runtime.sources.port import Frame
 
 PNG = encode_png(np.zeros((2, 2, 3), np.uint8))
@@ -95,3 +101,51 @@ def test_file_of_one_input_is_not_followed(tmp_path: Path, name: str) -> None:
 )
 def test_secrets_are_not_shown(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
+
+
+def test_folder_is_followed_for_who_goes_on(tmp_path: Path, stop: threading.Event) -> None:
+    frames = open_lasting(str(tmp_path), IMAGE, ()).frames(stop)
+    threading.Timer(0.1, (tmp_path / "a.jpg").write_bytes, (jpeg(1),)).start()
+    assert next(frames).name == "a.jpg"
+
+
+def test_table_is_followed_for_who_goes_on_if_it_has_windows(tmp_path: Path, stop: threading.Event) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(b"x,y\n1,2\n3,4\n")
+    window = (Window(length=2, hop=1),)
+    frames = open_lasting(str(table), SERIES, window).frames(stop)
+    assert next(frames).name == "t.csv#000001"
+    with table.open("ab") as file:
+        file.write(b"5,6\n")
+    assert next(frames).name == "t.csv#000002"
+    assert [frame.name for frame in open_lasting(str(table), SERIES, ()).frames(stop)] == ["t.csv"]
+
+
+def test_what_is_not_there_is_not_found_by_who_goes_on(tmp_path: Path) -> None:
+    for name in ("nowhere", "clip.mp4", "t.csv", "/dev/video97"):
+        with pytest.raises(NotFound):
+            open_lasting(str(tmp_path / name), IMAGE, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ({}, True),
+        ({"shape": (1, 800)}, True),
+        ({"rate_hz": 16_000}, False),
+        ({"modality": Modality.IMAGE}, False),
+    ],
+)
+def test_versions_take_the_same_sound_if_they_cut_it_alike(change: dict[str, Any], is_same: bool) -> None:
+    steps = (Window(length=400, hop=200), Scale(factor=2.0))
+    other = msgspec.structs.replace(SOUND, **change)
+    assert (input_kind(SOUND, steps) == input_kind(other, steps)) is is_same
+
+
+def test_versions_of_other_windows_take_other_inputs_and_of_other_scales_the_same() -> None:
+    one, two = Window(length=400, hop=200), Window(length=400, hop=100)
+    assert input_kind(SOUND, (one,)) != input_kind(SOUND, (two,))
+    assert input_kind(SOUND, (one, Scale(factor=2.0))) == input_kind(SOUND, (one,))
+    assert input_kind(SERIES, (one,)) != input_kind(SERIES, (two,))
+    assert input_kind(TENSOR, ()) != input_kind(msgspec.structs.replace(TENSOR, shape=(1, 4)), ())
+    assert input_kind(IMAGE, ()) == input_kind(msgspec.structs.replace(IMAGE, shape=(1, 8, 8, 1)), ())

@@ -1,6 +1,6 @@
 import pytest
 
-from edgeloop.runtime.sources.pace import Backoff, Pace
+from edgeloop.runtime.sources.pace import Pace
 
 
 def _taken(rate_hz: float, times_s: list[float]) -> list[float]:
@@ -31,22 +31,3 @@ def test_time_that_begins_again_is_taken_from_there() -> None:
 
 def test_time_that_stands_still_is_no_reason_to_skip() -> None:
     assert _taken(1.0, [0.0, 0.0, 0.0]) == [0.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize(("draw", "waits_s"), [(1.0, [1, 2, 4, 5, 5]), (0.0, [0.5, 1, 2, 2.5, 2.5])])
-def test_waits_double_up_to_a_bound(draw: float, waits_s: list[float]) -> None:
-    backoff = Backoff(first_s=1.0, longest_s=5.0, draw=lambda: draw)
-    assert [backoff.failed() for _ in range(5)] == waits_s
-
-
-def test_success_begins_again() -> None:
-    backoff = Backoff(first_s=1.0, longest_s=5.0, draw=lambda: 1.0)
-    backoff.failed()
-    backoff.failed()
-    backoff.succeeded()
-    assert backoff.failed() == 1.0
-
-
-def test_thousand_failures_do_not_overflow() -> None:
-    backoff = Backoff(first_s=1.0, longest_s=5.0, draw=lambda: 1.0)
-    assert [backoff.failed() for _ in range(1000)][-1] == 5.0

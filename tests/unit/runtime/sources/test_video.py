@@ -1,4 +1,5 @@
 import itertools
+import re
 import threading
 from pathlib import Path
 
@@ -104,6 +105,28 @@ def test_file_that_was_cut_short_says_so_after_its_frames(tmp_path: Path, stop: 
     assert 5 < len(frames) < 40
     assert isinstance(told, FrameError)
     assert "of 40 frames" in str(told.error)
+
+
+def _damaged(path: Path, numbers: range) -> None:
+    """Zeros in place of these frames' JPEGs."""
+    data = bytearray(path.read_bytes())
+    begins = [found.end() - 2 for found in re.finditer(rb"00dc....\xff\xd8", data, re.DOTALL)]
+    for number in numbers:
+        size = int.from_bytes(data[begins[number] - 4 : begins[number]], "little")
+        data[begins[number] : begins[number] + size] = bytes(size)
+    path.write_bytes(data)
+
+
+def test_file_that_is_damaged_in_its_middle_goes_on_behind_it(tmp_path: Path, stop: threading.Event) -> None:
+    path = _video(tmp_path / "a.avi", frames=40)
+    _damaged(path, range(12, 17))
+    found = list(open_source(path, IMAGE, ()).frames(stop))
+    (told,) = [one for one in found if isinstance(one, FrameError)]
+    assert found.index(told) == 12
+    assert "before a.avi#000018, 5 of the frames cannot be decoded" in str(told.error)
+    frames = [one for one in found if isinstance(one, Frame)]
+    assert _numbers(found[:12] + found[13:]) == [*range(12), *range(17, 40)]
+    assert [one.missed for one in frames if one.missed] == [5]
 
 
 def test_missing_video_is_not_found(tmp_path: Path) -> None:
