@@ -1,4 +1,4 @@
-"""The node: carries for its devices."""
+"""The node: carries and answers for its devices."""
 
 import socket
 from pathlib import Path
@@ -17,6 +17,7 @@ Hub = Annotated[str | None, typer.Option(help="The hub above, such as https://cl
 Join = Annotated[str | None, typer.Option(help="A join token, needed once ('edgeloop fleet token').")]
 Ca = Annotated[str | None, typer.Option(help="A certificate authority's PEM file, if the hub's is private.")]
 Backoff = Annotated[float, typer.Option(min=0.1, help="The longest wait between tries while the hub is away, seconds.")]
+Answer = Annotated[bool, typer.Option(help="Predict here for devices that ask, where an engine is installed.")]
 
 
 @app.callback()
@@ -36,6 +37,7 @@ def run(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     longest_backoff_s: Backoff = 30.0,
+    answer: Answer = True,
     as_json: AsJson = False,
 ) -> None:
     """Run a node until Ctrl-C; the first time with --hub and --join."""
@@ -45,9 +47,8 @@ def run(
     from edgeloop.runtime.profile import this_machine
     from edgeloop.transport.membership import enrol
 
-    config = NodeConfig(
-        folder=folder, listen=Listen(host, port, tls_cert, tls_key), longest_backoff_s=longest_backoff_s
-    )
+    listen = Listen(host, port, tls_cert, tls_key)
+    config = NodeConfig(folder=folder, listen=listen, longest_backoff_s=longest_backoff_s, answers=answer)
     if hub is not None and join is not None:
         name = node_id or default_id("node")
         enrol(folder, hub_url=hub, token=join, device_id=name, kind=Kind.NODE, profile=this_machine(), ca=ca)

@@ -12,9 +12,11 @@ from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, serve
 from edgeloop.hub.waker import Waker
+from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
 from edgeloop.node.config import NodeConfig
 from edgeloop.node.hub import NodeHub
+from edgeloop.node.signed import SignedModels
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership, open_client, open_identity, read_membership
 from edgeloop.transport.outbox import Outbox
@@ -26,9 +28,11 @@ from edgeloop.transport.uplink import Uplink
 def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Waker) -> Litestar:
     """The ASGI app of an enrolled node; its loops towards the hub above run with it."""
     keep = Keep(config.folder / "node.db")
-    outbox = Outbox(config.folder / "outbox.db", member.device_id, max_bytes=config.outbox_max_bytes)
+    outbox = Outbox(config.folder / "outbox.db", member.device_id, bounds=config.outbox)
     cache = Cache(config.folder / "cache", uplink)
-    hub = NodeHub(member.device_id, keep=keep, cache=cache, outbox=outbox, uplink=uplink, waker=waker)
+    models = SignedModels(cache, member, config.folder / "trust") if config.answers else None
+    answering = Answering(uplink, models)
+    hub = NodeHub(uplink, keep=keep, cache=cache, outbox=outbox, answering=answering, waker=waker)
     syncing = SyncLoop(
         uplink,
         reports=hub.reports,
@@ -52,6 +56,7 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
             for task in tasks:
                 with suppress(asyncio.CancelledError):
                     await task
+            await answering.close()
             outbox.close()
             keep.close()
 

@@ -2,7 +2,8 @@
 
 A path that never changes is fetched once. A path that changes (a timestamp) is asked for each time, and the last
 copy stands in while the hub above is away. The cache is an untrusted mirror: devices check everything themselves;
-content-addressed files are checked here too, so that a damaged one is not passed on.
+content-addressed files are checked here too, so that a damaged one is not passed on. What the node itself answers from
+it reads with `get_exactly`, whatever lies here.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from pathlib import Path
 from edgeloop.bundle.archive import digest
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.errors import Corrupt, NotFound, Unavailable
+from edgeloop.contracts.manifest import FileEntry
 from edgeloop.hub.port import Served
 from edgeloop.transport.uplink import Uplink
 
@@ -33,9 +35,7 @@ class Cache:
 
     async def get(self, path: str) -> Served:
         """The file at `path`, from here or from above. Raises NotFound, Unavailable or Corrupt."""
-        if not _PATH.fullmatch(path):
-            raise NotFound(f"there is no file {path!r} here")
-        kept = self._folder / path
+        kept = self._place(path)
         immutable = _NEVER_CHANGES.fullmatch(path) is not None
         async with self._locks[path]:
             if not (immutable and kept.is_file()):
@@ -43,6 +43,27 @@ class Cache:
             if not immutable:  # read whole now: the next refresh may replace it while this answer is sent
                 return _in_memory(await asyncio.to_thread(kept.read_bytes))
         return _on_disk(kept)
+
+    async def get_exactly(self, path: str, entry: FileEntry) -> bytes:
+        """The file whose content this is, checked now; a copy that is damaged here is fetched anew.
+
+        Raises NotFound or Unavailable, Corrupt if another content comes from above.
+        """
+        kept = self._place(path)
+        async with self._locks[path]:
+            data = await asyncio.to_thread(_read_if, kept, entry)
+            if data is not None:
+                return data
+            data = await self._uplink.fetch(path, max_bytes=entry.size_bytes)
+            if not await asyncio.to_thread(_is, entry, data):
+                raise Corrupt(f"{path} came from above with another hash than is signed; it was not kept")
+            await asyncio.to_thread(write_durable, kept, data)
+            return data
+
+    def _place(self, path: str) -> Path:
+        if not _PATH.fullmatch(path):
+            raise NotFound(f"there is no file {path!r} here")
+        return self._folder / path
 
     async def _refresh(self, path: str, kept: Path) -> None:
         try:
@@ -58,6 +79,18 @@ class Cache:
         if by_hash is not None and digest(data) != by_hash[1]:
             raise Corrupt(f"{path} came from above with another hash; it was not kept")
         await asyncio.to_thread(write_durable, kept, data)
+
+
+def _read_if(kept: Path, entry: FileEntry) -> bytes | None:
+    """What is kept, if it is this content."""
+    if not kept.is_file() or kept.stat().st_size != entry.size_bytes:
+        return None
+    data = kept.read_bytes()
+    return data if _is(entry, data) else None
+
+
+def _is(entry: FileEntry, data: bytes) -> bool:
+    return len(data) == entry.size_bytes and digest(data) == entry.sha256
 
 
 def _in_memory(data: bytes) -> Served:

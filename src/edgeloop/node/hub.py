@@ -2,7 +2,7 @@
 
 Rules kept here: events are acknowledged once they are in the node's own outbox, durable, whether the hub above is
 there or away; devices that enrolled through this node are known to it, so they can prove themselves while the
-cloud is away; a device hears of a new desired state as soon as the node does.
+cloud is away; a device hears of a new desired state as soon as the node does. Questions go to `answer`.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from edgeloop.contracts.errors import Refused, Unavailable
+from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.messages import (
     Desired,
     DeviceReport,
@@ -27,6 +27,7 @@ from edgeloop.contracts.messages import (
 from edgeloop.hub.batches import sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.waker import Waker, wait_for_news
+from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.outbox import Outbox
@@ -44,12 +45,22 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 class NodeHub:
     """Implements hub.port.Hub."""
 
-    def __init__(self, node_id: str, *, keep: Keep, cache: Cache, outbox: Outbox, uplink: Uplink, waker: Waker) -> None:
-        self._node_id = node_id
+    def __init__(
+        self,
+        uplink: Uplink,
+        *,
+        keep: Keep,
+        cache: Cache,
+        outbox: Outbox,
+        answering: Answering,
+        waker: Waker,
+    ) -> None:
+        self._node_id = uplink.identity.device_id
         self._keep = keep
         self._cache = cache
         self._outbox = outbox
         self._uplink = uplink
+        self._answering = answering
         self._waker = waker
         self._children = keep.get("children", dict[str, Child]) or {}
         self._enrolling = asyncio.Lock()
@@ -96,12 +107,8 @@ class NodeHub:
         return SendReply(accepted=accepted, repeated=repeated, rejected=rejected)
 
     async def infer(self, device_id: str, request: InferRequest) -> InferReply:
-        """See Hub.infer: carried up, within the deadline."""
-        try:
-            async with asyncio.timeout(request.deadline_ms / 1000):
-                return await self._uplink.infer(request)
-        except TimeoutError as error:
-            raise Unavailable(f"no answer from above within {request.deadline_ms} ms; keep the device's own") from error
+        """See Hub.infer."""
+        return await self._answering.infer(request)
 
     def reports(self) -> tuple[DeviceReport, ...]:
         """What the hub above is told: of this node, and of each device that reported."""

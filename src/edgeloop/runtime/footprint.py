@@ -91,7 +91,7 @@ def take_footprint(path: str, which: Which | None = None) -> Footprint:
     return Footprint(
         latency_p50_ms=float(np.percentile(latency_ms, 50)),
         latency_p99_ms=float(np.percentile(latency_ms, 99)),
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
     )
 
 
@@ -113,7 +113,7 @@ def take_timings(job: Job) -> Timings:
             taken.append((time.perf_counter_ns() - started_ns) / 1e6)
         if index + 1 >= _FEWEST_RUNS and time.perf_counter() > ends_at:
             break
-    return Timings(models=tuple(_timing(taken) for taken in latency_ms), peak_memory_bytes=_peak_memory_bytes())
+    return Timings(models=tuple(_timing(taken) for taken in latency_ms), peak_memory_bytes=peak_memory_bytes())
 
 
 def _step(model: ModelFile) -> Callable[[int], object]:
@@ -146,7 +146,7 @@ def _timing(latency_ms: list[float]) -> Timing:
     )
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
     """The most resident memory so far. Linux's VmHWM where there is one: ru_maxrss counts the parent's, from
     before exec, too."""
     status = Path("/proc/self/status")

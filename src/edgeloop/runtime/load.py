@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from edgeloop.bundle.archive import Bundle, digest, open_bundle
-from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.manifest import EngineName, Variant
 from edgeloop.runtime.candidates import candidates
 from edgeloop.runtime.engines.installed import installed_engines
@@ -78,7 +79,8 @@ def load_fastest(
     """The remembered winner; else the winner of a race; else, without a race, the first candidate that loads.
 
     variants: those that may run, the most promising first. folder: where winners are remembered; the user's cache
-    folder unless told. lean: for whoever keeps the process small, see `settings_for`. Raises Unavailable.
+    folder unless told. lean: for whoever keeps the process small, see `settings_for`. Raises Corrupt if a file of
+    theirs is not what the manifest's hash says, Unavailable if none of them runs.
     """
     where = folder or races_folder()
     found = known_accelerators(folder)
@@ -88,6 +90,7 @@ def load_fastest(
         predictor = _remembered(bundle, known)
         if predictor is not None:
             return predictor
+    _require_sound(bundle, variants)
     if race_s <= 0:
         return load_first(bundle, variants, threads=threads or 1)
     from edgeloop.runtime.race import run_race  # not when the winner is remembered: 6 ms of a first answer
@@ -125,6 +128,13 @@ def load_first(bundle: Bundle, variants: Iterable[Variant], *, threads: int = 1)
     from edgeloop.runtime.race import none_runs
 
     raise Unavailable(none_runs(bundle, reasons))
+
+
+def _require_sound(bundle: Bundle, variants: Iterable[Variant]) -> None:
+    """Raise Corrupt if a file is damaged: else its variant would be passed over as one that does not run here."""
+    for sha256 in dict.fromkeys(variant.file for variant in variants):
+        with suppress(NotFound):  # of a device's folder, which holds what it was told to run
+            bundle.read(sha256)
 
 
 def _remembered(bundle: Bundle, known: Race) -> Predictor | None:

@@ -101,14 +101,21 @@ class Predictor:
             precision=self._precision,
         )
 
-    def predict_smoothed(self, source: Source, smoother: "Smoother") -> Prediction:
-        """The same, smoothed over the inputs that this smoother saw before; see `output.smooth`."""
+    def predict_next(
+        self, source: Source, *, cache: "ResultCache | None" = None, smoother: "Smoother | None" = None
+    ) -> Prediction:
+        """Answer for the next input of a stream, by the stream's own cache and smoother.
+
+        cache: answers that may be taken again, None to compute; the predictor's own is not asked. smoother: see
+        `output.smooth`, None to leave the answer as it is. Raises as `predict` does.
+        """
         started_ns = time.perf_counter_ns()
-        if self.cache is not None:
-            return self._cached(source, self.cache, smoother, started_ns)
+        if cache is not None:
+            return self._cached(source, cache, smoother, started_ns)
         answer = self._answer(source)
-        basis = self.last_basis() if smoother.wants_basis else None
-        return self._prediction(smoother.add(answer, basis), started_ns)
+        if smoother is not None:
+            answer = smoother.add(answer, self.last_basis() if smoother.wants_basis else None)
+        return self._prediction(answer, started_ns)
 
     def predict_many(self, sources: Iterable[Source]) -> Iterator[Prediction]:
         """Answer for each input in turn."""

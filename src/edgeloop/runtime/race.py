@@ -133,7 +133,7 @@ def entries(
     return [
         (variant, setting)
         for variant in variants
-        for setting in settings_for(variant.engine, cores=cores, found=found, lean=lean)
+        for setting in settings_for(variant.engine, cores=cores, threads=threads, found=found, lean=lean)
         if threads is None or setting.threads == threads
     ]
 

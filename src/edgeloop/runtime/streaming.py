@@ -39,22 +39,40 @@ class Answerer(Protocol):
     """What a stream asks of a Predictor."""
 
     manifest: Manifest
-    cache: ResultCache | None
 
-    def predict(self, source: Source) -> Prediction:
-        """See Predictor.predict."""
+    def predict_next(
+        self, source: Source, *, cache: ResultCache | None = None, smoother: Smoother | None = None
+    ) -> Prediction:
+        """See Predictor.predict_next."""
         ...
 
-    def predict_smoothed(self, source: Source, smoother: Smoother) -> Prediction:
-        """See Predictor.predict_smoothed."""
-        ...
+
+class Answering:
+    """A predictor at work on one stream, with what lasts from one input to the next. Not thread-safe.
+
+    cache: what does not change is not computed again, within the bound that the manifest states. smooth: over time, as
+    the manifest says. Both are this stream's own, whatever else the predictor answers.
+    """
+
+    def __init__(self, predictor: Answerer, *, cache: bool = True, smooth: bool = True) -> None:
+        manifest = predictor.manifest
+        self.predictor = predictor
+        self._cache = ResultCache(manifest) if cache else None
+        self._smoother = make_smoother(manifest.output, manifest.labels) if smooth else None
+
+    @property
+    def counters(self) -> CacheCounters:
+        """What came of the cache so far."""
+        return self._cache.counters if self._cache is not None else CacheCounters()
+
+    def answer(self, frame: Frame) -> Prediction:
+        """The prediction for the stream's next input. Raises as Predictor.predict does."""
+        made = self.predictor.predict_next(frame.data, cache=self._cache, smoother=self._smoother)
+        return msgspec.structs.replace(made, source=frame.name, at_s=frame.at_s)
 
 
 class Stream:
-    """One source answered by one predictor. Arguments as in `Predictor.stream`.
-
-    smooth: over time, as the manifest says; not where the inputs have nothing to do with one another.
-    """
+    """One source answered by one predictor. Arguments as in `Predictor.stream`; cache, smooth: see Answering."""
 
     def __init__(
         self,
@@ -66,18 +84,16 @@ class Stream:
         cache: bool = True,
         smooth: bool = True,
     ) -> None:
-        self._predictor = predictor
         manifest = predictor.manifest
         self._frames = open_source(source, manifest.input, manifest.preprocess, follow=follow, rate_hz=rate_hz)
-        self._smoother = make_smoother(manifest.output, manifest.labels) if smooth else None
-        self._cache = ResultCache(manifest) if cache else None
+        self._answering = Answering(predictor, cache=cache, smooth=smooth)
         self._answered = 0
         self._failed = 0
 
     @property
     def counts(self) -> StreamCounts:
         """So far."""
-        held = self._cache.counters if self._cache is not None else CacheCounters()
+        held = self._answering.counters
         return StreamCounts(
             answered=self._answered, failed=self._failed, exact=held.exact, near=held.near, source=self._frames.counts
         )
@@ -101,20 +117,10 @@ class Stream:
                 yield None, frame.error
                 continue
             try:
-                made = self._predict(frame.data)
+                made = self._answering.answer(frame)
             except EdgeloopError as error:
                 self._failed += 1
                 yield frame, error
                 continue
             self._answered += 1
-            yield frame, msgspec.structs.replace(made, source=frame.name, at_s=frame.at_s)
-
-    def _predict(self, data: Source) -> Prediction:
-        # The stream's own cache, or none, and only for this call: other streams of the predictor have theirs.
-        before, self._predictor.cache = self._predictor.cache, self._cache
-        try:
-            if self._smoother is None:
-                return self._predictor.predict(data)
-            return self._predictor.predict_smoothed(data, self._smoother)
-        finally:
-            self._predictor.cache = before
+            yield frame, made

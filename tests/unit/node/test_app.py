@@ -1,5 +1,7 @@
 """A whole node as its app wires it, between real devices' uplinks and a real cloud."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -101,6 +103,17 @@ async def test_device_that_moved_to_the_cloud_does_not_silence_those_that_stayed
         await _comes_up(site, staying, "tiny@1.0.0")
         await _uplink(Wire(cloud.app), "camera-1").enrol(enrol_request("camera-1", cloud.join_secret()))
         await _comes_up(site, staying, "tiny@1.1.0")
+
+
+def test_node_loads_what_answering_takes_with_the_first_question_only() -> None:
+    program = """
+import sys
+import edgeloop.node.app
+heavy = {"numpy", "cv2", "tuf", "onnxruntime", "ai_edge_litert", "openvino"} & set(sys.modules)
+sys.exit(f"loaded {sorted(heavy)}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 async def test_node_that_is_not_enrolled_does_not_start(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused, Unavailable
+from edgeloop.contracts.manifest import FileEntry
 from edgeloop.hub.port import Served
 from edgeloop.node.cache import Cache
 
@@ -166,6 +167,53 @@ async def test_device_that_gave_up_does_not_spoil_the_file_for_others(cache: Cac
     gave_up.cancel()
     uplink.go.set()
     assert await _whole(await stayed) == FILE
+
+
+# ---- what the node itself answers from
+
+
+def _entry(data: bytes) -> FileEntry:
+    return FileEntry(digest(data), len(data))
+
+
+async def test_file_is_read_exactly_and_fetched_once(cache: Cache, uplink: FakeUplink) -> None:
+    contents = {await cache.get_exactly(MANIFEST, _entry(b"{}")) for _ in range(3)}
+    assert (contents, uplink.asked) == ({b"{}"}, [MANIFEST])
+
+
+async def test_file_that_a_device_fetched_is_not_fetched_again(cache: Cache, uplink: FakeUplink) -> None:
+    await cache.get(BY_HASH)
+    assert await cache.get_exactly(BY_HASH, _entry(FILE)) == FILE
+    assert uplink.asked == [BY_HASH]
+
+
+@pytest.mark.parametrize("damaged", [FILE[:-1] + b"x", FILE[:-1], FILE + b"x", b""], ids=len)
+async def test_damaged_copy_is_fetched_anew_and_mended(
+    tmp_path: Path, cache: Cache, uplink: FakeUplink, damaged: bytes
+) -> None:
+    await cache.get(BY_HASH)
+    (tmp_path / "cache" / BY_HASH).write_bytes(damaged)
+    assert await cache.get_exactly(BY_HASH, _entry(FILE)) == FILE
+    assert await _whole(await cache.get(BY_HASH)) == FILE
+    assert uplink.asked == [BY_HASH, BY_HASH]
+
+
+async def test_damaged_copy_is_not_read_while_the_cloud_is_away(
+    tmp_path: Path, cache: Cache, uplink: FakeUplink
+) -> None:
+    await cache.get(BY_HASH)
+    (tmp_path / "cache" / BY_HASH).write_bytes(FILE[:-1] + b"x")
+    uplink.is_away = True
+    with pytest.raises(Unavailable):
+        await cache.get_exactly(BY_HASH, _entry(FILE))
+
+
+async def test_content_from_above_that_is_not_exactly_it_is_corrupt_and_not_kept(
+    tmp_path: Path, cache: Cache, uplink: FakeUplink
+) -> None:
+    with pytest.raises(Corrupt, match="hash"):
+        await cache.get_exactly(MANIFEST, _entry(b"[]"))
+    assert not (tmp_path / "cache" / MANIFEST).exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""What our own processes for one task, which may die of it, share with those who start them.
+
+Neighbours: `engines.trial` tries a setting in one, `device.examine` a new version.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_of(code: int) -> str:
+    """How a process ended, by its return code as `subprocess` gives it: "was ended by SIGSEGV" for -11."""
+    return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
+
+
+def signal_name(number: int) -> str:
+    """SIGSEGV for 11."""
+    known = {int(one): one.name for one in signal.Signals}
+    return known.get(number, f"signal {number}")
+
+
+def last_line(noise: bytes) -> str:
+    """The last line with something in it of what a process wrote to standard error."""
+    lines = reversed(noise.decode(errors="replace").split("\n"))
+    return next((line.strip() for line in lines if line.strip()), "it said nothing")
+
+
+def end_with(parent: int, *, within_s: float) -> None:
+    """Have the system end this process when its parent ends, and in any case after within_s; nothing can hold it up.
+
+    parent: its process number, as it knows it. On Linux it counts as ended when the thread that started this process
+    ends. Elsewhere only the time counts, on Windows nothing does.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(1)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, within_s)
+
+
+def die_first() -> None:
+    """Where memory runs out, have Linux end this process before any other, such as the one that started it."""
+    with suppress(OSError):  # there is no such file elsewhere
+        Path("/proc/self/oom_score_adj").write_text("1000")
