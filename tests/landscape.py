@@ -8,7 +8,7 @@ from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Outcome, Plan
 from edgeloop.toolchain.compress.space import BITS, Space, Weight, finishes
 from edgeloop.toolchain.compress.workbench import Task, Tried
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.package import Bounds
 
 SHORT, LONG = 1_000, 40_000

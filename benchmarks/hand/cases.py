@@ -61,12 +61,6 @@ def digits_from_array(assets: Path, model: Path) -> Case:
     return Case("digits, array", digits.make(model), questions, least_right=0.9)
 
 
-def digits_from_png(assets: Path, model: Path) -> Case:
-    """The same from the bytes of a PNG."""
-    questions = [Question(as_png(image), _is(int(label))) for image, label in digit_images(assets)]
-    return Case("digits, PNG", digits.make_from_png(model), questions, least_right=0.9)
-
-
 def mobilenet_v1(assets: Path) -> Case:
     """A camera's JPEG to a label, MobileNetV1 0.25 at 128 pixels, which takes the noisy uniform for a gown."""
     return _photos(assets, "MobileNetV1 0.25", "mobilenet_v1_0.25_128_quant.tflite", least_right=0.5)

@@ -12,7 +12,7 @@ from benchmarks.context import Context, Work
 from benchmarks.rows import Row, at_most, ratio_at_most
 from edgeloop.toolchain.convert.keras import export_keras
 from edgeloop.toolchain.data.dataset import prepare
-from edgeloop.toolchain.prune.rank import By
+from edgeloop.toolchain.prune.measures import By
 from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.source.model import Format
 from edgeloop.toolchain.source.open import open_model

@@ -11,7 +11,7 @@ from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.data.dataset import prepare
 from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.distil import DistilRecipe, distil
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.package import Bounds
 from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.prune.unstructured import SparsifyRecipe, sparsify

@@ -11,7 +11,7 @@ from edgeloop.cli.prune import keras_file
 from edgeloop.cli.say import emit_json
 from edgeloop.cli.show import AsJson, percent, show_table, size
 from edgeloop.cli.units import parse_range
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 
 if TYPE_CHECKING:
     from edgeloop.toolchain.distil import DistilReport

@@ -10,7 +10,7 @@ from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.say import emit_json
 from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

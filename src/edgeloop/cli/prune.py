@@ -12,8 +12,7 @@ from edgeloop.cli.say import emit_json
 from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.cli.units import parse_range
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.toolchain.prune.choose import Of, Scope
-from edgeloop.toolchain.prune.rank import By
+from edgeloop.toolchain.prune.measures import By, Of, Scope
 
 if TYPE_CHECKING:
     from edgeloop.toolchain.data.dataset import Prepared

@@ -19,7 +19,8 @@ from edgeloop.toolchain.backend import import_keras, seed_everything
 from edgeloop.toolchain.data.dataset import UNLABELLED, Part, Prepared, sha256_of
 from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.fitting import FineTune, accuracy, fine_tune, scores_of
-from edgeloop.toolchain.nets.build import NetName, build_net
+from edgeloop.toolchain.nets.build import build_net
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.progress import Progress, silent, within
 from edgeloop.toolchain.prune.macs import count
 from edgeloop.toolchain.recipe import require_in_range

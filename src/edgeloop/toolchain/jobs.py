@@ -71,10 +71,12 @@ def _retrain(job: JobView, api: CloudApi, folder: Path, progress: Progress) -> t
 
 
 def labelled_samples(api: CloudApi, manifest: Manifest, labels: tuple[str, ...]) -> Part:
-    """Every labelled sample in the cloud, as pixels the way the model takes them. Raises InvalidInput on a label
+    """Every labelled image in the cloud, as pixels the way the model takes them. Raises InvalidInput on a label
     that the model does not know."""
     images, indices = [], []
     for view in api.samples(labelled=True, limit=10_000):
+        if not view.media.startswith("image/"):
+            continue  # a sound or a table, of another model's devices
         images.append(_pixels(api.sample_data(view.sample_id), manifest, view))
         if view.label not in labels:
             raise InvalidInput(f"sample {view.sample_id} is labelled {view.label!r}; known labels: {', '.join(labels)}")

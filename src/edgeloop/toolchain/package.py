@@ -34,7 +34,8 @@ def pack(folder: Path, *, name: str, version: str, out: Path, bounds: Bounds | N
     if misses:
         raise Refused(f"{ref} is not written: {'; '.join(misses)}")
     manifest = build_folder.manifest(build, name=name, version=version, variants=build.variants)
-    manifest = msgspec.structs.replace(manifest, budget=Budget(max_latency_p50_ms=wanted.max_latency_p50_ms))
+    budget = Budget(max_latency_p50_ms=wanted.max_latency_p50_ms, max_peak_memory_bytes=wanted.max_memory_bytes)
+    manifest = msgspec.structs.replace(manifest, budget=budget)
     write_bundle(out, manifest, {entry.sha256: build_folder.read(entry.sha256) for entry in manifest.files})
     open_bundle(out).verify()
     return manifest

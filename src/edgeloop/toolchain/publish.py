@@ -1,10 +1,8 @@
-"""Sign a bundle with the targets key, wherever that key is kept, and hand it to the cloud."""
+"""Sign a bundle with the targets keys, wherever they are kept, and hand it to the cloud."""
 
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import Sequence
 from pathlib import Path
-
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgeloop.bundle.archive import Bundle, open_bundle
 from edgeloop.contracts.api import BundleView, PublishRequest
@@ -12,40 +10,32 @@ from edgeloop.contracts.errors import NotFound
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.transport.cloud_api import CloudApi
 from edgeloop.transport.identity import read_key
+from edgeloop.transport.signing import next_targets
 
-_VALID_YEARS = 5
 
-
-def publish(path: Path, api: CloudApi, *, targets_key: Path) -> BundleView:
+def publish(path: Path, api: CloudApi, *, targets_key: Path, further_keys: Sequence[Path] = ()) -> BundleView:
     """Verify every file, sign, upload what the cloud lacks, list it.
 
-    Raises NotFound without the key, Corrupt on a damaged bundle, Refused if the version is taken.
+    further_keys: where the targets role needs more than one signature. Raises NotFound without a key, Corrupt on a
+    damaged bundle, Refused if the version is taken or the signatures are not enough.
     """
-    if not targets_key.is_file():
-        raise NotFound(
-            f"no targets key at {targets_key}; publishing needs the key that 'edgeloop cloud init' made. "
-            "Bring it here, or name it with --key."
-        )
+    keys = [targets_key, *further_keys]
+    for key in keys:
+        if not key.is_file():
+            raise NotFound(
+                f"no targets key at {key}; publishing needs the key that 'edgeloop cloud init' made. "
+                "Bring it here, or name it with --key."
+            )
     bundle = open_bundle(path)
     bundle.verify()
-    signed = sign_targets(api.signed_targets(), bundle, targets_key)
+    signed = sign_targets(api.signed_targets(), bundle, *keys)
     for sha256 in api.missing_files([entry.sha256 for entry in bundle.manifest.files]):
         api.put_file(sha256, bundle.read(sha256))
     return api.publish(PublishRequest(manifest=bundle.manifest_bytes, targets_metadata=signed))
 
 
-def sign_targets(current: bytes, bundle: Bundle, targets_key: Path) -> bytes:
-    """The next version of the targets metadata, with the bundle's manifest and files added.
-
-    Source: TUF specification 1.0, 4.5.
-    """
-    metadata = Metadata[Targets].from_bytes(current)
-    targets = metadata.signed
+def sign_targets(current: bytes, bundle: Bundle, *targets_keys: Path) -> bytes:
+    """The next version of the targets metadata, with the bundle's manifest and files added."""
     contents = {manifest_target(bundle.manifest.ref): bundle.manifest_bytes}
     contents |= {file_target(entry.sha256): bundle.read(entry.sha256) for entry in bundle.manifest.files}
-    for target, data in contents.items():
-        targets.targets[target] = TargetFile.from_data(target, data, ["sha256"])
-    targets.version += 1
-    targets.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=365 * _VALID_YEARS)
-    metadata.sign(CryptoSigner(read_key(targets_key)))
-    return bytes(metadata.to_bytes())
+    return next_targets(current, contents, keys=[read_key(key) for key in targets_keys], now_s=time.time())

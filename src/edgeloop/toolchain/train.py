@@ -18,8 +18,9 @@ from edgeloop.toolchain.augment import vary
 from edgeloop.toolchain.backend import import_keras, seed_everything
 from edgeloop.toolchain.data.dataset import UNLABELLED, Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.fitting import FineTune, fine_tune, is_autoencoder, scores_of
-from edgeloop.toolchain.nets.build import NetName, build_net
+from edgeloop.toolchain.nets.build import build_net
 from edgeloop.toolchain.nets.digits import KerasModel
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.progress import Progress, silent
 from edgeloop.toolchain.source.keras import wrap_keras
 from edgeloop.toolchain.source.model import Model

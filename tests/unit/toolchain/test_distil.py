@@ -14,7 +14,7 @@ from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.distil import DistilRecipe, distil
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.source.function import wrap_function
 from edgeloop.toolchain.source.keras import wrap_keras
 from edgeloop.toolchain.source.model import Format, Model

@@ -6,6 +6,7 @@ import pytest
 from builds import make_build
 from edgeloop.bundle.archive import open_bundle
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Refused
+from edgeloop.contracts.manifest import Budget
 from edgeloop.toolchain.package import Bounds, pack
 
 
@@ -39,9 +40,16 @@ def test_same_build_gives_the_same_bytes(tmp_path: Path) -> None:
     assert _pack(tmp_path, out="a.edgeloop").read_bytes() == _pack(tmp_path, out="b.edgeloop").read_bytes()
 
 
-def test_latency_bound_binds_devices_too(tmp_path: Path) -> None:
+def test_bounds_on_latency_and_memory_bind_devices_too(tmp_path: Path) -> None:
     make_build(tmp_path / "build")
-    assert open_bundle(_pack(tmp_path, Bounds(max_latency_p50_ms=7.0))).manifest.budget.max_latency_p50_ms == 7.0
+    packed = open_bundle(_pack(tmp_path, Bounds(max_latency_p50_ms=7.0, max_memory_bytes=10**9)))
+    assert packed.manifest.budget == Budget(max_latency_p50_ms=7.0, max_peak_memory_bytes=10**9)
+
+
+def test_bounds_that_were_not_given_are_not_written(tmp_path: Path) -> None:
+    """A runtime of before a bound refuses what it does not know of."""
+    make_build(tmp_path / "build")
+    assert b'"budget":{}' in open_bundle(_pack(tmp_path)).manifest_bytes
 
 
 BOUNDS = [

@@ -6,12 +6,13 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from builders import Parts, as_bundle, make_bundle, make_parts
 from edgeloop.bundle.archive import Bundle, digest, open_bundle
-from edgeloop.cloud.repository import check_targets, make_root, make_targets
+from edgeloop.cloud.repository import check_targets
 from edgeloop.contracts.api import BundleView, PublishRequest
 from edgeloop.contracts.errors import Corrupt, NotFound, Refused
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.toolchain.publish import publish, sign_targets
 from edgeloop.transport.identity import load_or_make_key
+from edgeloop.transport.signing import make_root, make_targets
 
 NOW_S = time.time()
 
@@ -23,10 +24,9 @@ class Keys:
         self.targets_pem = folder / "targets.pem"
         targets = load_or_make_key(self.targets_pem)
         root, online = load_or_make_key(folder / "root.pem"), load_or_make_key(folder / "online.pem")
-        self.root = make_root(
-            root_key=root, keys={"targets": targets, "snapshot": online, "timestamp": online}, now_s=NOW_S
-        )
-        self.first = make_targets({}, version=1, key=targets, now_s=NOW_S)
+        roles = {"targets": targets, "snapshot": online, "timestamp": online}
+        self.root = make_root("images", root_key=root, keys=roles, now_s=NOW_S)
+        self.first = make_targets({}, version=1, keys=[targets], now_s=NOW_S)
 
 
 class FakeCloud:

@@ -17,7 +17,7 @@ from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.distil import DistilRecipe, distil
 from edgeloop.toolchain.draft import add_variant, begin_draft
 from edgeloop.toolchain.fitting import FineTune, fine_tune
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.prune.unstructured import SparsifyRecipe, sparsify

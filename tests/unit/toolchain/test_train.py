@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Modality
 from edgeloop.toolchain.data.dataset import Dataset, split
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.progress import silent
 from edgeloop.toolchain.train import TrainRecipe, train, wanted_input
 

@@ -12,7 +12,8 @@ from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared, prepare, split
 from edgeloop.toolchain.fitting import accuracy
-from edgeloop.toolchain.nets.build import NetName, build_net
+from edgeloop.toolchain.nets.build import build_net
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.source.keras import load_keras, wrap_keras
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Format, Model
 from edgeloop.toolchain.transfer import Kept, TransferRecipe, TransferReport, transfer

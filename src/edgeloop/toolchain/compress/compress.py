@@ -33,7 +33,7 @@ from edgeloop.toolchain.compress.workbench import Setting, data_for, student_net
 from edgeloop.toolchain.data.dataset import Dataset, Prepared, prepare
 from edgeloop.toolchain.data.open import require_labels_match
 from edgeloop.toolchain.draft import Recipe
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.profiles.open import open_profile
 from edgeloop.toolchain.profiles.target import TargetProfile
 from edgeloop.toolchain.progress import Progress, silent, within

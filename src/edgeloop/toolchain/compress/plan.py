@@ -10,9 +10,9 @@ import msgspec
 
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import EngineName, Precision
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.package import Bounds
-from edgeloop.toolchain.prune.choose import Of
+from edgeloop.toolchain.prune.measures import Of
 from edgeloop.toolchain.quantize.recipe import Calibration, Granularity
 
 

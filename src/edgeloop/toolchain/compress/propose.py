@@ -33,9 +33,9 @@ from edgeloop.toolchain.compress.space import (
     WIDTHS,
     Space,
 )
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.package import Bounds
-from edgeloop.toolchain.prune.choose import Of
+from edgeloop.toolchain.prune.measures import Of
 from edgeloop.toolchain.quantize.recipe import Calibration
 
 GENERATION = 4

@@ -11,9 +11,9 @@ import msgspec
 
 from edgeloop.contracts.manifest import EngineName, Precision
 from edgeloop.toolchain.compress.plan import Body, BodyKind, CompressRecipe, Finish, Plan, Taught
-from edgeloop.toolchain.nets.build import GROWING, NetName
+from edgeloop.toolchain.nets.name import GROWING, NetName
 from edgeloop.toolchain.package import Bounds
-from edgeloop.toolchain.prune.choose import Of
+from edgeloop.toolchain.prune.measures import Of
 from edgeloop.toolchain.quantize.recipe import Granularity
 
 BITS = {

@@ -33,7 +33,7 @@ from edgeloop.toolchain.convert.strip import strip_model
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.fitting import FineTune, fine_tune
 from edgeloop.toolchain.nets.build import build_net
-from edgeloop.toolchain.prune.rank import By
+from edgeloop.toolchain.prune.measures import By
 from edgeloop.toolchain.prune.settle import settle
 from edgeloop.toolchain.prune.structured import PruneRecipe, prune
 from edgeloop.toolchain.quantize.aware import AwareRecipe, train_aware

@@ -9,7 +9,8 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.manifest import InputSpec, Modality
 from edgeloop.contracts.preprocess import Grey, Interpolation, Resize
 from edgeloop.runtime.engines.port import TensorSpec
-from edgeloop.runtime.input.images import IMAGE_SUFFIXES, Image, decode_image
+from edgeloop.runtime.input.encoded import IMAGE_SUFFIXES
+from edgeloop.runtime.input.images import Image, decode_image
 from edgeloop.runtime.input.preprocess import preprocess
 from edgeloop.toolchain.data.dataset import image_sizes
 from edgeloop.toolchain.data.folders import Listing

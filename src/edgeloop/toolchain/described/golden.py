@@ -17,7 +17,8 @@ from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.contracts.manifest import InputSpec, Modality
 from edgeloop.contracts.preprocess import Step
-from edgeloop.runtime.input.images import IMAGE_SUFFIXES, as_image, read_image
+from edgeloop.runtime.input.encoded import IMAGE_SUFFIXES
+from edgeloop.runtime.input.images import as_image, read_image
 from edgeloop.runtime.input.port import Front
 from edgeloop.runtime.input.series import SeriesFront, as_rows
 from edgeloop.runtime.input.sound import SoundFront, as_float, as_samples

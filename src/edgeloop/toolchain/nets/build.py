@@ -1,7 +1,6 @@
 """A network by name, for an input and a number of classes."""
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Any
 
 from edgeloop.contracts.errors import InvalidInput
@@ -9,6 +8,7 @@ from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.nets.autoencoder import array_autoencoder, image_autoencoder
 from edgeloop.toolchain.nets.dense import dense_net
 from edgeloop.toolchain.nets.digits import KerasModel, digits_net
+from edgeloop.toolchain.nets.name import GROWING, NetName
 from edgeloop.toolchain.nets.residual import residual_net
 from edgeloop.toolchain.nets.series import series_net
 from edgeloop.toolchain.nets.slim import slim_net
@@ -18,22 +18,6 @@ Shape = tuple[int, ...]
 _SMALLEST_SIDE_PX = 8
 _DEEPEST = 64
 _WIDEST = 16.0
-
-
-class NetName(StrEnum):
-    """The networks that can be trained from scratch."""
-
-    DIGITS = "digits"
-    SLIM = "slim"
-    PLAIN = "plain"
-    RESIDUAL = "residual"
-    SERIES = "series"
-    DENSE = "dense"
-    AUTOENCODER = "autoencoder"
-
-
-GROWING = (NetName.SLIM, NetName.PLAIN)
-"""Those whose channels grow by a factor that one may choose."""
 
 
 def build_net(

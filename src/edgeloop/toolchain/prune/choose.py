@@ -1,34 +1,18 @@
 """Which channels leave: the least important, as few as bring the network to its target. Pure, on a traced graph."""
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.toolchain.prune.graph import ChannelGraph, Group
+from edgeloop.toolchain.prune.measures import Of, Scope
 from edgeloop.toolchain.prune.surgery import cost_of
 
 Mask = NDArray[np.bool_]
 """(graph.size,): whether a channel stays."""
 
 _HALVINGS = 40
-
-
-class Of(StrEnum):
-    """What a share is a share of. channels: of those that may leave."""
-
-    MACS = "macs"
-    PARAMETERS = "parameters"
-    CHANNELS = "channels"
-
-
-class Scope(StrEnum):
-    """Where importance competes. network: any channel against any other, so some layers shrink more; layer: every
-    group of layers keeps the same share."""
-
-    NETWORK = "network"
-    LAYER = "layer"
 
 
 def amount(graph: ChannelGraph, kept: Mask, of: Of) -> int:

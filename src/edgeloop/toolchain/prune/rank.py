@@ -4,7 +4,6 @@ All measures are brought to a mean of 1 within a group, so that groups of differ
 zeros, which is a share everywhere. Neighbours: `graph` says what a channel is, `structured` takes out the least.
 """
 
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,12 @@ from edgeloop.contracts.errors import Refused
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared
 from edgeloop.toolchain.prune.graph import ChannelGraph
+from edgeloop.toolchain.prune.measures import By
 
 SAMPLES = 512
 """Training samples that the activation measures look at."""
 
 _BATCH = 128
-
-
-class By(StrEnum):
-    """The measure.
-
-    l1, l2: norms of the weights that make the channel, as batch normalization scales them, after Li et al. 2017
-    (arXiv 1608.08710), sec. 3.1. activation: mean |a| where the channel is read. zeros: share of those that are not
-    0, after Hu et al. 2016 (arXiv 1607.03250), eq. 1. random: the control that every other measure must beat.
-    """
-
-    L1 = "l1"
-    L2 = "l2"
-    ACTIVATION = "activation"
-    ZEROS = "zeros"
-    RANDOM = "random"
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether it looks at samples."""
-        return self in (By.ACTIVATION, By.ZEROS)
 
 
 def importance(model: Any, graph: ChannelGraph, by: By, data: Prepared, *, seed: int) -> NDArray[np.float64]:

@@ -22,9 +22,10 @@ from edgeloop.toolchain.fitting import (
     is_autoencoder,
 )
 from edgeloop.toolchain.progress import Progress, silent, within
-from edgeloop.toolchain.prune.choose import Mask, Of, Scope, amount, choose
+from edgeloop.toolchain.prune.choose import Mask, amount, choose
 from edgeloop.toolchain.prune.graph import ChannelGraph, require_prunable
-from edgeloop.toolchain.prune.rank import By, importance
+from edgeloop.toolchain.prune.measures import By, Of, Scope
+from edgeloop.toolchain.prune.rank import importance
 from edgeloop.toolchain.prune.settle import settle
 from edgeloop.toolchain.prune.surgery import cost_of, cut, flattened
 from edgeloop.toolchain.prune.trace import trace_channels

@@ -23,7 +23,8 @@ from edgeloop.toolchain.convert.uint8 import is_uint8, uint8_to_int8
 from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.bias import correct_bias
 from edgeloop.toolchain.quantize.flatbuffer import WEIGHTED, Graph, Operator, open_float
-from edgeloop.toolchain.quantize.recipe import FOUR_BITS, Granularity, QuantizeRecipe, Symmetry, require_calibratable
+from edgeloop.toolchain.quantize.recipe import FOUR_BITS, Granularity, QuantizeRecipe, Symmetry
+from edgeloop.toolchain.quantize.samples import require_calibratable
 
 STATIC = {Precision.INT8: (8, 8), Precision.INT16: (8, 16), Precision.INT4: (4, 8)}
 """Bits of weights and of activations where both are integers."""

@@ -34,13 +34,8 @@ from edgeloop.toolchain.quantize.onnx_graph import (
 )
 from edgeloop.toolchain.quantize.onnx_ranges import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.onnx_weights import quantize_weights
-from edgeloop.toolchain.quantize.recipe import (
-    Granularity,
-    QuantizeRecipe,
-    Symmetry,
-    require_calibratable,
-    require_taken,
-)
+from edgeloop.toolchain.quantize.recipe import Granularity, QuantizeRecipe, Symmetry
+from edgeloop.toolchain.quantize.samples import require_calibratable, require_taken
 from edgeloop.toolchain.source.onnx import import_onnx, parse_onnx
 
 _ACTIVATION_BITS = {Precision.INT8: 8, Precision.INT4: 8, Precision.INT16: 16}

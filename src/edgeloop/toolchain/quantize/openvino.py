@@ -25,14 +25,8 @@ from edgeloop.contracts.errors import InvalidInput, Refused, Unavailable
 from edgeloop.contracts.manifest import Precision
 from edgeloop.runtime.engines.openvino import OpenVinoEngine, import_openvino, without_openvino_telemetry
 from edgeloop.toolchain.convert.openvino import onnx_layers, read_network, read_onnx, write_network
-from edgeloop.toolchain.quantize.recipe import (
-    Calibration,
-    Granularity,
-    QuantizeRecipe,
-    Symmetry,
-    require_calibratable,
-    require_taken,
-)
+from edgeloop.toolchain.quantize.recipe import Calibration, Granularity, QuantizeRecipe, Symmetry
+from edgeloop.toolchain.quantize.samples import require_calibratable, require_taken
 
 _WEIGHTS_ONLY = (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS)
 _ABLE = (Precision.INT8, *_WEIGHTS_ONLY, Precision.FLOAT16)

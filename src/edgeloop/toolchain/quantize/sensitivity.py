@@ -20,13 +20,8 @@ from edgeloop.toolchain.quantize.activations import Ranges, calibrated_ranges
 from edgeloop.toolchain.quantize.flatbuffer import FOUR_BIT_KINDS, WEIGHTED, Operator, open_float
 from edgeloop.toolchain.quantize.litert import STATIC, quantize_litert
 from edgeloop.toolchain.quantize.quantize import Tensors, compare, float_source, require_plain, split_tensors
-from edgeloop.toolchain.quantize.recipe import (
-    FOUR_BITS,
-    LayerError,
-    QuantizeRecipe,
-    QuantizeReport,
-    require_calibratable,
-)
+from edgeloop.toolchain.quantize.recipe import FOUR_BITS, LayerError, QuantizeRecipe, QuantizeReport
+from edgeloop.toolchain.quantize.samples import require_calibratable
 from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.model import LOGITS, Format, Model
 

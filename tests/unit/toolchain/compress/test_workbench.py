@@ -17,7 +17,7 @@ from edgeloop.toolchain.compress.crew import LocalCrew
 from edgeloop.toolchain.compress.lessons import prepare_setting
 from edgeloop.toolchain.compress.plan import Body, BodyKind, Finish, Plan, Taught
 from edgeloop.toolchain.compress.workbench import Setting, Task, Tried, Workbench
-from edgeloop.toolchain.nets.build import NetName
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.progress import silent
 from edgeloop.toolchain.source.keras import keras_bytes
 

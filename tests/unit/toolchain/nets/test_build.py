@@ -6,7 +6,8 @@ import pytest
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.convert.keras import export_keras
-from edgeloop.toolchain.nets.build import NetName, build_net
+from edgeloop.toolchain.nets.build import build_net
+from edgeloop.toolchain.nets.name import NetName
 from edgeloop.toolchain.source.engine import wrap_runnable
 from edgeloop.toolchain.source.keras import wrap_keras
 from edgeloop.toolchain.source.model import FEATURES, LOGITS, Format

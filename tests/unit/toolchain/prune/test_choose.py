@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edgeloop.toolchain.backend import import_keras
-from edgeloop.toolchain.prune.choose import Of, Scope, amount, choose
+from edgeloop.toolchain.prune.choose import amount, choose
 from edgeloop.toolchain.prune.graph import ChannelGraph
+from edgeloop.toolchain.prune.measures import Of, Scope
 from edgeloop.toolchain.prune.trace import trace_channels
 
 keras = import_keras()

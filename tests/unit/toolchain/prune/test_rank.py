@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from edgeloop.contracts.errors import Refused
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared
-from edgeloop.toolchain.prune.rank import SAMPLES, By, importance
+from edgeloop.toolchain.prune.measures import By
+from edgeloop.toolchain.prune.rank import SAMPLES, importance
 from edgeloop.toolchain.prune.surgery import flattened
 from edgeloop.toolchain.prune.trace import trace_channels
 from edgeloop.toolchain.source.keras import plain_keras

@@ -10,9 +10,8 @@ import pytest
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.toolchain.backend import import_keras
 from edgeloop.toolchain.data.dataset import Prepared
-from edgeloop.toolchain.prune.choose import Of
 from edgeloop.toolchain.prune.macs import count
-from edgeloop.toolchain.prune.rank import By
+from edgeloop.toolchain.prune.measures import By, Of
 from edgeloop.toolchain.prune.structured import PruneRecipe, PruneReport, prune
 from edgeloop.toolchain.source.keras import plain_keras, wrap_keras
 from edgeloop.toolchain.source.model import Format, Model
