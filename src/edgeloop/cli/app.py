@@ -1,7 +1,7 @@
 """The command line: wires the nouns together, turns errors into a line and an exit code.
 
 Exit codes: 0 done; 1 a bug of ours; 2 wrong input or usage; 3 not found; 4 refused; 5 not available now;
-6 corrupt; 130 ended by Ctrl-C.
+6 corrupt; 130 ended by Ctrl-C; 141 whoever read standard output left before its end.
 """
 
 from typing import Annotated
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeloop import __version__
-from edgeloop.cli.ending import run_to_end
+from edgeloop.cli.ending import heed_closed_pipes, run_to_end
 from edgeloop.cli.lazy import LazyGroup
 from edgeloop.cli.logs import set_up_logging
 
@@ -71,5 +71,6 @@ def root(
 
 def main() -> None:
     """Run the command line; the process ends with its exit code."""
+    heed_closed_pipes()
     set_up_logging()
     run_to_end(app)

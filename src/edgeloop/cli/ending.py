@@ -1,10 +1,19 @@
-"""How a process of ours ends: an error becomes a line on standard error and an exit code, see `app`."""
+"""How a process of ours ends: an error becomes a line on standard error and an exit code, see `app`.
 
+Whoever reads our standard output may leave before its end (`| head -1`): we end then, without a word, as any program
+does that a closed pipe ends. Only there: a broken connection elsewhere is an error like others.
+"""
+
+import io
 import os
 import sys
 from collections.abc import Callable
+from typing import Any, TextIO
 
 from edgeloop.contracts.errors import EdgeloopError
+
+READER_LEFT = 141
+"""What a shell shows of a program that a closed pipe ended: 128 + SIGPIPE."""
 
 
 def run_to_end(work: Callable[[], object]) -> None:
@@ -16,11 +25,55 @@ def run_to_end(work: Callable[[], object]) -> None:
 
         Console(stderr=True, soft_wrap=True).print(f"[bold red]{error.code}[/]: {_plain(str(error))}", highlight=False)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        # Here and not behind us, where Python would report that nobody reads it.
+        sys.stdout.flush()
+
+
+def heed_closed_pipes() -> None:
+    """From now on, writing to standard output that nobody reads ends the process with READER_LEFT, and what goes to
+    standard error that nobody reads is dropped: work does not end because nobody reads its log.
+
+    Not by the signal SIGPIPE, which would end a server for each client that leaves, too. To be called before anybody
+    keeps `sys.stdout` or `sys.stderr`.
+    """
+    sys.stdout = _watched(sys.stdout, ends=True)
+    sys.stderr = _watched(sys.stderr, ends=False)
+
+
+def _watched(stream: TextIO, *, ends: bool) -> TextIO:
+    is_ours = stream in (sys.__stdout__, sys.__stderr__)  # and not what a program that calls us put in its place
+    if not is_ours or not isinstance(stream, io.TextIOWrapper) or stream.isatty():
+        return stream
+    stream.flush()
+    pipe = _Pipe(stream.fileno(), ends=ends)
+    is_direct = stream.write_through  # python -u
+    return io.TextIOWrapper(
+        pipe if is_direct else io.BufferedWriter(pipe),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=is_direct,
+    )
+
+
+class _Pipe(io.FileIO):
+    def __init__(self, descriptor: int, *, ends: bool) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self._ends = ends
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if self._ends:
+                raise SystemExit(READER_LEFT) from None
+            return len(data)
 
 
 def _plain(text: str) -> str:

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from builders import make_bundle
 from edgeloop.cli.app import app
 from edgeloop.cli.lazy import LazyGroup
 
@@ -28,6 +30,33 @@ def _loaded_by(*arguments: str) -> set[str]:
 def test_a_command_that_needs_no_model_loads_none_of_what_models_need(arguments: tuple[str, ...]) -> None:
     heavy = {"numpy", "cv2", "httpx", "edgeloop.toolchain", "edgeloop.cloud", "edgeloop.cli.convert"}
     assert _loaded_by(*arguments).isdisjoint(heavy)
+
+
+def test_help_of_every_command_loads_nothing_that_computes() -> None:
+    code = (
+        "import contextlib, io, sys, typer\n"
+        "from edgeloop.cli.app import app\n"
+        "HEAVY = {'numpy', 'cv2', 'tensorflow', 'keras', 'torch', 'onnx', 'onnxruntime', 'ai_edge_litert',\n"
+        "    'openvino', 'scipy', 'sklearn', 'pandas', 'litestar', 'sqlalchemy', 'soxr'}\n"
+        "def ask(command, words):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):\n"
+        "        command.main([*words, '--help'], prog_name='edgeloop')\n"
+        "    print(*words, '|', 'Usage' in said.getvalue(), '|', *sorted(HEAVY & set(sys.modules)))\n"
+        "def walk(command, words):\n"
+        "    ask(root, words)\n"
+        "    for name in list(getattr(command, 'commands', ())):\n"
+        "        walk(command.commands[name], [*words, name])\n"
+        "root = typer.main.get_command(app)\n"
+        "walk(root, [])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    told = [[part.strip() for part in line.split("|")] for line in done.stdout.splitlines()]
+    assert {"", "train", "inspect", "device run", "rollout start"} <= {words for words, _, _ in told}
+    assert [one for one in told if one[1:] != ["True", ""]] == []
+
+
+def test_inspecting_a_bundle_loads_nothing_that_computes(tmp_path: Path) -> None:
+    assert _loaded_by("inspect", str(make_bundle(tmp_path))).isdisjoint({"numpy", "cv2"})
 
 
 def test_logs_do_not_bring_rich() -> None:

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from builders import LABELS, make_bundle, quadrant_images
+from edgeloop.bundle.archive import open_bundle
 from edgeloop.cli.app import app
 from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.runtime.input.images import encode_png, read_image
@@ -65,6 +66,16 @@ def test_predict_goes_on_after_an_input_that_is_broken_and_says_so(bundle: str, 
 def test_predict_with_an_engine_that_is_not_there_is_refused(bundle: str, pictures: Path) -> None:
     with pytest.raises(InvalidInput, match="there is no engine 'tvm'"):
         _run("predict", bundle, str(pictures), "--engine", "tvm")
+
+
+@pytest.mark.parametrize("race_s", ["0", "0.1"])
+def test_predict_with_a_damaged_bundle_is_corrupt(bundle: str, pictures: Path, race_s: str) -> None:
+    opened = open_bundle(bundle)
+    model, whole = opened.read(opened.manifest.variants[0].file), Path(bundle).read_bytes()
+    place = whole.index(model) + len(model) // 2
+    Path(bundle).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(Corrupt, match="Fetch or build it again"):
+        _run("predict", bundle, str(pictures), "--race-s", race_s)
 
 
 def test_bench_measures_every_setting_and_says_why_one_won(bundle: str) -> None:
