@@ -30,6 +30,8 @@ SUFFIX = ".edgeloop"
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024 * 1024
+MAX_VARIANTS = 64
+"""Three engines at ten precisions, twice: whoever races a bundle tries each of them."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -90,10 +92,20 @@ def parse_manifest(data: bytes, *, what: str = MANIFEST) -> Manifest:
         raise Corrupt(f"{what} refers to a file that it does not list: {missing[0]}; build the bundle again")
     if manifest.input.shape[:1] != (1,):
         raise InvalidInput(f"{what} has an input of {manifest.input.shape}; its first axis must be a batch of 1")
-    if not manifest.variants:
-        raise InvalidInput(f"{what} has no variants; a bundle needs at least one")
+    _check_variants(manifest, what)
     _check_labels(manifest, what)
     return manifest
+
+
+def _check_variants(manifest: Manifest, what: str) -> None:
+    variants = manifest.variants
+    if not variants:
+        raise InvalidInput(f"{what} has no variants; a bundle needs at least one")
+    if len(variants) > MAX_VARIANTS:
+        raise InvalidInput(f"{what} has {len(variants):,} variants; at most {MAX_VARIANTS} are taken: leave some out")
+    doubles = _doubles(f"{one.engine} {one.precision} of file {one.file}" for one in variants)
+    if doubles:
+        raise InvalidInput(f"{what} lists the variant {doubles[0]} more than once; leave it in once")
 
 
 def _with_task(data: bytes) -> bytes:

@@ -66,9 +66,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def storage_error(error: OSError, path: Path, *, size_bytes: int) -> InvalidInput | Unavailable:
-    """What an OSError from writing `path` means to the caller."""
+    """What an OSError from writing `path` means to the caller. size_bytes: 0 where it is not known."""
     if error.errno in _NO_ROOM:
-        return Unavailable(
-            f"no room for {size_bytes:,} bytes at {path}: {error.strerror}. Free some space and try again."
-        )
+        what = f"for {size_bytes:,} bytes at" if size_bytes else "at"
+        return Unavailable(f"no room {what} {path}: {error.strerror}. Free some space and try again.")
     return InvalidInput(f"cannot write {path}: {error.strerror}. Choose a folder that you may write to.")

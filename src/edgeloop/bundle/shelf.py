@@ -7,13 +7,18 @@
 A manifest is put down only after the files that it needs, so what the shelf lists is whole.
 """
 
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from edgeloop.bundle.archive import Bundle, digest, parse_manifest
 from edgeloop.bundle.durable import fsync_folder, storage_error, write_durable
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.names import BundleRef, version_key
+
+_SPARE_BYTES = 1024 * 1024
+"""Left free beside a download: the databases beside it must be able to go on."""
 
 
 class Shelf:
@@ -21,6 +26,11 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, for another process that reads it."""
+        return self._folder
 
     def read(self, sha256: str) -> bytes:
         """The file's bytes. Raises NotFound if it was not fetched."""
@@ -37,6 +47,16 @@ class Shelf:
         """How much of a broken-off download is here."""
         part = self._part(sha256)
         return part.stat().st_size if part.is_file() else 0
+
+    def require_room(self, size_bytes: int) -> None:
+        """Raise Unavailable unless so many bytes fit onto the disk, and a little more; nothing is begun otherwise."""
+        place = next(one for one in (self._folder, *self._folder.absolute().parents) if one.exists())
+        free_bytes = shutil.disk_usage(place).free
+        if free_bytes < size_bytes + _SPARE_BYTES:
+            raise Unavailable(
+                f"no room for a download of {size_bytes:,} bytes at {self._folder}: {free_bytes:,} are free, and "
+                f"{_SPARE_BYTES:,} are left for the rest. Free some space; it is tried again."
+            )
 
     def append_part(self, sha256: str, chunk: bytes) -> None:
         """Add to a download. Raises Unavailable when the disk is full; what is there stays."""
@@ -58,11 +78,11 @@ class Shelf:
         if not part.is_file():
             raise NotFound(f"no download of {sha256[:12]} was begun in {self._folder}")
         try:
-            data = part.read_bytes()
-            if digest(data) != sha256:
-                self.discard_part(sha256)
-                raise Corrupt(f"download of {sha256[:12]} has another hash, {digest(data)[:12]}; it was thrown away")
             with part.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != sha256:
+                    self.discard_part(sha256)
+                    raise Corrupt(f"download of {sha256[:12]} has another hash, {found[:12]}; it was thrown away")
                 os.fsync(file.fileno())
             part.replace(self._file(sha256))
             fsync_folder(part.parent)

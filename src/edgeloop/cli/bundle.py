@@ -18,7 +18,8 @@ app = typer.Typer(help="Published bundles.", no_args_is_help=True)
 def publish(
     bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
     key: Annotated[
-        Path | None, typer.Option(help="The targets key, if it is not where the operator file says.")
+        list[Path] | None,
+        typer.Option(help="A targets key, if it is not where the operator file says; several where several must sign."),
     ] = None,
     operator: Operator = OPERATOR_DEFAULT,
     as_json: AsJson = False,
@@ -27,11 +28,11 @@ def publish(
     from edgeloop.toolchain import publish as publishing
 
     where = read_operator(operator)
-    chosen = key or (Path(where.targets_key) if where.targets_key else None)
-    if chosen is None:
+    chosen = key or ([Path(where.targets_key)] if where.targets_key else [])
+    if not chosen:
         raise InvalidInput("the operator file names no targets key; give one with --key")
     with CloudApi(where) as api:
-        view = publishing.publish(bundle, api, targets_key=chosen)
+        view = publishing.publish(bundle, api, targets_key=chosen[0], further_keys=chosen[1:])
     if as_json:
         emit_json(view)
         return

@@ -1,9 +1,11 @@
 """Doctor: what is installed and what runs, each finding with its fix."""
 
+import json
 import shutil
 import ssl
 import sys
 import time
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +23,8 @@ _NEWEST_SENSIBLE_S = 4_102_444_800  # 2100-01-01
 _LEAST_FREE_BYTES = 500 * 1024 * 1024
 _MOST_SKEW_S = 60
 _HUB_TIMEOUT_S = 5.0
+_DAY_S = 86_400
+_SHORT_S = 2 * _DAY_S  # timestamps hold for seven days and are asked for daily: this is five misses in a row
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -46,8 +50,11 @@ def doctor(
         _clock(),
         _disk(folder),
         *_keys(folder),
+        *_certificates(folder),
         *_hub(folder),
+        *_signed(folder),
         *_reachability(operator),
+        *_expiries(operator),
     ]
     if as_json:
         emit_json(findings)
@@ -144,8 +151,12 @@ def _disk(folder: Path) -> Finding:
 
 
 def _keys(folder: Path) -> list[Finding]:
+    from edgeloop.hub.tls import CA_CERT
+
     findings = []
-    for path in sorted([*folder.glob("device.pem"), *folder.glob("online/*.pem"), *folder.glob("keys/*.pem")]):
+    places = ("device.pem", "online/*.pem", "keys/*.pem", "keys/*.key", "tls/*.key")
+    # A certificate is for everybody to read.
+    for path in sorted(one for place in places for one in folder.glob(place) if one.name != CA_CERT):
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             fix = f"chmod 600 {path}"
@@ -155,6 +166,26 @@ def _keys(folder: Path) -> list[Finding]:
     if not findings:
         fix = "name a device's, node's or cloud's folder with --dir to look at its keys"
         findings.append(Finding("keys", "ok", f"none in {folder.absolute()}", fix))
+    return findings
+
+
+def _certificates(folder: Path) -> list[Finding]:
+    """A server's certificate, and the private authority that signed it."""
+    from edgeloop.hub.tls import WARN_DAYS, ServerFiles, days_left
+
+    files = ServerFiles(folder / "tls")
+    findings = []
+    for path, fix in ((files.cert, f"edgeloop tls renew --dir {folder}"), (files.ca, "found a new authority in time")):
+        if not path.is_file():
+            continue
+        try:
+            left = days_left(path)
+        except EdgeloopError as error:
+            findings.append(Finding(f"certificate {path.name}", "error", str(error), fix))
+            continue
+        state = "error" if left < 0 else "warning" if left < WARN_DAYS else "ok"
+        found = f"expired {-left:.0f} days ago" if left < 0 else f"good for {left:.0f} days"
+        findings.append(Finding(f"certificate {path.name}", state, found, "" if state == "ok" else fix))
     return findings
 
 
@@ -179,6 +210,61 @@ def _hub(folder: Path) -> list[Finding]:
     if skew_s > _MOST_SKEW_S:
         return [Finding("hub", "warning", found, "set this machine's clock or the hub's")]
     return [Finding("hub", "ok", found)]
+
+
+def _signed(folder: Path) -> list[Finding]:
+    """What a device or node in this folder has that is signed: until when it holds, and what time it proves."""
+    from edgeloop.transport.floor import read_marks
+
+    kept = sorted((folder / "trust").glob("*/*.json"))
+    expires_s = []
+    for path in kept:
+        try:
+            expires_s.append(datetime.fromisoformat(json.loads(path.read_bytes())["signed"]["expires"]).timestamp())
+        except (ValueError, KeyError, TypeError) as error:
+            fix = "nothing: it is fetched anew when it is next needed"
+            return [Finding("signed metadata", "warning", f"{path} cannot be read: {error!r}", fix)]
+    if not expires_s:
+        return []
+    newest_s = max((mark.signed_at_s for mark in read_marks(folder / "trust" / "floor.json").values()), default=0.0)
+    now_s = time.time()
+    if now_s < newest_s - _DAY_S:
+        fix = "set the clock; until then the newest signed time and the hub's time count for what is expired"
+        found = f"something signed on {_day(newest_s)} was seen here, the clock says {_day(now_s)}"
+        return [Finding("signed metadata", "error", found, fix)]
+    left_s = min(expires_s) - now_s
+    if left_s < _SHORT_S:
+        fix = "see that the hub is reached, and the cloud above it; inference goes on, updates wait"
+        word = "expired on" if left_s < 0 else "holds only until"
+        return [Finding("signed metadata", "warning", f"{word} {_day(min(expires_s))}", fix)]
+    return [Finding("signed metadata", "ok", f"holds until {_day(min(expires_s))}")]
+
+
+def _expiries(operator: str) -> list[Finding]:
+    """What the cloud's offline keys signed: until when."""
+    from edgeloop.transport.cloud_api import CloudApi, read_operator
+
+    if not Path(operator).is_file():
+        return []
+    try:
+        with CloudApi(read_operator(operator)) as api:
+            roles = api.keys().roles
+    except (EdgeloopError, httpx.InvalidURL):
+        return []  # the finding before this one says why
+    findings = []
+    for role in roles:
+        if role.expires_at_s is not None:
+            what, until = f"signature {role.repository} {role.role}", f"holds until {_day(role.expires_at_s)}"
+            if role.warning:
+                state = "error" if role.expires_at_s < time.time() else "warning"
+                findings.append(Finding(what, state, role.warning, f"edgeloop keys renew {role.role}"))
+            else:
+                findings.append(Finding(what, "ok", until))
+    return findings
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
 def _reachability(operator: str) -> list[Finding]:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from edgeloop.bundle.archive import digest, parse_manifest
 from edgeloop.cloud.hub import Stores
 from edgeloop.cloud.repository import check_targets
-from edgeloop.cloud.store import registry
+from edgeloop.cloud.store import registry, roots
 from edgeloop.contracts.api import BundleView, PublishRequest
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Manifest
@@ -18,7 +18,8 @@ async def publish(stores: Stores, request: PublishRequest, *, now_s: float) -> B
     """List a bundle. Raises Refused if it is not signed or not new, InvalidInput if a file was not handed over."""
     manifest = parse_manifest(request.manifest)
     current = await stores.database.read(registry.newest_targets)
-    targets = check_targets(request.targets_metadata, root=stores.images.root, current=current.metadata)
+    root, _ = (await stores.database.read(roots.read_roots)).newest()
+    targets = check_targets(request.targets_metadata, root=root, current=current.metadata)
     if targets.is_expired(datetime.fromtimestamp(now_s, UTC)):
         raise Refused(f"the targets metadata expired on {targets.expires:%Y-%m-%d}; sign it anew and publish again")
     signed = {path: (target.hashes.get("sha256"), target.length) for path, target in targets.targets.items()}

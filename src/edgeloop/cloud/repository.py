@@ -3,28 +3,34 @@
 *images*: targets are signed wherever the targets key is kept and only checked here; snapshot and timestamp are
 signed here. *director*: everything below its root is signed here, one small set of metadata a device, made when
 it is asked for. All of it is a function of what is stored and of the day, so several replicas answer alike and
-nothing signed needs storing: versions count publications (or generations), and timestamps the days since.
+nothing signed needs storing: versions count publications (or generations) and roots, and timestamps the days since.
+With each new root every version grows, so what an earlier key signed is nowhere mistaken for the newest.
 Source: TUF specification 1.0; Uptane Standard 2.1, 5.3 (image and director repositories).
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
+from edgeloop.cloud.store.registry import SignedTargets
+from edgeloop.cloud.store.roots import SignedRoot
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, NotFound, Refused
 from edgeloop.contracts.messages import Assignment
+from edgeloop.contracts.names import Name
+
+_S = TypeVar("_S", Snapshot, Timestamp, Targets)
 
 _TIMESTAMP_DAYS = 7
-_ONLINE_YEARS = 5
-_ROOT_YEARS = 10
 _DAYS_A_VERSION = 100_000
 _DAY_S = 86_400
 
@@ -33,12 +39,33 @@ _METADATA = re.compile(r"(?:(?P<version>[1-9][0-9]{0,11})\.)?(?P<role>root|targe
 ASSIGNMENT = "assignment"
 """The director's one target for a device."""
 
+DEVICE = "device"
+"""The field of the director's metadata that names the device it is for."""
+
+GENERATION = "generation"
+"""The field of the director's metadata that says which of the device's assignments it is about."""
+
+SIGNED_AT = "signed_at"
+"""The timestamps' field that says since when, in whole days, this is the newest: the devices' floor of time."""
+
+FindKey = Callable[[str], Ed25519PrivateKey]
+"""A key id to the online key. Raises Unavailable if this server does not hold it."""
+
 
 class MetadataName(msgspec.Struct, frozen=True):
     """A parsed metadata file name."""
 
     role: str
     version: int | None
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What one device was told to run, as its generation-th assignment."""
+
+    device_id: Name
+    generation: int
+    assignment: Assignment | None
+    assigned_at_s: float
 
 
 def parse_metadata_name(name: str) -> MetadataName:
@@ -49,31 +76,8 @@ def parse_metadata_name(name: str) -> MetadataName:
     return MetadataName(found["role"], int(found["version"]) if found["version"] else None)
 
 
-def make_root(*, root_key: Ed25519PrivateKey, keys: dict[str, Ed25519PrivateKey], now_s: float) -> bytes:
-    """Version 1 of a repository's root, signed. keys: targets, snapshot and timestamp key."""
-    root = Root(version=1, expires=_utc(now_s) + timedelta(days=365 * _ROOT_YEARS), consistent_snapshot=True)
-    for role, key in {"root": root_key, **keys}.items():
-        root.add_key(public_key(key), role)
-    metadata = Metadata(root)
-    metadata.sign(CryptoSigner(root_key))
-    return bytes(metadata.to_bytes())
-
-
-def make_targets(targets: dict[str, TargetFile], *, version: int, key: Ed25519PrivateKey, now_s: float) -> bytes:
-    """A targets role, signed."""
-    expires = _utc(now_s) + timedelta(days=365 * _ONLINE_YEARS)
-    metadata = Metadata(Targets(version=version, expires=expires, targets=targets))
-    metadata.sign(CryptoSigner(key))
-    return bytes(metadata.to_bytes())
-
-
-def public_key(key: Ed25519PrivateKey) -> SSlibKey:
-    """The key as TUF writes it."""
-    return SSlibKey.from_crypto(key.public_key())
-
-
 def check_targets(data: bytes, *, root: bytes, current: bytes) -> Targets:
-    """Targets metadata from outside: signed by the root's targets key, one version on, and nothing taken back.
+    """Targets metadata from outside: signed by the root's targets keys, one version on, and nothing taken back.
 
     Raises Refused or Corrupt.
     """
@@ -83,7 +87,10 @@ def check_targets(data: bytes, *, root: bytes, current: bytes) -> Targets:
     except DeserializationError as error:
         raise Corrupt(f"this is no TUF metadata: {error}") from error
     except (RepositoryError, ValueError) as error:
-        raise Refused(f"the targets metadata is not signed by the targets key of this cloud: {error}") from error
+        raise Refused(
+            f"the targets metadata is not signed by the targets key of this cloud: {error}. "
+            "'edgeloop keys show' lists the keys that count."
+        ) from error
     before, after = Metadata[Targets].from_bytes(current).signed, metadata.signed
     if after.version != before.version + 1:
         raise Refused(
@@ -96,42 +103,72 @@ def check_targets(data: bytes, *, root: bytes, current: bytes) -> Targets:
     return after
 
 
-class Images:
-    """Answers for the images repository's metadata."""
-
-    def __init__(self, *, root: bytes, online_key: Ed25519PrivateKey) -> None:
-        self.root = root
-        self._online_key = online_key
-
-    def metadata(self, name: MetadataName, *, targets: bytes, published_at_s: float, now_s: float) -> bytes:
-        """The named file, given the newest signed targets. Raises NotFound."""
-        if name.role == "root":
-            return _root(self.root, name)
-        version = Metadata.from_bytes(targets).signed.version
-        if name.role == "targets":
-            return _versioned(targets, name, version)
-        return _online(name, self._online_key, version=version, since_s=published_at_s, now_s=now_s)
+def images_metadata(
+    name: MetadataName, *, roots: tuple[SignedRoot, ...], targets: SignedTargets, find_key: FindKey, now_s: float
+) -> bytes:
+    """The named file of the images repository. roots: all of its roots. Raises NotFound or Unavailable."""
+    if name.role == "root":
+        return _root(roots, name)
+    if name.role == "targets":
+        return _versioned(targets.metadata, name, targets.version)
+    since_s = max(targets.published_at_s, roots[-1].added_at_s)
+    online = _Online(roots[-1], find_key, targets.version + roots[-1].version - 1, since_s, {})
+    return online.metadata(name, targets_version=targets.version, now_s=now_s)
 
 
-class Director:
-    """Answers for the director's metadata of any device."""
+def director_metadata(
+    name: MetadataName, *, roots: tuple[SignedRoot, ...], given: Given, find_key: FindKey, now_s: float
+) -> bytes:
+    """The named file of the director for one device. roots: all of its roots. Raises NotFound or Unavailable."""
+    if name.role == "root":
+        return _root(roots, name)
+    version = given.generation + roots[-1].version
+    since_s = max(given.assigned_at_s, roots[-1].added_at_s)
+    online = _Online(roots[-1], find_key, version, since_s, {DEVICE: given.device_id, GENERATION: given.generation})
+    if name.role != "targets":
+        return online.metadata(name, targets_version=version, now_s=now_s)
+    signed = Targets(version=version, expires=online.root_expires, targets=_assignment_target(given.assignment))
+    return _versioned(online.sign(signed), name, version)
 
-    def __init__(self, *, root: bytes, online_key: Ed25519PrivateKey) -> None:
-        self.root = root
-        self._online_key = online_key
 
-    def metadata(
-        self, name: MetadataName, *, generation: int, assignment: Assignment | None, assigned_at_s: float, now_s: float
-    ) -> bytes:
-        """The named file for a device that was given `assignment` as its `generation`-th. Raises NotFound."""
-        if name.role == "root":
-            return _root(self.root, name)
-        version = generation + 1
-        if name.role == "targets":
-            targets = _assignment_target(assignment)
-            data = make_targets(targets, version=version, key=self._online_key, now_s=assigned_at_s)
-            return _versioned(data, name, version)
-        return _online(name, self._online_key, version=version, since_s=assigned_at_s, now_s=now_s)
+class _Online(msgspec.Struct, frozen=True):
+    """What is signed here below a root. It expires with that root, timestamps sooner; named: fields that all bear."""
+
+    root: SignedRoot
+    find_key: FindKey
+    version: int
+    since_s: float
+    named: dict[str, Any]
+
+    @property
+    def root_expires(self) -> datetime:
+        return _parsed(self.root.metadata).expires
+
+    def metadata(self, name: MetadataName, *, targets_version: int, now_s: float) -> bytes:
+        """Snapshot or timestamp."""
+        if name.role == "snapshot":
+            meta = {"targets.json": MetaFile(targets_version)}
+            snapshot = Snapshot(version=self.version, expires=self.root_expires, meta=meta)
+            return _versioned(self.sign(snapshot), name, self.version)
+        if name.version is not None:
+            raise NotFound("timestamps have no versioned name")
+        days = max(0, int((now_s - self.since_s) // _DAY_S))
+        signed_at = _utc(self.since_s) + timedelta(days=days)
+        timestamp = Timestamp(
+            version=self.version * _DAYS_A_VERSION + days,
+            expires=signed_at + timedelta(days=_TIMESTAMP_DAYS),
+            snapshot_meta=MetaFile(self.version),
+        )
+        timestamp.unrecognized_fields[SIGNED_AT] = int(signed_at.timestamp())
+        return self.sign(timestamp)
+
+    def sign(self, signed: _S) -> bytes:
+        """By the key that the root names for this role."""
+        signed.unrecognized_fields.update(self.named)
+        (key_id, *_) = _parsed(self.root.metadata).roles[signed.type].keyids
+        metadata = Metadata(signed)
+        metadata.sign(CryptoSigner(self.find_key(key_id)))
+        return bytes(metadata.to_bytes())
 
 
 def _assignment_target(assignment: Assignment | None) -> dict[str, TargetFile]:
@@ -143,26 +180,16 @@ def _assignment_target(assignment: Assignment | None) -> dict[str, TargetFile]:
     return {ASSIGNMENT: target}
 
 
-def _online(name: MetadataName, key: Ed25519PrivateKey, *, version: int, since_s: float, now_s: float) -> bytes:
-    """Snapshot or timestamp over targets `version`."""
-    if name.role == "snapshot":
-        expires = _utc(since_s) + timedelta(days=365 * _ONLINE_YEARS)
-        snapshot = Metadata(Snapshot(version=version, expires=expires, meta={"targets.json": MetaFile(version)}))
-        snapshot.sign(CryptoSigner(key))
-        return _versioned(bytes(snapshot.to_bytes()), name, version)
-    if name.version is not None:
-        raise NotFound("timestamps have no versioned name")
-    days = max(0, int((now_s - since_s) // _DAY_S))
-    expires = _utc(since_s) + timedelta(days=days + _TIMESTAMP_DAYS)
-    timestamp = Metadata(
-        Timestamp(version=version * _DAYS_A_VERSION + days, expires=expires, snapshot_meta=MetaFile(version))
-    )
-    timestamp.sign(CryptoSigner(key))
-    return bytes(timestamp.to_bytes())
+@lru_cache(maxsize=16)
+def _parsed(root: bytes) -> Root:
+    return Metadata[Root].from_bytes(root).signed
 
 
-def _root(data: bytes, name: MetadataName) -> bytes:
-    return _versioned(data, name, 1)
+def _root(roots: tuple[SignedRoot, ...], name: MetadataName) -> bytes:
+    for one in roots:
+        if one.version == name.version:
+            return one.metadata
+    return _versioned(roots[-1].metadata, name, roots[-1].version)
 
 
 def _versioned(data: bytes, name: MetadataName, version: int) -> bytes:
@@ -173,13 +200,3 @@ def _versioned(data: bytes, name: MetadataName, version: int) -> bytes:
 
 def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(int(seconds), UTC)
-
-
-def read_roots(folder: Path) -> tuple[bytes, bytes]:
-    """Images and director root of a founded cloud. Raises NotFound."""
-    try:
-        return (folder / "images.root.json").read_bytes(), (folder / "director.root.json").read_bytes()
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"there is no cloud in {folder.parent}: {error.filename} is missing. Make one with 'edgeloop cloud init'."
-        ) from error

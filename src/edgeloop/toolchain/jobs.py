@@ -4,7 +4,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from edgeloop.contracts.api import JobView, SampleView
@@ -18,6 +17,7 @@ from edgeloop.toolchain.convert.convert import ConvertRecipe, convert
 from edgeloop.toolchain.data.dataset import Dataset, Part, Prepared, prepare
 from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.draft import Draft, add_variant, begin_draft
+from edgeloop.toolchain.grounds import read_recipe
 from edgeloop.toolchain.nets.digits import KerasModel
 from edgeloop.toolchain.package import pack
 from edgeloop.toolchain.progress import Progress, within
@@ -41,23 +41,27 @@ class Made:
     report: dict[str, str | int | float | bool]
 
 
-def do_job(job: JobView, api: CloudApi, *, progress: Progress) -> Made:
-    """Do one job. Raises InvalidInput or NotFound if it cannot be done as asked."""
+def do_job(job: JobView, api: CloudApi, *, progress: Progress, data: Path | None = None) -> Made:
+    """Do one job. data: the folder whose files jobs may name; see `grounds`. Raises InvalidInput, NotFound or Refused
+    if it cannot be done as asked.
+    """
     with tempfile.TemporaryDirectory(prefix="edgeloop-job-") as name:
         folder = Path(name)
         if job.kind == "train":
-            recipe = msgspec.convert(job.recipe, TrainRecipe)
+            recipe = read_recipe(job.recipe, TrainRecipe, data=data)
             dataset = open_dataset(recipe.data, source=recipe.source, seed=recipe.seed)
             model, report = train_net(recipe, dataset, progress=within(progress, 0.05, 0.5))
         else:
-            model, report, dataset = _retrain(job, api, folder, progress)
+            asked = read_recipe(job.recipe, RetrainRecipe, data=data)
+            model, report, dataset = _retrain(job, asked, api, folder, progress)
         return _finish(job, dataset, model, report, folder, progress)
 
 
-def _retrain(job: JobView, api: CloudApi, folder: Path, progress: Progress) -> tuple[KerasModel, TrainReport, Dataset]:
+def _retrain(
+    job: JobView, recipe: RetrainRecipe, api: CloudApi, folder: Path, progress: Progress
+) -> tuple[KerasModel, TrainReport, Dataset]:
     from edgeloop.toolchain.backend import import_keras
 
-    recipe = msgspec.convert(job.recipe, RetrainRecipe)
     if job.parent is None:
         raise InvalidInput("a retrain job needs a parent")
     dataset = open_dataset(recipe.data, source=recipe.source, seed=recipe.seed)

@@ -1,17 +1,20 @@
 import stat
+import time
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tuf.api.metadata import Metadata
 
+from edgeloop.bundle.durable import write_durable
 from edgeloop.cloud.app import open_stores
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.found import Founded, found
-from edgeloop.cloud.repository import read_roots
-from edgeloop.cloud.store import fleet, registry
+from edgeloop.cloud.store import access, registry, roots
 from edgeloop.cloud.store.database import Database
-from edgeloop.cloud.store.tables import api_tokens
-from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound
+from edgeloop.cloud.store.tables import api_tokens, signed_roots
+from edgeloop.contracts.access import Role
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Refused
 from edgeloop.transport.cloud_api import read_operator
 from edgeloop.transport.identity import private_pem, read_key
 
@@ -67,9 +70,12 @@ def test_token_itself_is_not_in_the_servers_database(founded: Founded) -> None:
 def test_operators_token_opens_the_api(founded: Founded, config: CloudConfig) -> None:
     database = Database(config.sqlalchemy_url)
     token = read_operator(founded.operator).token
-    known = [database.read_now(lambda c, text=text: fleet.is_api_token(c, text)) for text in (token, token + "x", "")]
+    caller = database.read_now(lambda c: access.find_caller(c, token, now_s=time.time()))
+    for other in (token + "x", ""):
+        with pytest.raises(Refused, match="operator file"):
+            database.read_now(lambda c, other=other: access.find_caller(c, other, now_s=time.time()))
     database.close()
-    assert known == [True, False, False]
+    assert (caller.name, caller.role) == ("operator", Role.OWNER)
 
 
 def test_operator_file_names_the_targets_key(founded: Founded) -> None:
@@ -99,17 +105,45 @@ def test_turned_down_founding_changes_nothing(founded: Founded, config: CloudCon
 
 
 def test_founding_that_was_cut_short_is_answered_with_an_edgeloop_error(founded: Founded, config: CloudConfig) -> None:
-    for path in config.roots.iterdir():
-        path.unlink()
-    config.roots.rmdir()  # as if the process had been killed just before it wrote the roots
-    with pytest.raises(EdgeloopError):
+    founded.operator.unlink()  # as if the process had been killed just before it wrote the operator file
+    with pytest.raises(EdgeloopError, match="operator file is missing"):
         found(config, keys=founded.keys, url="http://cloud.test")
 
 
 def test_two_clouds_have_different_roots(founded: Founded, config: CloudConfig, tmp_path: Path) -> None:
     other = CloudConfig(folder=tmp_path / "second")
     found(other, keys=tmp_path / "second-keys", url="http://cloud.test")
-    assert set(read_roots(config.roots)).isdisjoint(read_roots(other.roots))
+    assert set(_roots(config).newest()).isdisjoint(_roots(other).newest())
+
+
+def test_roots_name_their_repositories(founded: Founded, config: CloudConfig) -> None:
+    named = [Metadata.from_bytes(one).signed.unrecognized_fields["repository"] for one in _roots(config).newest()]
+    assert named == ["images", "director"]
+
+
+def test_cloud_whose_roots_are_files_is_opened_and_has_them_as_rows(founded: Founded, config: CloudConfig) -> None:
+    before = _roots(config)
+    database = Database(config.sqlalchemy_url)
+    database.write_now(lambda c: c.execute(signed_roots.delete()))
+    database.close()
+    write_durable(config.roots / "images.root.json", before.images[0].metadata)
+    write_durable(config.roots / "director.root.json", before.director[0].metadata)
+    assert _roots(config).newest() == before.newest()
+
+
+def test_cloud_that_lost_its_roots_says_what_to_restore(founded: Founded, config: CloudConfig) -> None:
+    database = Database(config.sqlalchemy_url)
+    database.write_now(lambda c: c.execute(signed_roots.delete()))
+    database.close()
+    with pytest.raises(NotFound, match="restore"):
+        open_stores(config)
+
+
+def _roots(config: CloudConfig) -> roots.Roots:
+    stores = open_stores(config)
+    found = stores.database.read_now(roots.read_roots)
+    stores.database.close()
+    return found
 
 
 def test_opening_where_no_cloud_was_founded_is_not_found(config: CloudConfig) -> None:

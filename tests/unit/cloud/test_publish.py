@@ -7,13 +7,13 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 from builders import make_parts, quadrant_weights
 from edgeloop.bundle.archive import digest
 from edgeloop.cloud.publish import missing_files, publish, take_file
-from edgeloop.cloud.repository import make_targets
 from edgeloop.cloud.store import registry
 from edgeloop.contracts.api import PublishRequest
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused
 from edgeloop.contracts.names import BundleRef, file_target, manifest_target
 from edgeloop.transport.identity import load_or_make_key, read_key
+from edgeloop.transport.signing import make_targets
 from small_cloud import START_S, SmallCloud
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +158,8 @@ async def test_metadata_that_is_expired_already_is_turned_down(cloud: SmallCloud
     await cloud.hand_over(parts)
     request = cloud.sign(parts)
     targets = Metadata[Targets].from_bytes(request.targets_metadata).signed
-    stale = make_targets(targets.targets, version=2, key=read_key(cloud.targets_key), now_s=START_S - 6 * 365 * 86_400)
+    six_years_ago_s = START_S - 6 * 365 * 86_400
+    stale = make_targets(targets.targets, version=2, keys=[read_key(cloud.targets_key)], now_s=six_years_ago_s)
     with pytest.raises(EdgeloopError, match="expire"):
         await _publish(cloud, msgspec.structs.replace(request, targets_metadata=stale))
 
@@ -171,6 +172,6 @@ async def test_signed_length_that_is_not_the_files_is_turned_down(cloud: SmallCl
     targets[manifest_target(REF)] = TargetFile(len(data) + 1, {"sha256": digest(data)}, manifest_target(REF))
     for path, target in targets.items():
         target.path = path
-    signed = make_targets(targets, version=2, key=read_key(cloud.targets_key), now_s=START_S)
+    signed = make_targets(targets, version=2, keys=[read_key(cloud.targets_key)], now_s=START_S)
     with pytest.raises(EdgeloopError):  # no device could ever take it
         await _publish(cloud, PublishRequest(manifest=data, targets_metadata=signed))

@@ -14,18 +14,19 @@ from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from edgeloop.cloud.repository import (
-    Director,
-    Images,
+    Given,
     MetadataName,
     check_targets,
-    make_root,
-    make_targets,
+    director_metadata,
+    images_metadata,
     parse_metadata_name,
-    read_roots,
 )
+from edgeloop.cloud.store.registry import SignedTargets
+from edgeloop.cloud.store.roots import SignedRoot
 from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.errors import Corrupt, NotFound, Refused
 from edgeloop.contracts.messages import Assignment
+from edgeloop.transport.signing import make_root, make_targets
 
 DAY_S = 86_400.0
 FILE = b"a file"
@@ -44,7 +45,7 @@ def _now_s() -> float:
 
 def _root(targets_key: Ed25519PrivateKey = TARGETS) -> bytes:
     keys = {"targets": targets_key, "snapshot": ONLINE, "timestamp": ONLINE}
-    return make_root(root_key=ROOT, keys=keys, now_s=_now_s())
+    return make_root("images", root_key=ROOT, keys=keys, now_s=_now_s())
 
 
 def _files(*names: str, content: bytes = FILE) -> dict[str, TargetFile]:
@@ -52,7 +53,7 @@ def _files(*names: str, content: bytes = FILE) -> dict[str, TargetFile]:
 
 
 def _targets(*names: str, version: int = 1, key: Ed25519PrivateKey = TARGETS, content: bytes = FILE) -> bytes:
-    return make_targets(_files(*names, content=content), version=version, key=key, now_s=_now_s())
+    return make_targets(_files(*names, content=content), version=version, keys=[key], now_s=_now_s())
 
 
 Answer = Callable[[MetadataName], bytes]
@@ -82,8 +83,14 @@ class ImagesServer:
     online: Ed25519PrivateKey = ONLINE
 
     def __call__(self, name: MetadataName) -> bytes:
-        images = Images(root=self.root, online_key=self.online)
-        return images.metadata(name, targets=self.targets, published_at_s=self.published_at_s, now_s=self.now_s)
+        version = Metadata.from_bytes(self.targets).signed.version
+        return images_metadata(
+            name,
+            roots=(SignedRoot(1, self.root, 0.0),),
+            targets=SignedTargets(version, self.targets, self.published_at_s),
+            find_key=lambda _: self.online,
+            now_s=self.now_s,
+        )
 
 
 @dataclass
@@ -96,16 +103,16 @@ class DirectorServer:
     now_s: float = field(default_factory=_now_s)
     root: bytes = field(
         default_factory=lambda: make_root(
-            root_key=ROOT, keys={"targets": ONLINE, "snapshot": ONLINE, "timestamp": ONLINE}, now_s=_now_s()
+            "director", root_key=ROOT, keys={"targets": ONLINE, "snapshot": ONLINE, "timestamp": ONLINE}, now_s=_now_s()
         )
     )
 
     def __call__(self, name: MetadataName) -> bytes:
-        return Director(root=self.root, online_key=ONLINE).metadata(
+        return director_metadata(
             name,
-            generation=self.generation,
-            assignment=self.assignment,
-            assigned_at_s=self.assigned_at_s,
+            roots=(SignedRoot(1, self.root, 0.0),),
+            given=Given("camera-1", self.generation, self.assignment, self.assigned_at_s),
+            find_key=lambda _: ONLINE,
             now_s=self.now_s,
         )
 
@@ -274,11 +281,6 @@ def test_other_names_are_not_found(name: str) -> None:
 def test_metadata_that_there_is_not_is_not_found(name: str) -> None:
     with pytest.raises(NotFound):
         ImagesServer(_targets())(parse_metadata_name(name))
-
-
-def test_roots_of_a_folder_without_a_cloud_are_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="cloud init"):
-        read_roots(tmp_path / "roots")
 
 
 # ---- targets from outside

@@ -1,121 +1,58 @@
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tuf.api.metadata import TargetFile
 
 from edgeloop.bundle.archive import digest
-from edgeloop.cloud.repository import Director, Images, make_root, make_targets, parse_metadata_name
-from edgeloop.contracts.errors import EdgeloopError, NotFound, Refused, Unavailable
-from edgeloop.contracts.messages import Assignment, WatchBounds
-from edgeloop.contracts.names import BundleRef, manifest_target
+from edgeloop.contracts.errors import EdgeloopError, Refused, Unavailable
+from edgeloop.contracts.manifest import FileEntry
+from edgeloop.contracts.names import BundleRef
 from edgeloop.transport.trust import Trust, require_not_older
-
-DAY_S = 86_400.0
-NOW_S = float(int(time.time()))
-REF = BundleRef("tiny", "1.0.0")
-MANIFEST = b'{"name": "tiny"}'
-TARGET = manifest_target(REF)
-
-
-def _key(seed: int) -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
-
-
-ROOT, TARGETS, ONLINE, DIRECTOR, THIEF = (_key(seed) for seed in range(1, 6))
-IMAGES_ROOT = make_root(
-    root_key=ROOT, keys={"targets": TARGETS, "snapshot": ONLINE, "timestamp": ONLINE}, now_s=NOW_S - 30 * DAY_S
-)
-DIRECTOR_ROOT = make_root(
-    root_key=ROOT, keys=dict.fromkeys(("targets", "snapshot", "timestamp"), DIRECTOR), now_s=NOW_S - 30 * DAY_S
+from signing_cloud import (
+    CAMERA,
+    DAY_S,
+    DIRECTOR_ROOT,
+    IMAGES_ROOT,
+    MANIFEST,
+    NOW_S,
+    TARGET,
+    TARGETS,
+    THIEF,
+    SigningCloud,
+    an_assignment,
 )
 
 
-def _assignment(*, manifest: bytes = MANIFEST, ref: BundleRef = REF, generation: int = 1) -> Assignment:
-    return Assignment(
-        generation=generation,
-        rollout_id="r1",
-        bundle=str(ref),
-        manifest_sha256=digest(manifest),
-        watch=WatchBounds(max_disagreement=0.25, deadline_s=12.5),
-    )
-
-
-class Cloud:
-    """Serves both repositories as the real cloud does, from what it is told is published and assigned."""
-
-    def __init__(self) -> None:
-        self.now_s = NOW_S
-        self.since_s = NOW_S
-        self.published = {TARGET: MANIFEST}
-        self.version = 2
-        self.targets_key = TARGETS
-        self.director_key = DIRECTOR
-        self.assignment: Assignment | None = _assignment()
-        self.generation = 1
-        self.fetched: list[str] = []
-        self.tamper: Callable[[str, bytes], bytes] = lambda path, data: data
-
-    def fetch(self, path: str, max_bytes: int) -> bytes:
-        """trust.Fetch over this cloud."""
-        self.fetched.append(path)
-        data = self.tamper(path, self._metadata(path))
-        assert len(data) <= max_bytes
-        return data
-
-    def _metadata(self, path: str) -> bytes:
-        where, _, file = path.rpartition("/metadata/")
-        name = parse_metadata_name(file)
-        if where == "images":
-            files = {p: TargetFile.from_data(p, d, ["sha256"]) for p, d in self.published.items()}
-            targets = make_targets(files, version=self.version, key=self.targets_key, now_s=self.since_s)
-            images = Images(root=IMAGES_ROOT, online_key=ONLINE)
-            return images.metadata(name, targets=targets, published_at_s=self.since_s, now_s=self.now_s)
-        if where != "director/camera-1":
-            raise NotFound(f"there is no {path}")
-        director = Director(root=DIRECTOR_ROOT, online_key=self.director_key)
-        return director.metadata(
-            name,
-            generation=self.generation,
-            assignment=self.assignment,
-            assigned_at_s=self.since_s,
-            now_s=self.now_s,
-        )
+@pytest.fixture
+def cloud() -> SigningCloud:
+    return SigningCloud()
 
 
 @pytest.fixture
-def cloud() -> Cloud:
-    return Cloud()
-
-
-@pytest.fixture
-def trust(cloud: Cloud, tmp_path: Path) -> Trust:
+def trust(cloud: SigningCloud, tmp_path: Path) -> Trust:
     return _trust(cloud, tmp_path)
 
 
-def _trust(cloud: Cloud, folder: Path) -> Trust:
+def _trust(cloud: SigningCloud, folder: Path) -> Trust:
     return Trust(folder, images_root=IMAGES_ROOT, director_root=DIRECTOR_ROOT, fetch=cloud.fetch)
 
 
 def test_signed_assignment_is_believed(trust: Trust) -> None:
-    assert trust.assignment("camera-1") == _assignment()
+    assert trust.assignment(CAMERA) == an_assignment()
 
 
-def test_no_assignment_is_none(cloud: Cloud, trust: Trust) -> None:
-    cloud.assignment = None
-    assert trust.assignment("camera-1") is None
+def test_no_assignment_is_none(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.assign(None)
+    assert trust.assignment(CAMERA) is None
 
 
-def test_newer_assignment_follows(cloud: Cloud, trust: Trust) -> None:
-    trust.assignment("camera-1")
+def test_newer_assignment_follows(cloud: SigningCloud, trust: Trust) -> None:
+    trust.assignment(CAMERA)
     cloud.published["bundles/tiny/1.1.0/manifest.json"] = b"newer"
     cloud.version += 1
-    cloud.generation += 1
-    cloud.assignment = _assignment(manifest=b"newer", ref=BundleRef("tiny", "1.1.0"), generation=2)
-    assert trust.assignment("camera-1") == cloud.assignment
+    newer = an_assignment(manifest=b"newer", ref=BundleRef("tiny", "1.1.0"), generation=2)
+    cloud.assign(newer, generation=2)
+    assert trust.assignment(CAMERA) == newer
 
 
 def test_image_states_size_and_hash(trust: Trust) -> None:
@@ -123,8 +60,8 @@ def test_image_states_size_and_hash(trust: Trust) -> None:
     assert (found.length, found.hashes["sha256"]) == (len(MANIFEST), digest(MANIFEST))
 
 
-def test_images_metadata_is_refreshed_once_for_many_files(cloud: Cloud, trust: Trust) -> None:
-    trust.assignment("camera-1")
+def test_images_metadata_is_refreshed_once_for_many_files(cloud: SigningCloud, trust: Trust) -> None:
+    trust.assignment(CAMERA)
     before = len(cloud.fetched)
     for _ in range(5):
         trust.image(TARGET)
@@ -136,33 +73,33 @@ def test_what_was_never_signed_does_not_exist(trust: Trust) -> None:
         trust.image("files/beef")
 
 
-def test_assignment_to_what_was_never_published_is_refused(cloud: Cloud, trust: Trust) -> None:
+def test_assignment_to_what_was_never_published_is_refused(cloud: SigningCloud, trust: Trust) -> None:
     cloud.published = {}
     with pytest.raises(Refused, match="never signed"):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_repositories_that_disagree_on_the_manifest_are_refused(cloud: Cloud, trust: Trust) -> None:
-    cloud.assignment = _assignment(manifest=b"another manifest")
+def test_repositories_that_disagree_on_the_manifest_are_refused(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.assign(an_assignment(manifest=b"another manifest"))
     with pytest.raises(Refused, match=digest(b"another manifest")[:12]):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_stolen_director_key_is_needed_to_assign(cloud: Cloud, trust: Trust) -> None:
-    cloud.director_key = THIEF
+def test_stolen_director_key_is_needed_to_assign(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.stolen["director"] = THIEF
     with pytest.raises(Refused, match="director metadata does not hold"):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_server_cannot_invent_a_model(cloud: Cloud, trust: Trust) -> None:
-    cloud.targets_key = THIEF
+def test_server_cannot_invent_a_model(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.targets_keys = [THIEF]
     with pytest.raises(Refused, match="images metadata does not hold"):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
 @pytest.mark.parametrize("repository", ["images", "director/camera-1"])
-def test_metadata_changed_on_its_way_is_refused(cloud: Cloud, trust: Trust, repository: str, role: str) -> None:
+def test_metadata_changed_on_its_way_is_refused(cloud: SigningCloud, trust: Trust, repository: str, role: str) -> None:
     def tamper(path: str, data: bytes) -> bytes:
         if not (path.startswith(repository) and f"{role}.json" in path):
             return data
@@ -172,65 +109,65 @@ def test_metadata_changed_on_its_way_is_refused(cloud: Cloud, trust: Trust, repo
 
     cloud.tamper = tamper
     with pytest.raises(Refused):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_metadata_that_is_no_metadata_is_refused(cloud: Cloud, trust: Trust) -> None:
+def test_metadata_that_is_no_metadata_is_refused(cloud: SigningCloud, trust: Trust) -> None:
     cloud.tamper = lambda path, data: b"<html>a captive portal</html>"
     with pytest.raises(EdgeloopError):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_nothing_is_kept_of_tampered_metadata(cloud: Cloud, trust: Trust) -> None:
-    honest, cloud.targets_key = cloud.targets_key, THIEF
+def test_nothing_is_kept_of_tampered_metadata(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.targets_keys = [THIEF]
     with pytest.raises(Refused):
-        trust.assignment("camera-1")
-    cloud.targets_key = honest
-    assert trust.assignment("camera-1") == _assignment()
+        trust.assignment(CAMERA)
+    cloud.targets_keys = [TARGETS]
+    assert trust.assignment(CAMERA) == an_assignment()
 
 
-def test_older_metadata_than_was_seen_is_refused(cloud: Cloud, trust: Trust) -> None:
-    cloud.generation = 5
-    trust.assignment("camera-1")
-    cloud.generation = 4
+def test_older_metadata_than_was_seen_is_refused(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.assign(an_assignment(), generation=5)
+    trust.assignment(CAMERA)
+    cloud.assign(an_assignment(), generation=4)
     with pytest.raises(Refused, match="director"):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_older_metadata_is_refused_after_a_restart_too(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.generation = 5
-    _trust(cloud, tmp_path).assignment("camera-1")
-    cloud.generation = 4
+def test_older_metadata_is_refused_after_a_restart_too(cloud: SigningCloud, tmp_path: Path) -> None:
+    cloud.assign(an_assignment(), generation=5)
+    _trust(cloud, tmp_path).assignment(CAMERA)
+    cloud.assign(an_assignment(), generation=4)
     with pytest.raises(Refused, match="director"):
-        _trust(cloud, tmp_path).assignment("camera-1")
+        _trust(cloud, tmp_path).assignment(CAMERA)
 
 
-def test_published_bundles_cannot_be_taken_back(cloud: Cloud, trust: Trust) -> None:
+def test_published_bundles_cannot_be_taken_back(cloud: SigningCloud, trust: Trust) -> None:
     cloud.version = 7
-    trust.assignment("camera-1")
+    trust.assignment(CAMERA)
     cloud.version = 6
     with pytest.raises(Refused, match="images"):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_frozen_metadata_expires(cloud: Cloud, trust: Trust) -> None:
+def test_frozen_metadata_expires(cloud: SigningCloud, trust: Trust) -> None:
     cloud.since_s = cloud.now_s = NOW_S - 20 * DAY_S
     with pytest.raises(Refused, match=r"expired.*sign it anew"):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
-def test_assignment_made_long_ago_holds_while_the_cloud_lives(cloud: Cloud, trust: Trust) -> None:
+def test_assignment_made_long_ago_holds_while_the_cloud_lives(cloud: SigningCloud, trust: Trust) -> None:
     cloud.since_s = NOW_S - 20 * DAY_S
-    assert trust.assignment("camera-1") == _assignment()
+    assert trust.assignment(CAMERA) == an_assignment()
 
 
-def test_hub_that_is_away_is_unavailable(cloud: Cloud, tmp_path: Path) -> None:
+def test_hub_that_is_away_is_unavailable(cloud: SigningCloud, tmp_path: Path) -> None:
     def away(path: str, max_bytes: int) -> bytes:
         raise Unavailable("the hub is away")
 
     trust = Trust(tmp_path, images_root=IMAGES_ROOT, director_root=DIRECTOR_ROOT, fetch=away)
     with pytest.raises(Unavailable, match="the hub is away"):
-        trust.assignment("camera-1")
+        trust.assignment(CAMERA)
 
 
 def test_other_device_has_no_metadata_here(trust: Trust) -> None:
@@ -239,11 +176,46 @@ def test_other_device_has_no_metadata_here(trust: Trust) -> None:
 
 
 @pytest.mark.parametrize("seen", [b"", b"{", b"[]", b"{}"])
-def test_damaged_local_metadata_is_fetched_anew(cloud: Cloud, tmp_path: Path, seen: bytes) -> None:
-    _trust(cloud, tmp_path).assignment("camera-1")
+def test_damaged_local_metadata_is_fetched_anew(cloud: SigningCloud, tmp_path: Path, seen: bytes) -> None:
+    _trust(cloud, tmp_path).assignment(CAMERA)
     for path in tmp_path.rglob("timestamp.json"):
         path.write_bytes(seen)
-    assert _trust(cloud, tmp_path).assignment("camera-1") == _assignment()
+    assert _trust(cloud, tmp_path).assignment(CAMERA) == an_assignment()
+
+
+# ---- all that is signed
+
+
+def test_signed_names_everything_with_size_and_hash(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.published["files/beef"] = b"a model"
+    assert trust.signed().targets == {
+        TARGET: FileEntry(digest(MANIFEST), len(MANIFEST)),
+        "files/beef": FileEntry(digest(b"a model"), 7),
+    }
+
+
+def test_signed_is_asked_for_anew_each_time(cloud: SigningCloud, trust: Trust) -> None:
+    trust.signed()
+    cloud.published["files/beef"] = b"a model"
+    cloud.version += 1
+    assert "files/beef" in trust.signed().targets
+
+
+def test_signed_is_good_until_the_first_of_its_metadata_expires(trust: Trust) -> None:
+    # A timestamp that was signed just now is good for seven days, all else for years.
+    assert trust.signed().expires_at_s == NOW_S + 7 * DAY_S
+
+
+def test_signed_of_another_key_is_refused(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.targets_keys = [THIEF]
+    with pytest.raises(Refused, match="images metadata does not hold"):
+        trust.signed()
+
+
+def test_signed_that_is_expired_is_refused(cloud: SigningCloud, trust: Trust) -> None:
+    cloud.since_s = cloud.now_s = NOW_S - 20 * DAY_S
+    with pytest.raises(Refused, match="expired"):
+        trust.signed()
 
 
 # ---- the floor

@@ -1,0 +1,79 @@
+"""What a device's supply makes of signed words: health, and generations."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeloop.contracts.errors import Refused, Unavailable
+from edgeloop.contracts.states import Kind
+from edgeloop.device.supply import HubSupply
+from edgeloop.transport.membership import Membership
+from signing_cloud import CAMERA, DAY_S, DIRECTOR_ROOT, IMAGES_ROOT, NOW_S, THIEF, SigningCloud, an_assignment
+
+
+class FakeUplink:
+    """The part of an uplink that signed words need, over a cloud in memory."""
+
+    def __init__(self, cloud: SigningCloud) -> None:
+        self._cloud = cloud
+        self.now_s = time.time()
+
+    def latest_time_s(self) -> float:
+        """See Uplink.latest_time_s."""
+        return self.now_s
+
+    async def fetch(self, path: str, *, max_bytes: int) -> bytes:
+        """See Uplink.fetch."""
+        return self._cloud.fetch(path, max_bytes)
+
+
+@pytest.fixture
+def cloud() -> SigningCloud:
+    return SigningCloud()
+
+
+@pytest.fixture
+def uplink(cloud: SigningCloud) -> FakeUplink:
+    return FakeUplink(cloud)
+
+
+@pytest.fixture
+def supply(uplink: FakeUplink, tmp_path: Path) -> HubSupply:
+    member = Membership(
+        device_id=CAMERA, kind=Kind.DEVICE, hub_url="", images_root=IMAGES_ROOT, director_root=DIRECTOR_ROOT
+    )
+    return HubSupply(uplink, member, tmp_path)  # type: ignore[arg-type]
+
+
+def test_word_older_than_the_hub_told_of_is_asked_for_again(cloud: SigningCloud, supply: HubSupply) -> None:
+    async def ask() -> None:
+        await supply.assignment()
+        supply.require_generation(1)
+        with pytest.raises(Unavailable, match="told of assignment 2"):
+            supply.require_generation(2)
+        cloud.assign(None, generation=2)
+        await supply.assignment()
+        supply.require_generation(2)
+
+    asyncio.run(ask())
+    assert an_assignment().generation == 1
+
+
+def test_health_says_until_when_it_holds(supply: HubSupply) -> None:
+    asyncio.run(supply.refresh())
+    assert (supply.trust.expires_at_s, supply.trust.trouble) == (NOW_S + 7 * DAY_S, "")
+
+
+def test_health_says_why_what_is_signed_was_refused(cloud: SigningCloud, supply: HubSupply) -> None:
+    cloud.stolen["director"] = THIEF
+    with pytest.raises(Refused):
+        asyncio.run(supply.refresh())
+    assert "director metadata does not hold" in supply.trust.trouble
+
+
+def test_health_warns_before_what_it_has_expires(supply: HubSupply, uplink: FakeUplink) -> None:
+    asyncio.run(supply.refresh())
+    uplink.now_s = NOW_S + 5.5 * DAY_S
+    assert "36 hours more" in supply.trust.trouble
