@@ -10,6 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 if TYPE_CHECKING:
+    from postgres import PostgresServer
+    from s3 import S3Server
     from small_cloud import SmallCloud
 
 
@@ -43,3 +45,33 @@ def cloud(cloud_template: Path, tmp_path: Path) -> "Iterator[SmallCloud]":
     opened = SmallCloud(cloud_template, tmp_path)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[PostgresServer]":
+    """A PostgreSQL of the test run's own, with a migrated database to copy from, `cloud_1`; or a skip."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'edgeloop[postgres]'")
+    from edgeloop.cloud.store.database import Database
+    from postgres import PostgresServer
+
+    server = PostgresServer()
+    try:
+        server.start()
+        Database(server.new_database()).close()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3() -> "Iterator[S3Server]":
+    """An S3 server of the test run's own; or a skip."""
+    pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[server]'")
+    from s3 import S3Server
+
+    server = S3Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -23,7 +23,7 @@ from edgeloop.contracts.errors import EdgeloopError, InvalidInput
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.engines.find import load_engine
 from edgeloop.runtime.engines.openvino import import_openvino, pack_ir
-from edgeloop.runtime.engines.port import Engine, Setting
+from edgeloop.runtime.engines.port import MOST_THREADS, Engine, Setting
 from edgeloop.runtime.engines.probe import probe_model
 from edgeloop.runtime.engines.settings import INTERFACES, is_parallel
 from small_litert import dense
@@ -298,7 +298,11 @@ def test_buffer_that_is_kept_too_long_is_still_memory_of_ours(kind: Kind) -> Non
     assert (kept.tolist(), answer.shape) == ([[7.0, 7.0]], (1, 2))
 
 
-@pytest.mark.parametrize("setting", [Setting(threads=0), Setting(threads=-1), Setting(interface="telepathy")], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [Setting(threads=0), Setting(threads=-1), Setting(threads=MOST_THREADS + 1), Setting(interface="telepathy")],
+    ids=str,
+)
 def test_setting_that_no_engine_has_is_invalid_input(kind: Kind, setting: Setting) -> None:
     with pytest.raises(InvalidInput):
         load_engine(kind.name, probe_model(kind.name), setting=setting)

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from builders import LABELS, make_parts
 from edgeloop.bundle.archive import digest
@@ -780,3 +781,40 @@ async def test_damaged_file_from_above_is_not_passed_on(cloud: SmallCloud, tmp_p
         await hop.hub.fetch(CAMERA, f"targets/files/{digest(b'a')}")
     cloud.waker.release()
     await node.stop()
+
+
+async def test_revoked_device_is_turned_down_where_it_stands(hop: Hop) -> None:
+    await hop.enrol()
+    waiting = asyncio.create_task(hop.sync(wait_s=MAX_WAIT_S))
+    while not (hop.node.waker if hop.node else hop.cloud.waker)._waiting.get(CAMERA):
+        await asyncio.sleep(0)
+
+    def revoke(connection: sa.Connection) -> set[str]:
+        fleet.revoke(connection, CAMERA, now_s=1.0)
+        return fleet.with_carriers(connection, {CAMERA})
+
+    hop.cloud.waker.wake(await hop.cloud.database.write(revoke))
+    with pytest.raises(Refused, match="was revoked"):
+        async with asyncio.timeout(10):
+            await waiting
+    assert await hop.hub.public_key(CAMERA) is None
+
+
+async def test_device_that_was_let_in_again_is_known_where_it_stands(hop: Hop) -> None:
+    await hop.enrol()
+
+    def revoke(connection: sa.Connection) -> set[str]:
+        fleet.revoke(connection, CAMERA, now_s=1.0)
+        fleet.allow_rejoin(connection, CAMERA)
+        return fleet.with_carriers(connection, {CAMERA})
+
+    hop.cloud.waker.wake(await hop.cloud.database.write(revoke))
+
+    async def is_turned_down() -> bool:
+        return await hop.hub.public_key(CAMERA) is None
+
+    await until(is_turned_down, "the revocation")
+    secret = hop.cloud.join_secret()
+    await hop.hub.enrol(enrol_request(CAMERA, secret, key_number=1))
+    assert await hop.hub.public_key(CAMERA) == public_key_of(CAMERA, number=1)
+    assert (await hop.sync(known=9)).desired == ()

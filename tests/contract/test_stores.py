@@ -1,70 +1,86 @@
-"""One suite over the cloud's store: on a fresh database, and on one that was migrated down and up again; and over
-the blobs, in a folder and in memory."""
+"""One suite over the cloud's store: on SQLite and on PostgreSQL.
+
+Neighbours: `test_migrations` over the steps between, `test_blobs` over what lies outside the database.
+"""
 
 import asyncio
-import sqlite3
 import threading
-from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
 
 from builders import LABELS, make_parts
 from edgeloop.bundle.archive import digest
 from edgeloop.cloud.store import analysis, fleet, inbox, jobs, registry
-from edgeloop.cloud.store.blobs import Blobs, folder_blobs, memory_blobs
 from edgeloop.cloud.store.database import Database, insert_ignoring
+from edgeloop.cloud.store.engine import open_engine
 from edgeloop.cloud.store.tables import api_tokens, metadata
 from edgeloop.contracts.api import DriftRow, JobRequest, JobUpdate, JobView, JoinTokenRequest, LabelRequest
 from edgeloop.contracts.codec import to_json
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Refused, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Refused, Unavailable
 from edgeloop.contracts.messages import Alert, DeviceReport, Event, Health
 from edgeloop.contracts.names import BundleRef
 from edgeloop.contracts.states import JobState
+from postgres import PostgresServer
 from small_cloud import enrol_request, event, reading, sample
 
 CAMERA = "camera-1"
 
 
-def _config(connection: sa.Connection) -> Config:
-    """Alembic's settings as the database itself uses them."""
-    from edgeloop.cloud import migrations
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.attributes["connection"] = connection
-    return config
-
-
-def _url(folder: Path) -> str:
+def _url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """A migrated, empty database."""
+    if kind == "postgresql":
+        return request.getfixturevalue("postgres").new_database("cloud_1")
     return f"sqlite:///{folder / 'cloud.db'}"
 
 
-def _down_and_up(database: Database) -> None:
-    with database.engine.begin() as connection:
-        command.downgrade(_config(connection), "base")
-    with database.engine.begin() as connection:
-        command.upgrade(_config(connection), "head")
-
-
-@pytest.fixture(params=["fresh", "down and up"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    opened = Database(_url(tmp_path))
-    if request.param == "down and up":
-        _down_and_up(opened)
+@pytest.fixture(scope="module")
+def on_postgresql(postgres: PostgresServer) -> Iterator[Database]:
+    opened = Database(postgres.new_database("cloud_1"))
     yield opened
     opened.close()
 
 
+def _empty(database: Database) -> Database:
+    def operation(connection: sa.Connection) -> None:
+        # Only a superuser may, as tests are: it lets the log be emptied that nobody else can change.
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        for table in metadata.sorted_tables:
+            connection.execute(table.delete())
+
+    database.write_now(operation)
+    return database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """For what leaves nothing but rows behind."""
+    if request.param == "postgresql":
+        yield _empty(request.getfixturevalue("on_postgresql"))
+        return
+    opened = Database(_url(request.param, request, tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    opened = Database(_url(request.param, request, tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return _url(request.param, request, tmp_path)
+
+
 @pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(_url(tmp_path))
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'cloud.db'}")
     yield opened
     opened.close()
 
@@ -567,26 +583,52 @@ def _token(name: str) -> "sa.Insert":
     return api_tokens.insert().values(secret_hash=name, name=name, created_at_s=0.0)
 
 
-def _names(folder: Path) -> list[str]:
-    """What another process would see in the file."""
-    connection = sqlite3.connect(folder / "cloud.db")
+def _add_token(name: str) -> Callable[[sa.Connection], int]:
+    def operation(connection: sa.Connection) -> int:
+        connection.execute(_token(name))
+        return 1
+
+    return operation
+
+
+def _names(url: str) -> list[str]:
+    """What another process would see."""
+    other = open_engine(url)
     try:
-        return [name for (name,) in connection.execute("SELECT name FROM api_tokens ORDER BY name")]
+        with other.connect() as connection:
+            return list(connection.execute(sa.select(api_tokens.c.name).order_by(api_tokens.c.name)).scalars())
     finally:
-        connection.close()
+        other.dispose()
 
 
-def test_awaited_write_is_in_the_file(fresh: Database, tmp_path: Path) -> None:
-    asyncio.run(fresh.write(lambda c: c.execute(_token("a")).rowcount))
-    assert _names(tmp_path) == ["a"]
+def _url_of(database: Database) -> str:
+    return database.engine.url.render_as_string(hide_password=False)
 
 
-def test_every_commit_reaches_the_disk(fresh: Database) -> None:
+def test_awaited_write_is_in_the_database(fresh: Database) -> None:
+    asyncio.run(fresh.write(_add_token("a")))
+    assert _names(_url_of(fresh)) == ["a"]
+
+
+def test_every_commit_reaches_the_disk_on_postgresql(postgres: PostgresServer) -> None:
+    url = postgres.new_database("cloud_1")
+    postgres.administer(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = off")
+    database = Database(url)
+
+    def setting(connection: sa.Connection) -> object:
+        return connection.exec_driver_sql("SHOW synchronous_commit").scalar()
+
+    told = database.write_now(setting), database.read_now(setting)
+    database.close()
+    assert told == ("on", "on")
+
+
+def test_every_commit_reaches_the_disk_on_sqlite(sqlite: Database) -> None:
     def settings(connection: sa.Connection) -> tuple[object, object]:
         ask = connection.exec_driver_sql
         return ask("PRAGMA synchronous").scalar(), ask("PRAGMA journal_mode").scalar()
 
-    assert (fresh.write_now(settings), fresh.read_now(settings)) == ((2, "wal"), (2, "wal"))
+    assert (sqlite.write_now(settings), sqlite.read_now(settings)) == ((2, "wal"), (2, "wal"))
 
 
 def _hold(database: Database) -> tuple[threading.Event, threading.Event]:
@@ -602,91 +644,90 @@ def _hold(database: Database) -> tuple[threading.Event, threading.Event]:
     return begun, go
 
 
-def test_operation_that_fails_does_not_undo_the_others_of_its_group(fresh: Database, tmp_path: Path) -> None:
+def test_operation_that_fails_does_not_undo_the_others_of_its_group(fresh: Database) -> None:
     def fail(connection: sa.Connection) -> None:
         connection.execute(_token("b"))
         raise Refused("no")
 
     _, go = _hold(fresh)
-    first = fresh._writer.submit(lambda c: c.execute(_token("a")).rowcount)
+    first = fresh._writer.submit(_add_token("a"))
     failing = fresh._writer.submit(fail)
-    last = fresh._writer.submit(lambda c: c.execute(_token("c")).rowcount)
+    last = fresh._writer.submit(_add_token("c"))
     go.set()
     assert (first.result(10), last.result(10)) == (1, 1)
     with pytest.raises(Refused):
         failing.result(10)
-    assert _names(tmp_path) == ["a", "c"]
+    assert _names(_url_of(fresh)) == ["a", "c"]
 
 
-def test_operation_that_breaks_a_constraint_does_not_undo_the_others(fresh: Database, tmp_path: Path) -> None:
+def test_operation_that_breaks_a_constraint_does_not_undo_the_others(fresh: Database) -> None:
     _, go = _hold(fresh)
-    futures = [fresh._writer.submit(lambda c, n=name: c.execute(_token(n)).rowcount) for name in ("a", "a", "b")]
+    futures = [fresh._writer.submit(_add_token(name)) for name in ("a", "a", "b")]
     go.set()
     assert [future.exception(10) is None for future in futures] == [True, False, True]
-    assert _names(tmp_path) == ["a", "b"]
+    assert _names(_url_of(fresh)) == ["a", "b"]
 
 
 def test_writes_that_wait_are_committed_together(fresh: Database) -> None:
     commits: list[object] = []
     sa.event.listen(fresh.engine, "commit", commits.append)
     _, go = _hold(fresh)
-    futures = [fresh._writer.submit(lambda c, n=f"{index}": c.execute(_token(n)).rowcount) for index in range(50)]
+    futures = [fresh._writer.submit(_add_token(f"{index}")) for index in range(50)]
     go.set()
     assert [future.result(10) for future in futures] == [1] * 50
     assert len(commits) == 2
 
 
-def test_writes_of_many_threads_are_all_kept(fresh: Database, tmp_path: Path) -> None:
+def test_writes_of_many_threads_are_all_kept(fresh: Database) -> None:
     def write(name: str) -> None:
         for index in range(20):
-            token = _token(f"{name}-{index}")
-            fresh.write_now(lambda c, token=token: c.execute(token).rowcount)
+            fresh.write_now(_add_token(f"{name}-{index}"))
 
     threads = [threading.Thread(target=write, args=(f"{number}",)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(_names(tmp_path)) == 160
+    assert len(_names(_url_of(fresh))) == 160
 
 
 def test_write_whose_caller_gave_up_does_not_stop_the_writer(fresh: Database) -> None:
     async def scenario() -> int:
         _, go = _hold(fresh)
-        waiting = asyncio.create_task(fresh.write(lambda c: c.execute(_token("a")).rowcount))
+        waiting = asyncio.create_task(fresh.write(_add_token("a")))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises((asyncio.CancelledError, CancelledError)):
             await waiting
         go.set()
         async with asyncio.timeout(5):
-            return await fresh.write(lambda c: c.execute(_token("b")).rowcount)
+            return await fresh.write(_add_token("b"))
 
     assert asyncio.run(scenario()) == 1
 
 
-def test_what_is_queued_is_committed_before_it_closes(tmp_path: Path) -> None:
-    database = Database(_url(tmp_path))
+def test_what_is_queued_is_committed_before_it_closes(url: str) -> None:
+    database = Database(url)
     _, go = _hold(database)
-    future = database._writer.submit(lambda c: c.execute(_token("a")).rowcount)
+    future = database._writer.submit(_add_token("a"))
     go.set()
     database.close()
-    assert (future.result(0), _names(tmp_path)) == (1, ["a"])
+    assert (future.result(0), _names(url)) == (1, ["a"])
 
 
-def test_write_after_closing_is_unavailable(tmp_path: Path) -> None:
-    database = Database(_url(tmp_path))
+def test_write_after_closing_is_unavailable(url: str) -> None:
+    database = Database(url)
     database.close()
     future = database._writer.submit(lambda c: 1)
     with pytest.raises(Unavailable):
         future.result(2)
 
 
-def test_failure_of_the_database_is_unavailable(fresh: Database) -> None:
+def test_failure_of_the_database_is_unavailable(sqlite: Database) -> None:
     with pytest.raises(Unavailable, match="no such table"):
-        fresh.write_now(lambda c: c.exec_driver_sql("INSERT INTO nowhere VALUES (1)").rowcount)
+        sqlite.write_now(lambda c: c.exec_driver_sql("INSERT INTO nowhere VALUES (1)").rowcount)
     with pytest.raises(Unavailable, match="no such table"):
-        fresh.read_now(lambda c: c.exec_driver_sql("SELECT * FROM nowhere").all())
+        sqlite.read_now(lambda c: c.exec_driver_sql("SELECT * FROM nowhere").all())
 
 
 def test_insert_counts_what_was_new(fresh: Database) -> None:
@@ -696,108 +737,148 @@ def test_insert_counts_what_was_new(fresh: Database) -> None:
     assert counts == [2, 1, 0]
 
 
-# ---- migrations
+# ---- several replicas on one PostgreSQL
 
 
-def test_migrations_end_where_the_tables_say(database: Database) -> None:
-    with database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+@pytest.fixture
+def pair(postgres: PostgresServer) -> Iterator[tuple[Database, Database]]:
+    """What two replicas open."""
+    url = postgres.new_database("cloud_1")
+    first, second = Database(url), Database(url)
+    yield first, second
+    first.close()
+    second.close()
 
 
-def test_downgrade_leaves_no_table_behind_even_with_data(fresh: Database) -> None:
-    _enrol(fresh)
-    _add(fresh, event(1), event(2, sample()))
-    with fresh.engine.begin() as connection:
-        command.downgrade(_config(connection), "base")
-    with fresh.engine.connect() as connection:
-        assert sa.inspect(connection).get_table_names() == ["alembic_version"]
+def _at_once(*calls: Callable[[], object]) -> list[object]:
+    """What each gave, or raised, when all began together."""
+    gate = threading.Barrier(len(calls))
+
+    def call(one: Callable[[], object]) -> object:
+        gate.wait()
+        try:
+            return one()
+        except EdgeloopError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(call, calls))
 
 
-def test_reopened_database_keeps_its_data(tmp_path: Path) -> None:
-    for expected in ([], ["a"]):
-        database = Database(_url(tmp_path))
-        assert _names(tmp_path) == expected
-        if not expected:
-            database.write_now(lambda c: c.execute(_token("a")).rowcount)
+def test_token_for_one_admits_one_whichever_replica_is_asked(pair: tuple[Database, Database]) -> None:
+    for number in range(10):
+        secret = pair[0].write_now(lambda c: fleet.make_join_token(c, JoinTokenRequest(uses=1), now_s=0.0))
+        requests = [enrol_request(f"camera-{number}-{index}", secret) for index in range(2)]
+        told = _at_once(
+            *(
+                lambda database=database, request=request: database.write_now(
+                    lambda c: fleet.enrol(c, request, now_s=0.0)
+                )
+                for database, request in zip(pair, requests, strict=True)
+            )
+        )
+        assert sorted(isinstance(one, Refused) for one in told) == [False, True]
+
+
+def test_job_goes_to_one_worker_whichever_replica_is_asked(pair: tuple[Database, Database]) -> None:
+    for _ in range(10):
+        job = _job(pair[0])
+        claims = _at_once(*(lambda one=one: _claim(one, "w", now_s=0.0) for one in pair))
+        assert [claim.job_id for claim in claims if isinstance(claim, JobView)] == [job.job_id]
+
+
+def test_batch_that_reaches_both_replicas_counts_once(pair: tuple[Database, Database]) -> None:
+    batch = [event(index + 1) for index in range(200)]
+    new = _at_once(*(lambda one=one: one.write_now(lambda c: inbox.add_events(c, batch), alone=False) for one in pair))
+    assert sum(count for count in new if isinstance(count, int)) == 200
+
+
+def test_groups_that_wait_for_each_other_in_a_circle_go_again(pair: tuple[Database, Database]) -> None:
+    """Deadlock: each holds the row that the other one wants."""
+    for name in "ab":
+        pair[0].write_now(_add_token(name))
+    met = threading.Barrier(2)
+
+    def rename(first: str, second: str) -> Callable[[sa.Connection], None]:
+        tries: list[int] = []
+
+        def operation(connection: sa.Connection) -> None:
+            tries.append(1)
+            for index, name in enumerate((first, second)):
+                row = api_tokens.update().where(api_tokens.c.secret_hash == name)
+                connection.execute(row.values(created_at_s=api_tokens.c.created_at_s + 1))
+                if index == 0 and len(tries) == 1:
+                    met.wait(10)
+
+        return operation
+
+    told = _at_once(
+        lambda: pair[0].write_now(rename("a", "b"), alone=False),
+        lambda: pair[1].write_now(rename("b", "a"), alone=False),
+    )
+    times = pair[0].read_now(lambda c: list(c.execute(sa.select(api_tokens.c.created_at_s)).scalars()))
+    assert (told, times) == ([None, None], [2.0, 2.0])
+
+
+def test_who_decides_waits_for_the_other_who_decides(pair: tuple[Database, Database]) -> None:
+    _, go = _hold(pair[0])
+    waiting = pair[1]._writer.submit(_add_token("a"))
+    with pytest.raises(TimeoutError):
+        waiting.result(0.2)
+    assert pair[1].read_now(lambda c: c.execute(sa.select(api_tokens)).first()) is None
+    go.set()
+    assert waiting.result(10) == 1
+
+
+# ---- a PostgreSQL that goes away
+
+
+def test_reads_and_writes_go_on_after_the_server_came_back(postgres: PostgresServer) -> None:
+    database = Database(postgres.new_database("cloud_1"))
+    database.write_now(_add_token("a"))
+    database.read_now(lambda c: c.execute(sa.select(api_tokens)).all())
+    postgres.halt()
+    try:
+        with pytest.raises(Unavailable):
+            database.read_now(lambda c: c.execute(sa.select(api_tokens)).all())
+        with pytest.raises(Unavailable, match="try again"):
+            database.write_now(_add_token("b"))
+    finally:
+        postgres.start()
+    told = database.read_now(lambda c: list(c.execute(sa.select(api_tokens.c.name)).scalars()))
+    new = database.write_now(_add_token("c"))
+    database.close()
+    assert (told, new) == (["a"], 1)
+
+
+def test_first_request_after_a_restart_is_served(postgres: PostgresServer) -> None:
+    database = Database(postgres.new_database("cloud_1"))
+    database.write_now(_add_token("a"))
+    database.read_now(lambda c: c.execute(sa.select(api_tokens)).all())
+    postgres.halt()
+    postgres.start()
+    told = database.read_now(lambda c: list(c.execute(sa.select(api_tokens.c.name)).scalars()))
+    new = database.write_now(_add_token("b"))
+    database.close()
+    assert (told, new) == (["a"], 1)
+
+
+def test_text_that_postgresql_cannot_hold_is_invalid_input(postgres: PostgresServer) -> None:
+    database = Database(postgres.new_database("cloud_1"))
+    try:
+        with pytest.raises(InvalidInput, match="NUL"):
+            database.write_now(_add_token("a\0b"))
+        with pytest.raises(InvalidInput, match="NUL"):
+            database.read_now(lambda c: c.execute(sa.select(api_tokens).where(api_tokens.c.name == "a\0b")).all())
+        with pytest.raises(InvalidInput, match="too long"):
+            database.write_now(_add_token("a" * 1000))
+    finally:
         database.close()
 
 
-@pytest.mark.parametrize(
-    "content", [b"this is no database, whatever its name says" * 100, b"SQLite format 3\0" + bytes(4000)]
-)
-def test_file_that_is_no_database_is_corrupt(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "cloud.db").write_bytes(content)
-    with pytest.raises(Corrupt, match="backup"):
-        Database(_url(tmp_path))
-
-
-def test_database_of_a_newer_edgeloop_is_turned_down(tmp_path: Path) -> None:
-    Database(_url(tmp_path)).close()
-    connection = sqlite3.connect(tmp_path / "cloud.db")
-    with connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
-    with pytest.raises(EdgeloopError, match="9999"):
-        Database(_url(tmp_path))
-
-
-# ---- blobs
-
-
-@pytest.fixture(params=["folder", "memory"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
-    return folder_blobs(tmp_path / "blobs") if request.param == "folder" else memory_blobs()
-
-
-@pytest.mark.parametrize("data", [b"x", b"", bytes(range(256)) * 5000], ids=["one byte", "empty", "large"])
-def test_blob_is_read_as_it_was_put(blobs: Blobs, data: bytes) -> None:
-    asyncio.run(blobs.put("a/b", data))
-    assert asyncio.run(blobs.get("a/b")) == data
-
-
-def test_part_of_a_blob_is_read(blobs: Blobs) -> None:
-    asyncio.run(blobs.put("a/b", b"0123456789"))
-    assert asyncio.run(blobs.get("a/b", start=3, stop=7)) == b"3456"
-
-
-def test_same_key_again_replaces(blobs: Blobs) -> None:
-    asyncio.run(blobs.put("a/b", b"old and long"))
-    asyncio.run(blobs.put("a/b", b"new"))
-    assert asyncio.run(blobs.get("a/b")) == b"new"
-
-
-def test_size_of_a_blob_is_known(blobs: Blobs) -> None:
-    asyncio.run(blobs.put("a/b", b"12345"))
-    assert asyncio.run(blobs.size_bytes("a/b")) == 5
-
-
-@pytest.mark.parametrize("key", ["a/c", "a", "b/b"])
-def test_blob_that_is_not_there_has_no_size(blobs: Blobs, key: str) -> None:
-    asyncio.run(blobs.put("a/b", b"12345"))
-    assert asyncio.run(blobs.size_bytes(key)) is None
-
-
-@pytest.mark.parametrize("part", [{}, {"start": 0, "stop": 1}], ids=["whole", "part"])
-def test_blob_that_is_not_there_is_not_found(blobs: Blobs, part: dict[str, int]) -> None:
-    with pytest.raises(NotFound, match="a/c"):
-        asyncio.run(blobs.get("a/c", **part))
-
-
-def test_many_at_once_are_kept_apart(blobs: Blobs) -> None:
-    async def scenario() -> list[bytes]:
-        await asyncio.gather(*(blobs.put(f"k/{index}", f"{index}".encode()) for index in range(50)))
-        return await asyncio.gather(*(blobs.get(f"k/{index}") for index in range(50)))
-
-    assert asyncio.run(scenario()) == [f"{index}".encode() for index in range(50)]
-
-
-def test_folder_outlives_the_process_that_filled_it(tmp_path: Path) -> None:
-    asyncio.run(folder_blobs(tmp_path / "blobs").put("a/b", b"x"))
-    assert asyncio.run(folder_blobs(tmp_path / "blobs").get("a/b")) == b"x"
-
-
-def test_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
-    blobs = folder_blobs(tmp_path / "blobs")
-    (tmp_path / "blobs" / "a").write_bytes(b"a file where a folder is needed")
-    with pytest.raises(Unavailable):
-        asyncio.run(blobs.put("a/b", b"x"))
+def test_commuting_write_does_not_wait_for_who_decides(pair: tuple[Database, Database]) -> None:
+    _, go = _hold(pair[0])
+    try:
+        assert pair[1].write_now(lambda c: inbox.add_events(c, (event(1),)), alone=False) == 1
+    finally:
+        go.set()

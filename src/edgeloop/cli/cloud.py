@@ -1,4 +1,4 @@
-"""The cloud: found it, serve it."""
+"""The cloud: found it, serve it, migrate it, back it up, restore it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,21 +14,41 @@ Folder = Annotated[Path, typer.Option("--dir", help="The cloud's folder.")]
 Host = Annotated[str, typer.Option(help="The address to listen on; others than loopback need TLS.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes any free one.")]
 TlsCert = Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")]
+Database = Annotated[
+    str | None,
+    typer.Option("--database", envvar="EDGELOOP_DATABASE", help="postgresql+psycopg://..., else SQLite in the folder."),
+]
+Blobs = Annotated[
+    str | None, typer.Option("--blobs", envvar="EDGELOOP_BLOBS", help="s3://BUCKET/PREFIX, else files in the folder.")
+]
 TlsKey = Annotated[Path | None, typer.Option(help="TLS private key (PEM).")]
+SampleKey = Annotated[
+    str | None, typer.Option(help="Seal samples that lie here with the keys of this FILE, env:NAME or command:PROGRAM.")
+]
+DeviceHz = Annotated[float, typer.Option(help="Requests a second that one device or node may make.")]
+DeviceBytes = Annotated[str, typer.Option(help="What one device or node may send a second, such as 8MB.")]
 
 
 @app.command()
 def init(
     folder: Folder = Path("cloud"),
     keys: Annotated[Path, typer.Option(help="Where the offline keys go; the server never reads them.")] = Path("keys"),
-    url: Annotated[str, typer.Option(help="Where the cloud will be reached.")] = "http://127.0.0.1:8400",
+    url: Annotated[str | None, typer.Option(help="Where it will be reached; told from --tls, else loopback.")] = None,
+    tls: Annotated[
+        str | None, typer.Option(help="HOST[,IP...]: make a private CA and a certificate for these names.")
+    ] = None,
+    database: Database = None,
+    blobs: Blobs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a cloud: keys, roots of trust, database, the first operator."""
+    """Make a cloud: keys, roots of trust, database, the first operator; with --tls certificates, too."""
     from edgeloop.cloud.config import CloudConfig
     from edgeloop.cloud.found import found
+    from edgeloop.hub.tls import parse_hosts
 
-    made = found(CloudConfig(folder=folder), keys=keys, url=url)
+    hosts = () if tls is None else parse_hosts(tls)
+    config = CloudConfig(folder=folder, database_url=database, blobs_url=blobs)
+    made = found(config, keys=keys, url=url or _default_url(hosts), hosts=hosts)
     if as_json:
         emit_json({"cloud": str(made.cloud), "keys": str(made.keys), "operator": str(made.operator)})
         return
@@ -38,6 +58,18 @@ def init(
         "move them off this machine once you publish from elsewhere, and keep a copy.",
         highlight=False,
     )
+    if hosts:
+        console.print(
+            f"{made.cloud / 'tls'}: the certificate for {', '.join(hosts)}, which 'cloud serve' uses; "
+            f"{made.keys}/tls-ca.key signs the next one ('edgeloop tls renew')",
+            highlight=False,
+        )
+
+
+def _default_url(hosts: tuple[str, ...]) -> str:
+    if not hosts:
+        return "http://127.0.0.1:8400"
+    return f"https://[{hosts[0]}]:8400" if ":" in hosts[0] else f"https://{hosts[0]}:8400"
 
 
 @app.command()
@@ -47,12 +79,93 @@ def serve(
     port: Port = 8400,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    database: Database = None,
+    blobs: Blobs = None,
+    migrates: Annotated[
+        bool, typer.Option("--migrate/--no-migrate", help="Bring an older schema up to date at the start.")
+    ] = True,
+    sample_key: SampleKey = None,
+    device_hz: DeviceHz = 100.0,
+    device_bytes: DeviceBytes = "8MB",
     as_json: AsJson = False,
 ) -> None:
-    """Serve the cloud until Ctrl-C."""
+    """Serve the cloud until Ctrl-C; on PostgreSQL as one of several replicas."""
+    from edgeloop.cli.units import parse_size_bytes
     from edgeloop.cloud.app import run_cloud
     from edgeloop.cloud.config import CloudConfig
-    from edgeloop.hub.serve import Listen
+    from edgeloop.hub.limits import limits_of
+    from edgeloop.hub.serve import listening
 
-    config = CloudConfig(folder=folder, listen=Listen(host, port, tls_cert, tls_key))
+    config = CloudConfig(
+        folder=folder,
+        listen=listening(folder, host, port, tls_cert, tls_key),
+        database_url=database,
+        blobs_url=blobs,
+        migrates=migrates,
+        sample_key=sample_key,
+        limits=limits_of(device_hz, parse_size_bytes(device_bytes)),
+    )
     run_cloud(config, on_ready=lambda url: ready("cloud", as_json=as_json, url=url))
+
+
+@app.command()
+def migrate(
+    folder: Folder = Path("cloud"),
+    to: Annotated[
+        str | None, typer.Option("--to", help="The version to go to, such as 0003; an older one loses what it lacks.")
+    ] = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the database's schema to a version, the newest unless told."""
+    from edgeloop.cloud.config import CloudConfig
+    from edgeloop.cloud.migrate import migrate_cloud
+
+    before, after = migrate_cloud(CloudConfig(folder=folder, database_url=database), to=to)
+    if as_json:
+        emit_json({"from": before, "to": after})
+        return
+    console.print(f"schema {after} already" if before == after else f"schema {before} -> {after}", highlight=False)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write it; must not be there yet.")],
+    folder: Folder = Path("cloud"),
+    database: Database = None,
+    blobs: Blobs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the whole cloud to one file, also while it serves."""
+    from edgeloop.cloud.backup.make import back_up
+    from edgeloop.cloud.config import CloudConfig
+
+    made = back_up(CloudConfig(folder=folder, database_url=database, blobs_url=blobs), file)
+    if as_json:
+        emit_json({"file": str(file), **made.figures()})
+        return
+    console.print(f"{file}: {_told(made.figures())}", highlight=False)
+    console.print("It holds the keys that the server signs with: keep it as you keep these.", highlight=False)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What 'cloud backup' wrote.")],
+    folder: Folder = Path("cloud"),
+    database: Database = None,
+    blobs: Blobs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a cloud of a backup, where there is none: also on another kind of database or place for blobs."""
+    from edgeloop.cloud.backup.restore import restore as restore_cloud
+    from edgeloop.cloud.config import CloudConfig
+
+    made = restore_cloud(CloudConfig(folder=folder, database_url=database, blobs_url=blobs), file)
+    if as_json:
+        emit_json({"cloud": str(folder), **made.figures()})
+        return
+    console.print(f"{folder}: {_told(made.figures())}. 'edgeloop cloud serve' serves it.", highlight=False)
+
+
+def _told(figures: dict[str, object]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())

@@ -1,6 +1,8 @@
-"""The cloud, wired: stores, hub, API, conductor, in one process."""
+"""The cloud, wired: stores, hub, API, conductor, in one process; on PostgreSQL, one of several."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -11,49 +13,67 @@ from edgeloop import __version__
 from edgeloop.cloud.api import Services, api_router
 from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.config import CloudConfig
+from edgeloop.cloud.found import require_founded, take_in_roots
 from edgeloop.cloud.hub import CloudHub, Stores
-from edgeloop.cloud.repository import Director, Images, read_roots
-from edgeloop.cloud.store.blobs import folder_blobs
+from edgeloop.cloud.online import OnlineKeys
+from edgeloop.cloud.replica import Replica
+from edgeloop.cloud.store.blobs import open_blobs
 from edgeloop.cloud.store.database import Database
-from edgeloop.hub.proof import ProofChecker
+from edgeloop.cloud.store.engine import is_postgresql, parse_url
+from edgeloop.cloud.store.nonces import SharedNonces
+from edgeloop.cloud.store.sole import sole_server
+from edgeloop.cloud.trust import warn_daily
+from edgeloop.hub.proof import OwnNonces, ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
-from edgeloop.hub.serve import bind, serve
+from edgeloop.hub.serve import bind, loop_factory, serve
 from edgeloop.hub.waker import Waker
-from edgeloop.transport.identity import read_key
+from edgeloop.transport.seal import open_keyring
 
 _MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 
 
 def open_stores(config: CloudConfig) -> Stores:
     """Open a founded cloud's stores. Raises NotFound if there is none."""
-    images_root, director_root = read_roots(config.roots)
-    return Stores(
-        database=Database(config.sqlalchemy_url),
-        blobs=folder_blobs(config.blobs_folder),
-        images=Images(root=images_root, online_key=read_key(config.online_keys / "images.pem")),
-        director=Director(root=director_root, online_key=read_key(config.online_keys / "director.pem")),
-    )
+    require_founded(config)
+    database = Database(config.sqlalchemy_url, migrates=config.migrates)
+    try:
+        take_in_roots(config, database)
+        blobs = open_blobs(config.blobs_folder, config.blobs_url)
+        keyring = None if config.sample_key is None else open_keyring(config.sample_key, os.environ)
+    except BaseException:
+        database.close()
+        raise
+    return Stores(database=database, blobs=blobs, online=OnlineKeys(config.online_keys), keyring=keyring)
 
 
 def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
     """The ASGI app over opened stores; it closes them when it ends."""
     conductor = Conductor(stores.database, waker)
     hub = CloudHub(stores, conductor, waker)
+    shared = is_postgresql(stores.database.engine)
+    checker = ProofChecker(nonces=SharedNonces(stores.database) if shared else OwnNonces())
+
+    async def conduct() -> None:
+        await conductor.run(tick_s=config.tick_s)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        task = asyncio.create_task(conductor.run(tick_s=config.tick_s))
+        tasks = [
+            asyncio.create_task(Replica(stores.database.engine, waker, conduct).run() if shared else conduct()),
+            asyncio.create_task(warn_daily(stores.database)),
+        ]
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             await hub.close()
             await asyncio.to_thread(stores.database.close)
 
     return Litestar(
-        route_handlers=[hub_router(hub, ProofChecker()), api_router(Services(config, stores, conductor))],
+        route_handlers=[hub_router(hub, checker, config.limits), api_router(Services(config, stores, conductor))],
         exception_handlers=error_handlers(),
         lifespan=[lifespan],
         request_max_body_size=_MAX_UPLOAD_BYTES,
@@ -64,10 +84,21 @@ def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
 
 def run_cloud(config: CloudConfig, *, on_ready: Callable[[str], None]) -> None:
     """Serve until told to stop. Raises Unavailable if the port is taken."""
+    require_founded(config)
     handle = bind(config.listen)
     try:
-        waker = Waker()
-        app = make_app(config, open_stores(config), waker)
-        asyncio.run(serve(app, handle, config.listen, on_ready=on_ready, on_ending=waker.release))
+        with sole_server(parse_url(config.sqlalchemy_url)), asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_run(config, open_stores(config), handle, on_ready=on_ready))
     finally:
         handle.close()
+
+
+async def _run(config: CloudConfig, stores: Stores, handle: socket.socket, *, on_ready: Callable[[str], None]) -> None:
+    try:
+        await stores.blobs.check()
+    except BaseException:
+        stores.database.close()
+        raise
+    waker = Waker()
+    app = make_app(config, stores, waker)
+    await serve(app, handle, config.listen, on_ready=on_ready, on_ending=waker.release)

@@ -1,14 +1,15 @@
 """Who sent a request: the other end of `transport.identity`.
 
 Rules kept here: a signature covers method, path, query and body; it is good for five minutes; its nonce is good
-once; and signatures from before the second in which this process started are turned down, since it cannot
-know which nonces they used. Profile and source: contracts.proof.
+once; and signatures from before the second in which the memory of nonces begins are turned down, since nobody knows
+which nonces they used. Profile and source: contracts.proof.
 """
 
 import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -59,16 +60,51 @@ def read_signed(method: str, path: str, query: str, body: bytes, headers: Callab
     return SignedRequest(method, path, query, body, headers("content-digest"), claim)
 
 
-class ProofChecker:
-    """Checks signatures and remembers nonces. One a process; used from one event loop."""
+class Nonces(Protocol):
+    """Which nonces were used: in this process, or by all replicas of a cloud."""
+
+    def oldest_s(self) -> float:
+        """Since when, in seconds since 1970, every used nonce is known."""
+        ...
+
+    async def use(self, device_id: str, nonce: str, *, until_s: float) -> bool:
+        """Note a nonce and keep it until then; False if it was used before. Raises Unavailable if nobody can say."""
+        ...
+
+
+class OwnNonces:
+    """Nonces of one process, in memory; used from one event loop."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._started_s = int(clock())
-        self._nonces: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._oldest_s = int(clock())
+        self._until_s: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def check(self, request: SignedRequest, public_key: bytes | None) -> str:
-        """The device that sent this. Raises Refused if anything does not hold."""
+    def oldest_s(self) -> float:
+        """See Nonces.oldest_s: since this process started."""
+        return self._oldest_s
+
+    async def use(self, device_id: str, nonce: str, *, until_s: float) -> bool:
+        """See Nonces.use."""
+        now_s = self._clock()
+        while self._until_s and next(iter(self._until_s.values())) < now_s:
+            self._until_s.popitem(last=False)
+        key = (device_id, nonce)
+        if key in self._until_s:
+            return False
+        self._until_s[key] = until_s
+        return True
+
+
+class ProofChecker:
+    """Checks signatures, and that each is used once. nonces: those of this process, unless replicas share them."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time, nonces: Nonces | None = None) -> None:
+        self._clock = clock
+        self._nonces = nonces or OwnNonces(clock=clock)
+
+    async def check(self, request: SignedRequest, public_key: bytes | None) -> str:
+        """The device that sent this. Raises Refused if anything does not hold, Unavailable if that cannot be said."""
         claim = request.claim
         if public_key is None:
             raise Refused(
@@ -76,7 +112,7 @@ class ProofChecker:
             )
         self._check_signature(request, public_key)
         self._check_time(claim)
-        self._use_nonce(claim)
+        await self._use_nonce(claim)
         return claim.device_id
 
     def _check_signature(self, request: SignedRequest, public_key: bytes) -> None:
@@ -104,15 +140,11 @@ class ProofChecker:
                 f"at most {MAX_AGE_S} s apart are taken. Set the device's clock.",
                 now_s,
             )
-        if claim.created_s < self._started_s:
+        if claim.created_s < self._nonces.oldest_s():
             raise StaleSignature("the signature is from before this server started; sign again", now_s)
 
-    def _use_nonce(self, claim: Claim) -> None:
-        now_s = self._clock()
-        while self._nonces and next(iter(self._nonces.values())) < now_s:
-            self._nonces.popitem(last=False)
-        key = (claim.device_id, claim.nonce)
-        if key in self._nonces:
-            raise Refused("this request was answered before: its nonce is used. Sign each request anew.")
+    async def _use_nonce(self, claim: Claim) -> None:
         # Kept past the signature's own life, which may have begun up to MAX_AGE_S in the future.
-        self._nonces[key] = now_s + 2 * MAX_AGE_S + 1
+        until_s = self._clock() + 2 * MAX_AGE_S + 1
+        if not await self._nonces.use(claim.device_id, claim.nonce, until_s=until_s):
+            raise Refused("this request was answered before: its nonce is used. Sign each request anew.")

@@ -36,10 +36,14 @@ class Waker:
             for event in self._waiting.get(device_id, ()):
                 event.set()
 
+    def wake_all(self) -> None:
+        """There may be news of anybody."""
+        self.wake(list(self._waiting))
+
     def release(self) -> None:
         """The process ends: let everyone go, now and from here on."""
         self._released = True
-        self.wake(list(self._waiting))
+        self.wake_all()
 
 
 async def wait_for_news(event: asyncio.Event, wait_s: float) -> bool:

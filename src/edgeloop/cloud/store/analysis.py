@@ -48,7 +48,7 @@ def drift(connection: sa.Connection, bundle: str, *, last: int) -> list[DriftRow
         .group_by(newest.c.device_id)
         .order_by(newest.c.device_id)
     )
-    labels = _labels(connection, bundle)
+    labels = labelled_samples(connection, bundle)
     return [
         _row(
             row.device_id,
@@ -61,7 +61,7 @@ def drift(connection: sa.Connection, bundle: str, *, last: int) -> list[DriftRow
     ]
 
 
-def _labels(connection: sa.Connection, bundle: str) -> dict[str, tuple[int, int]]:
+def labelled_samples(connection: sa.Connection, bundle: str) -> dict[str, tuple[int, int]]:
     """Labelled and right samples by device, of readings under the bundle."""
     reading = events.alias("reading")
     same = sa.and_(

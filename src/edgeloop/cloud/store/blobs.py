@@ -1,19 +1,25 @@
-"""Bytes by key: bundle files, samples, job artifacts; in a folder or in memory, through obstore."""
+"""Bytes by key: bundle files, samples, job artifacts; in a folder, in memory or in an S3 bucket, through obstore."""
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, MemoryStore, ObjectStore
+from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
 
 from edgeloop.bundle.durable import fsync_folder
-from edgeloop.contracts.errors import NotFound, Unavailable
+from edgeloop.contracts.errors import InvalidInput, NotFound, Unavailable
+from edgeloop.contracts.names import is_loopback
+
+_PART_BYTES = 8 * 1024 * 1024
+"""Larger blobs go up in parts of this size, several at once, and are read in pieces of it."""
 
 
 class Blobs:
-    """A store of blobs. On a folder, a put is on the disk when it returns."""
+    """A store of blobs. What was put survives a power cut when `put` returns."""
 
     def __init__(self, store: ObjectStore, *, folder: Path | None = None) -> None:
         self._store = store
@@ -22,9 +28,9 @@ class Blobs:
     async def put(self, key: str, data: bytes) -> None:
         """Keep `data` under `key`; the same key again replaces it. Raises Unavailable if it cannot be kept."""
         try:
-            await obstore.put_async(self._store, key, data)
+            await obstore.put_async(self._store, key, data, chunk_size=_PART_BYTES)
         except (BaseError, OSError) as error:
-            raise Unavailable(f"cannot keep blob {key}: {error}") from error
+            raise Unavailable(f"cannot keep blob {key}: {_cause(error)}") from error
         if self._folder is not None:
             await asyncio.to_thread(_settle, self._folder / key)
 
@@ -38,7 +44,15 @@ class Blobs:
         except FileNotFoundError as error:
             raise NotFound(f"there is no blob {key}") from error
         except (BaseError, OSError) as error:
-            raise Unavailable(f"cannot read blob {key}: {error}") from error
+            raise Unavailable(f"cannot read blob {key}: {_cause(error)}") from error
+
+    async def pieces(self, key: str) -> AsyncIterator[bytes]:
+        """The whole blob, a piece at a time. Raises NotFound."""
+        size_bytes = await self.size_bytes(key)
+        if size_bytes is None:
+            raise NotFound(f"there is no blob {key}")
+        for start in range(0, size_bytes, _PART_BYTES):
+            yield await self.get(key, start=start, stop=min(start + _PART_BYTES, size_bytes))
 
     async def size_bytes(self, key: str) -> int | None:
         """How large it is, None if it is not there."""
@@ -47,7 +61,23 @@ class Blobs:
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
-            raise Unavailable(f"cannot look for blob {key}: {error}") from error
+            raise Unavailable(f"cannot look for blob {key}: {_cause(error)}") from error
+
+    async def check(self) -> None:
+        """Raise Unavailable unless the store answers: the bucket exists, and these credentials may list it."""
+        try:
+            await obstore.list_with_delimiter_async(self._store)
+        except (BaseError, OSError) as error:
+            raise Unavailable(
+                f"the place for blobs does not answer: {_cause(error)}. Make the bucket, and give AWS_ENDPOINT (for "
+                "others than Amazon), AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the key must be allowed "
+                "to list, get and put"
+            ) from error
+
+
+def open_blobs(folder: Path, url: str | None) -> Blobs:
+    """The bucket at `url`, or without one the folder. Raises InvalidInput if the address is none."""
+    return folder_blobs(folder) if url is None else bucket_blobs(url)
 
 
 def folder_blobs(folder: Path) -> Blobs:
@@ -58,6 +88,33 @@ def folder_blobs(folder: Path) -> Blobs:
 def memory_blobs() -> Blobs:
     """Blobs that go with the process."""
     return Blobs(MemoryStore())
+
+
+def bucket_blobs(url: str) -> Blobs:
+    """Blobs in a bucket: s3://BUCKET/PREFIX. Endpoint, region and credentials come from the environment, as obstore
+    reads it (AWS_ENDPOINT and so on). Without TLS only on loopback. Raises InvalidInput.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.hostname:
+        raise InvalidInput(f"{url!r} is no place for blobs; expected s3://BUCKET or s3://BUCKET/PREFIX")
+    endpoint = os.environ.get("AWS_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    is_plain = urlsplit(endpoint).scheme == "http"
+    if is_plain and not is_loopback(urlsplit(endpoint).hostname or ""):
+        raise InvalidInput(f"the bucket's endpoint {endpoint} is not encrypted; give its https:// address")
+    try:
+        store = S3Store.from_url(
+            url,
+            client_options={"allow_http": is_plain, "connect_timeout": "5s", "timeout": "60s"},
+            retry_config={"max_retries": 3},
+        )
+    except (BaseError, ValueError) as error:
+        raise InvalidInput(f"cannot use {url} for blobs: {_cause(error)}") from error
+    return Blobs(store)
+
+
+def _cause(error: Exception) -> str:
+    """Without obstore's pages of debugging."""
+    return str(error).partition("\n\nDebug source:")[0].strip()
 
 
 def _settle(path: Path) -> None:

@@ -6,13 +6,48 @@ import secrets
 import msgspec
 import sqlalchemy as sa
 
-from edgeloop.cloud.store.tables import api_tokens, assignments, devices, join_tokens
-from edgeloop.contracts.api import DeviceView, JoinTokenRequest
+from edgeloop.cloud.store.news import tell
+from edgeloop.cloud.store.tables import assignments, devices, join_tokens, restores
+from edgeloop.contracts.api import DeviceView, JoinTokenRequest, JoinTokenView
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
-from edgeloop.contracts.join import secret_hash
-from edgeloop.contracts.messages import Assignment, DeviceReport, EnrolRequest, UpdateReport
+from edgeloop.contracts.join import secret_hash, token_id
+from edgeloop.contracts.messages import Assignment, Desired, DeviceReport, EnrolRequest, UpdateReport
 from edgeloop.contracts.states import Kind
+
+_NEWEST_FLOOR = sa.select(sa.func.max(restores.c.generation_floor))
+
+
+_MINE = sa.or_(devices.c.device_id == sa.bindparam("sender"), devices.c.via == sa.bindparam("sender"))
+# What every request asks is put together once: that takes longer than asking.
+_PUBLIC_KEY = sa.select(devices.c.public_key).where(
+    devices.c.device_id == sa.bindparam("device_id"), devices.c.revoked_at_s.is_(None)
+)
+_IN_GOOD_STANDING = sa.select(devices.c.device_id).where(_MINE, devices.c.revoked_at_s.is_(None))
+_ASSIGNED_TO = (
+    sa.select(assignments.c.device_id, assignments.c.generation, devices.c.revoked_at_s)
+    .join_from(devices, assignments)
+    .where(_MINE)
+)
+_SAVE_REPORT = (
+    devices.update()
+    .where(devices.c.device_id == sa.bindparam("this"))
+    .values(report=sa.bindparam("said"), last_seen_s=sa.bindparam("seen_s"))
+)
+
+_ASSIGNED = (
+    sa.select(devices.c.enrolled_at_s, assignments.c.generation, assignments.c.assigned_at_s, assignments.c.body)
+    .join_from(devices, assignments, isouter=True)
+    .where(devices.c.device_id == sa.bindparam("device_id"))
+)
+_VIA = sa.select(devices.c.via).where(devices.c.device_id == sa.bindparam("device_id"))
+_NEW_ASSIGNMENT: dict[str, sa.BindParameter[object]] = {
+    "generation": sa.bindparam("number"),
+    "assigned_at_s": sa.bindparam("at_s"),
+    "body": sa.bindparam("wanted"),
+}
+_ASSIGN_FIRST = assignments.insert().values(device_id=sa.bindparam("this"), **_NEW_ASSIGNMENT)
+_REASSIGN = assignments.update().where(assignments.c.device_id == sa.bindparam("this")).values(**_NEW_ASSIGNMENT)
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,126 +58,197 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     assignment: Assignment | None
 
 
-def is_api_token(connection: sa.Connection, secret: str) -> bool:
-    """True when the secret is an operator's."""
-    query = sa.select(api_tokens.c.name).where(api_tokens.c.secret_hash == secret_hash(secret))
-    return connection.execute(query).first() is not None
-
-
-def make_join_token(connection: sa.Connection, request: JoinTokenRequest, *, now_s: float) -> str:
+def make_join_token(connection: sa.Connection, request: JoinTokenRequest, *, now_s: float, by: str = "") -> str:
     """A new secret; only its hash is kept."""
     secret = secrets.token_urlsafe(32)
     connection.execute(
         join_tokens.insert().values(
             secret_hash=secret_hash(secret),
+            uses=request.uses,
             uses_left=request.uses,
             expires_at_s=now_s + request.valid_s,
             labels=to_json(request.labels).decode(),
+            made_at_s=now_s,
+            made_by=by,
+            note=request.note,
         )
     )
     return secret
 
 
+def list_join_tokens(connection: sa.Connection) -> list[JoinTokenView]:
+    """All join tokens, the newest first, with whom they admitted."""
+    admitted: dict[str, list[str]] = {}
+    for row in connection.execute(sa.select(devices.c.device_id, devices.c.joined_with).order_by(devices.c.device_id)):
+        admitted.setdefault(row.joined_with or "", []).append(row.device_id)
+    rows = connection.execute(sa.select(join_tokens).order_by(join_tokens.c.expires_at_s.desc()))
+    return [
+        JoinTokenView(
+            token_id=token_id(row.secret_hash),
+            note=row.note,
+            labels=msgspec.json.decode(row.labels),
+            uses=row.uses_left if row.uses is None else row.uses,
+            uses_left=row.uses_left,
+            made_at_s=row.made_at_s,
+            made_by=row.made_by,
+            expires_at_s=row.expires_at_s,
+            revoked_at_s=row.revoked_at_s,
+            admitted=tuple(admitted.get(token_id(row.secret_hash), ())),
+        )
+        for row in rows
+    ]
+
+
+def revoke_join_token(connection: sa.Connection, wanted: str, *, now_s: float) -> JoinTokenView:
+    """Let nobody else in with a token; whom it admitted stays. Raises NotFound."""
+    found = next((view for view in list_join_tokens(connection) if view.token_id == wanted), None)
+    if found is None:
+        raise NotFound(f"there is no join token {wanted!r}; 'edgeloop fleet tokens' shows those there are")
+    if found.revoked_at_s is not None:
+        return found
+    connection.execute(
+        join_tokens.update().where(join_tokens.c.secret_hash.startswith(wanted)).values(revoked_at_s=now_s)
+    )
+    return msgspec.structs.replace(found, revoked_at_s=now_s)
+
+
 def enrol(connection: sa.Connection, request: EnrolRequest, *, now_s: float) -> None:
     """Admit a device. A repeat with the same key, id and way is let through without using the token again; moving
-    to another node takes a good token like joining does.
+    to another node takes a good token like joining does, and so does coming back after a revocation, where that is
+    allowed: then with whatever key the device has now.
     """
     _check_carrier(connection, request)
     known = connection.execute(sa.select(devices).where(devices.c.device_id == request.device_id)).first()
-    if known is not None:
-        _check_same(known, request)
-        if known.via == request.via:
-            return
-        _use_token(connection, request.join_secret, now_s)
-        connection.execute(
-            devices.update().where(devices.c.device_id == request.device_id).values(via=request.via, kind=request.kind)
-        )
+    row: dict[str, object] = {"public_key": request.public_key, "kind": request.kind, "via": request.via}
+    if known is None:
+        row |= {"device_id": request.device_id, "enrolled_at_s": now_s}
+        connection.execute(devices.insert().values(**row, **_use_token(connection, request.join_secret, now_s)))
         return
-    labels = _use_token(connection, request.join_secret, now_s)
-    connection.execute(
-        devices.insert().values(
-            device_id=request.device_id,
-            public_key=request.public_key,
-            kind=request.kind,
-            via=request.via,
-            labels=labels,
-            enrolled_at_s=now_s,
-        )
-    )
+    this = devices.update().where(devices.c.device_id == request.device_id)
+    if known.revoked_at_s is not None:
+        _check_may_rejoin(known, now_s)
+        row |= {"enrolled_at_s": now_s, "revoked_at_s": None, "may_rejoin": False}
+        connection.execute(this.values(**row, **_use_token(connection, request.join_secret, now_s)))
+        return
+    _check_same(known, request)
+    if known.via != request.via:
+        _use_token(connection, request.join_secret, now_s)
+        connection.execute(this.values(**row))
+
+
+def revoke(connection: sa.Connection, device_id: str, *, now_s: float) -> None:
+    """Take nothing from a device from now on. Its desired state grows by one generation, which is how the node that
+    carries for it hears of it. Raises NotFound.
+    """
+    known = assigned(connection, device_id)
+    this = devices.update().where(devices.c.device_id == device_id)
+    if connection.execute(this.where(devices.c.revoked_at_s.is_(None)).values(revoked_at_s=now_s)).rowcount:
+        assign(connection, device_id, known.assignment, now_s=now_s)
+    connection.execute(this.values(may_rejoin=False))
+
+
+def allow_rejoin(connection: sa.Connection, device_id: str) -> None:
+    """Let a revoked device enrol again, with a join token. Raises NotFound, or InvalidInput if it was not revoked."""
+    assigned(connection, device_id)
+    this = sa.and_(devices.c.device_id == device_id, devices.c.revoked_at_s.is_not(None))
+    if not connection.execute(devices.update().where(this).values(may_rejoin=True)).rowcount:
+        raise InvalidInput(f"{device_id!r} was not revoked; 'edgeloop fleet revoke' does that")
+
+
+def get_device(connection: sa.Connection, device_id: str) -> DeviceView:
+    """One device. Raises NotFound."""
+    assigned(connection, device_id)
+    return next(view for view in list_devices(connection) if view.device_id == device_id)
 
 
 def _check_carrier(connection: sa.Connection, request: EnrolRequest) -> None:
     if request.via is None:
         return
-    kind = connection.execute(sa.select(devices.c.kind).where(devices.c.device_id == request.via)).scalar()
-    if kind != Kind.NODE:
+    query = sa.select(devices.c.kind).where(devices.c.device_id == request.via, devices.c.revoked_at_s.is_(None))
+    if connection.execute(query).scalar() != Kind.NODE:
         raise Refused(f"{request.via!r} is no node here and carries for nobody")
 
 
 def _check_same(known: sa.Row[tuple[object, ...]], request: EnrolRequest) -> None:
     if known.public_key != request.public_key:
         raise Refused(
-            f"the id {request.device_id!r} is enrolled with another key; choose another id for this device (--id)"
+            f"the id {request.device_id!r} is enrolled with another key; choose another id for this device (--id), "
+            f"or, if it lost its key, have it replaced ('edgeloop fleet revoke' and 'fleet allow {request.device_id}')"
         )
 
 
-def _use_token(connection: sa.Connection, secret: str, now_s: float) -> str:
-    token = connection.execute(sa.select(join_tokens).where(join_tokens.c.secret_hash == secret_hash(secret))).first()
+def _check_may_rejoin(known: sa.Row[tuple[object, ...]], now_s: float) -> None:
+    if not known.may_rejoin:
+        raise Refused(
+            f"{known.device_id!r} was revoked {now_s - known.revoked_at_s:.0f} s ago; it may come back after "
+            f"'edgeloop fleet allow {known.device_id}', with a new join token"
+        )
+
+
+def _use_token(connection: sa.Connection, secret: str, now_s: float) -> dict[str, str]:
+    """Use a join token once; returns what it gives to the device's row. Raises Refused if it is not good."""
+    this = join_tokens.c.secret_hash == secret_hash(secret)
+    token = connection.execute(sa.select(join_tokens).where(this)).first()
     how = "; make one with 'edgeloop fleet token'"
     if token is None:
         raise Refused(f"this cloud never made that join token{how}")
+    if token.revoked_at_s is not None:
+        raise Refused(f"the join token was revoked {now_s - token.revoked_at_s:.0f} s ago{how}")
     if token.expires_at_s < now_s:
         raise Refused(f"the join token expired {now_s - token.expires_at_s:.0f} s ago{how}")
-    if token.uses_left < 1:
+    used = join_tokens.update().where(this, join_tokens.c.uses_left > 0)
+    if not connection.execute(used.values(uses_left=join_tokens.c.uses_left - 1)).rowcount:
         raise Refused(f"the join token is used up{how}, with more --uses")
-    connection.execute(
-        join_tokens.update()
-        .where(join_tokens.c.secret_hash == secret_hash(secret))
-        .values(uses_left=join_tokens.c.uses_left - 1)
-    )
-    return str(token.labels)
+    return {"labels": str(token.labels), "joined_with": token_id(token.secret_hash)}
 
 
 def public_key(connection: sa.Connection, device_id: str) -> bytes | None:
-    """The key of an enrolled device."""
-    query = sa.select(devices.c.public_key).where(devices.c.device_id == device_id)
-    row = connection.execute(query).first()
-    return None if row is None else bytes(row.public_key)
+    """The key of an enrolled device; None also for one that was revoked."""
+    key = connection.execute(_PUBLIC_KEY, {"device_id": device_id}).scalar()
+    return None if key is None else bytes(key)
 
 
 def carried_by(connection: sa.Connection, node_id: str) -> set[str]:
-    """The devices that enrolled through a node, and the node itself."""
+    """The devices that enrolled through a node, and the node itself; also revoked ones, see `in_good_standing`."""
     rows = connection.execute(sa.select(devices.c.device_id).where(devices.c.via == node_id))
     return {str(row.device_id) for row in rows} | {node_id}
 
 
+def in_good_standing(connection: sa.Connection, sender: str) -> set[str]:
+    """Those for whom a sender may speak now: itself and whom it carries for, but for revoked ones."""
+    return set(connection.execute(_IN_GOOD_STANDING, {"sender": sender}).scalars())
+
+
+def require_good_standing(connection: sa.Connection, device_id: str) -> None:
+    """Raise Refused if a device was revoked: also while one of its requests was held open."""
+    if public_key(connection, device_id) is None:
+        raise Refused(f"{device_id!r} was revoked; nothing is taken from it any more")
+
+
 def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *, now_s: float) -> None:
     """Keep what devices say of themselves; a report without a profile keeps the one that is known."""
+    rows = []
     for report in reports:
         if not math.isfinite(report.age_s) or not _is_finite(report.update):
             raise InvalidInput(f"the report of {report.device_id!r} holds a number that is not finite")
         kept = report
         if report.profile is None:
-            query = sa.select(devices.c.report).where(devices.c.device_id == report.device_id)
+            query = sa.select(devices.c.report).where(devices.c.device_id == report.device_id).with_for_update()
             before = connection.execute(query).scalar()
             if before is not None:
                 kept = msgspec.structs.replace(report, profile=_report(before).profile)
-        connection.execute(
-            devices.update()
-            .where(devices.c.device_id == report.device_id)
-            .values(report=to_json(kept).decode(), last_seen_s=now_s - report.age_s)
-        )
+        rows.append({"this": report.device_id, "said": to_json(kept).decode(), "seen_s": now_s - report.age_s})
+    if rows:
+        connection.execute(_SAVE_REPORT, rows)
 
 
-def newer_generations(connection: sa.Connection, sender: str, known: dict[str, int]) -> dict[str, int]:
-    """The sender, and devices that it carries for, whose desired state is newer than it knows of."""
-    query = (
-        sa.select(assignments.c.device_id, assignments.c.generation)
-        .join_from(assignments, devices)
-        .where(sa.or_(devices.c.device_id == sender, devices.c.via == sender))
+def newer_desired(connection: sa.Connection, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
+    """What is newer than it knows of for the sender and for devices that it carries for."""
+    return tuple(
+        Desired(device_id=row.device_id, generation=row.generation, revoked=row.revoked_at_s is not None)
+        for row in connection.execute(_ASSIGNED_TO, {"sender": sender})
+        if row.generation > known.get(row.device_id, 0)
     )
-    rows = connection.execute(query)
-    return {row.device_id: row.generation for row in rows if row.generation > known.get(row.device_id, 0)}
 
 
 def with_carriers(connection: sa.Connection, device_ids: set[str]) -> set[str]:
@@ -153,12 +259,7 @@ def with_carriers(connection: sa.Connection, device_ids: set[str]) -> set[str]:
 
 def assigned(connection: sa.Connection, device_id: str) -> Assigned:
     """What a device was given last. Raises NotFound if it is not enrolled."""
-    query = (
-        sa.select(devices.c.enrolled_at_s, assignments.c.generation, assignments.c.assigned_at_s, assignments.c.body)
-        .join_from(devices, assignments, isouter=True)
-        .where(devices.c.device_id == device_id)
-    )
-    row = connection.execute(query).first()
+    row = connection.execute(_ASSIGNED, {"device_id": device_id}).first()
     if row is None:
         raise NotFound(f"there is no device {device_id!r}; 'edgeloop fleet list' shows those there are")
     if row.generation is None:
@@ -171,15 +272,17 @@ def assigned(connection: sa.Connection, device_id: str) -> Assigned:
 
 
 def assign(connection: sa.Connection, device_id: str, wanted: Assignment | None, *, now_s: float) -> int:
-    """Give a device something to run, or nothing; returns the new generation, which also goes into the body."""
+    """Give a device something to run, or nothing; returns the new generation, which also goes into the body.
+
+    Other replicas hear of it (`store.news`). In a restored cloud generations go on above those that it has forgotten.
+    """
     before = assigned(connection, device_id)
-    generation = before.generation + 1
+    generation = max(before.generation, connection.execute(_NEWEST_FLOOR).scalar() or 0) + 1
     body = None if wanted is None else to_json(msgspec.structs.replace(wanted, generation=generation)).decode()
-    values = {"generation": generation, "assigned_at_s": now_s, "body": body}
-    if before.generation:
-        connection.execute(assignments.update().where(assignments.c.device_id == device_id).values(**values))
-    else:
-        connection.execute(assignments.insert().values(device_id=device_id, **values))
+    values = {"this": device_id, "number": generation, "at_s": now_s, "wanted": body}
+    connection.execute(_REASSIGN if before.generation else _ASSIGN_FIRST, values)
+    via = connection.execute(_VIA, {"device_id": device_id}).scalar()
+    tell(connection, (device_id, via))
     return generation
 
 
@@ -204,6 +307,9 @@ def _view(row: sa.Row[tuple[object, ...]]) -> DeviceView:
         last_seen_s=row.last_seen_s,
         desired=wanted,
         report=None if row.report is None else _report(row.report),
+        revoked_at_s=row.revoked_at_s,
+        may_rejoin=bool(row.may_rejoin),
+        joined_with=row.joined_with,
     )
 
 
@@ -211,7 +317,8 @@ def _is_finite(update: UpdateReport | None) -> bool:
     """MessagePack carries NaN and infinity, JSON does not: such a report could be stored but never read again."""
     if update is None or update.watch is None:
         return True
-    return math.isfinite(update.watch.latency_p50_ms) and math.isfinite(update.watch.shadow_latency_p50_ms)
+    watch = update.watch
+    return all(map(math.isfinite, (watch.latency_p50_ms, watch.shadow_latency_p50_ms, watch.score_shift)))
 
 
 def _report(text: str) -> DeviceReport:

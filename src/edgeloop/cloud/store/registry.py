@@ -3,10 +3,9 @@
 import msgspec
 import sqlalchemy as sa
 
-from edgeloop.bundle.archive import digest
+from edgeloop.bundle.archive import digest, parse_manifest
 from edgeloop.cloud.store.tables import bundles, signed_targets
 from edgeloop.contracts.api import BundleView
-from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.errors import NotFound, Refused
 from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.names import BundleRef, version_key
@@ -28,6 +27,13 @@ def newest_targets(connection: sa.Connection) -> SignedTargets:
     return SignedTargets(row.version, row.metadata, row.published_at_s)
 
 
+def add_targets(connection: sa.Connection, version: int, metadata: bytes, *, now_s: float) -> None:
+    """Keep targets metadata that was checked. Raises Refused if other came in between."""
+    if newest_targets(connection).version != version - 1:
+        raise Refused("someone published in between; publish again")
+    connection.execute(signed_targets.insert().values(version=version, metadata=metadata, published_at_s=now_s))
+
+
 def add_bundle(
     connection: sa.Connection, manifest: Manifest, manifest_bytes: bytes, targets: tuple[int, bytes], *, now_s: float
 ) -> BundleView:
@@ -37,10 +43,7 @@ def add_bundle(
     )
     if connection.execute(taken).first() is not None:
         raise Refused(f"{manifest.ref} is published already and versions never change; publish under a newer version")
-    version, metadata = targets
-    if newest_targets(connection).version != version - 1:
-        raise Refused("someone published in between; publish again")
-    connection.execute(signed_targets.insert().values(version=version, metadata=metadata, published_at_s=now_s))
+    add_targets(connection, *targets, now_s=now_s)
     connection.execute(
         bundles.insert().values(
             name=manifest.name,
@@ -71,9 +74,13 @@ def manifest_bytes(connection: sa.Connection, ref: BundleRef) -> bytes:
     return str(text).encode()
 
 
+FILES = "files/"
+"""Where bundles' files are among the blobs."""
+
+
 def file_key(sha256: str) -> str:
     """Where a bundle's file is among the blobs."""
-    return f"files/{sha256[:2]}/{sha256}"
+    return f"{FILES}{sha256[:2]}/{sha256}"
 
 
 def newest_bundle(connection: sa.Connection, name: str) -> BundleView:
@@ -95,5 +102,5 @@ def _view(row: sa.Row[tuple[object, ...]]) -> BundleView:
         version=row.version,
         manifest_sha256=row.manifest_sha256,
         published_at_s=row.published_at_s,
-        manifest=from_json(row.manifest.encode(), Manifest, what="a stored manifest"),
+        manifest=parse_manifest(row.manifest.encode(), what="a stored manifest"),
     )

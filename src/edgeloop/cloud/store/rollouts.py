@@ -1,32 +1,71 @@
-"""Rollouts and how each of their devices does."""
+"""Rollouts and how each of their devices does.
+
+A device belongs to the oldest open rollout in which it has not come to an end: the others wait for it.
+"""
 
 import secrets
+from collections.abc import Iterable
 
 import msgspec
 import sqlalchemy as sa
 
-from edgeloop.cloud.store.tables import rollout_devices, rollouts
-from edgeloop.contracts.api import Gate, RolloutDevice, RolloutView
+from edgeloop.cloud.store.tables import assignments, devices, rollout_devices, rollouts
+from edgeloop.contracts.api import Gate, RolloutDevice, RolloutRequest, RolloutView
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import NotFound
-from edgeloop.contracts.messages import UpdateReport
-from edgeloop.contracts.states import RolloutState, UpdateState
+from edgeloop.contracts.messages import DeviceReport, UpdateReport, WatchStats
+from edgeloop.contracts.states import Outcome, RolloutState, UpdateState
+from edgeloop.contracts.window import Window
+
+_OPEN = (RolloutState.QUEUED, RolloutState.RUNNING, RolloutState.PAUSED)
+_OLDEST_FIRST = (rollouts.c.started_at_s, rollouts.c.rollout_id)
+_AT_ONCE = 500
+_REASON = 2000
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """A rollout that goes on, with what the decision needs."""
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One device of a rollout, as it is kept. generation: of its assignment, None before it was given."""
 
-    view: RolloutView
-    gate: Gate
+    device_id: str
+    wave: int
+    generation: int | None
+    state: UpdateState | None
+    outcome: Outcome | None
+    reason: str
+    since_s: float | None
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout that is not over, with what the decision needs."""
+
+    rollout_id: str
+    bundle: str
+    state: RolloutState
+    wave: int
     wave_started_at_s: float
+    paused_at_s: float | None
+    gate: Gate
+    window: Window | None
+    rows: tuple[Row, ...]
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that was given a bundle and has not come to an end with it, or was left behind as unreachable."""
+
+    rollout_id: str
+    device_id: str
+    state: UpdateState | None
+    outcome: Outcome | None
+    since_s: float
+    last_seen_s: float | None
+    gate: Gate
 
 
 def add_rollout(
     connection: sa.Connection,
+    request: RolloutRequest,
     *,
     bundle: str,
-    group: str,
-    gate: Gate,
     sizes: tuple[int, ...],
     devices: list[str],
     now_s: float,
@@ -37,56 +76,126 @@ def add_rollout(
         rollouts.insert().values(
             rollout_id=rollout_id,
             bundle=bundle,
-            group_name=group,
+            group_name=request.group,
             waves=to_json(sizes).decode(),
-            gate=to_json(gate).decode(),
+            gate=to_json(request.gate).decode(),
+            time_window=None if request.window is None else to_json(request.window).decode(),
             wave=0,
             wave_started_at_s=now_s,
-            state=RolloutState.RUNNING,
+            state=RolloutState.QUEUED,
             reason="",
             started_at_s=now_s,
         )
     )
+    rows = []
     for index, device_id in enumerate(devices):
         wave = 1 + next(number for number, size in enumerate(sizes) if index < size)
-        connection.execute(
-            rollout_devices.insert().values(rollout_id=rollout_id, device_id=device_id, wave=wave, reason="")
-        )
+        rows.append({"rollout_id": rollout_id, "device_id": device_id, "wave": wave, "reason": ""})
+    connection.execute(rollout_devices.insert(), rows)
     return rollout_id
 
 
-def running(connection: sa.Connection) -> list[Running]:
-    """Rollouts that go on, oldest first."""
-    rows = connection.execute(
-        sa.select(rollouts).where(rollouts.c.state == RolloutState.RUNNING).order_by(rollouts.c.started_at_s)
-    ).all()
+def open_rollouts(connection: sa.Connection) -> list[Open]:
+    """Rollouts that are not over, oldest first."""
+    found = connection.execute(sa.select(rollouts).where(rollouts.c.state.in_(_OPEN)).order_by(*_OLDEST_FIRST)).all()
     return [
-        Running(
-            view=_view(connection, row),
-            gate=from_json(row.gate.encode(), Gate, what="a gate"),
+        Open(
+            rollout_id=row.rollout_id,
+            bundle=row.bundle,
+            state=RolloutState(row.state),
+            wave=row.wave,
             wave_started_at_s=row.wave_started_at_s,
+            paused_at_s=row.paused_at_s,
+            gate=_gate(row.gate),
+            window=_window(row.time_window),
+            rows=tuple(_rows(connection, row.rollout_id)),
         )
-        for row in rows
+        for row in found
     ]
 
 
+def holders(connection: sa.Connection) -> dict[str, str]:
+    """Which open rollout each device belongs to now."""
+    query = (
+        sa.select(rollout_devices.c.device_id, rollouts.c.rollout_id)
+        .join_from(rollout_devices, rollouts)
+        .where(rollouts.c.state.in_(_OPEN), rollout_devices.c.outcome.is_(None))
+        .order_by(*_OLDEST_FIRST)
+    )
+    found: dict[str, str] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.device_id, row.rollout_id)
+    return found
+
+
+def given(connection: sa.Connection) -> list[Given]:
+    """Everyone who is waited for, or whose return is; in rollouts that are over, too."""
+    query = (
+        sa.select(rollout_devices, rollouts.c.gate, devices.c.last_seen_s)
+        .join_from(rollout_devices, rollouts)
+        .join(devices, devices.c.device_id == rollout_devices.c.device_id)
+        .join(assignments, assignments.c.device_id == rollout_devices.c.device_id)
+        .where(
+            rollout_devices.c.generation == assignments.c.generation,
+            sa.or_(rollout_devices.c.outcome.is_(None), rollout_devices.c.outcome == Outcome.UNREACHABLE),
+        )
+    )
+    gates: dict[str, Gate] = {}
+    return [
+        Given(
+            rollout_id=row.rollout_id,
+            device_id=row.device_id,
+            state=None if row.state is None else UpdateState(row.state),
+            outcome=None if row.outcome is None else Outcome(row.outcome),
+            since_s=row.since_s or 0.0,
+            last_seen_s=row.last_seen_s,
+            gate=gates.get(row.gate) or gates.setdefault(row.gate, _gate(row.gate)),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def set_state(connection: sa.Connection, rollout_id: str, state: RolloutState, **changes: float | None) -> None:
+    """Note where a rollout is; changes: other columns, too."""
+    connection.execute(rollouts.update().where(rollouts.c.rollout_id == rollout_id).values(state=state, **changes))
+
+
 def begin_wave(connection: sa.Connection, rollout_id: str, wave: int, *, now_s: float) -> None:
-    """Note that a wave began."""
+    """Note that a wave began, or that its last device was given the bundle now."""
     connection.execute(
-        rollouts.update().where(rollouts.c.rollout_id == rollout_id).values(wave=wave, wave_started_at_s=now_s)
+        rollouts.update()
+        .where(rollouts.c.rollout_id == rollout_id)
+        .values(wave=wave, wave_started_at_s=now_s, state=RolloutState.RUNNING)
     )
 
 
 def note_assigned(
-    connection: sa.Connection, rollout_id: str, device_id: str, *, generation: int, before: str | None
+    connection: sa.Connection,
+    rollout_id: str,
+    device_id: str,
+    *,
+    generation: int,
+    before: str | None,
+    now_s: float,
 ) -> None:
     """Note what a device was given, and the assignment (as JSON) that it had before."""
     connection.execute(
-        rollout_devices.update().where(_member(rollout_id, device_id)).values(generation=generation, before=before)
+        rollout_devices.update()
+        .where(_member(rollout_id, device_id))
+        .values(generation=generation, before=before, since_s=now_s)
     )
 
 
-def note_reports(connection: sa.Connection, reports: list[tuple[str, UpdateReport]]) -> bool:
+def note_outcome(
+    connection: sa.Connection, rollout_id: str, device_id: str, outcome: Outcome | None, reason: str
+) -> None:
+    """Note what it came to on a device, by the cloud's own judgement."""
+    connection.execute(
+        rollout_devices.update().where(_member(rollout_id, device_id)).values(outcome=outcome, reason=reason[:_REASON])
+    )
+
+
+def note_reports(connection: sa.Connection, reports: list[tuple[str, UpdateReport]], *, now_s: float) -> bool:
     """Keep what devices say of their updates, by the generation that they say it of; True if any of it is news."""
     news = False
     for device_id, report in reports:
@@ -96,7 +205,9 @@ def note_reports(connection: sa.Connection, reports: list[tuple[str, UpdateRepor
             sa.or_(rollout_devices.c.state.is_(None), rollout_devices.c.state != report.state),
         )
         done = connection.execute(
-            rollout_devices.update().where(mine).values(state=report.state, reason=report.reason[:2000])
+            rollout_devices.update()
+            .where(mine)
+            .values(state=report.state, outcome=Outcome.of(report.state), reason=report.reason[:_REASON], since_s=now_s)
         )
         news = news or bool(done.rowcount)
     return news
@@ -107,7 +218,7 @@ def end_rollout(connection: sa.Connection, rollout_id: str, state: RolloutState,
     connection.execute(
         rollouts.update()
         .where(rollouts.c.rollout_id == rollout_id)
-        .values(state=state, reason=reason, ended_at_s=now_s)
+        .values(state=state, reason=reason, ended_at_s=now_s, paused_at_s=None)
     )
 
 
@@ -119,30 +230,55 @@ def befores(connection: sa.Connection, rollout_id: str) -> dict[str, str | None]
     return {row.device_id: row.before for row in connection.execute(query)}
 
 
+def came_to(connection: sa.Connection, rollout_id: str, device_id: str) -> tuple[Outcome | None, str | None]:
+    """What a rollout came to on a device, and what that device had before it (as JSON); None twice if never given."""
+    row = connection.execute(sa.select(rollout_devices).where(_member(rollout_id, device_id))).first()
+    if row is None:
+        return None, None
+    return (None if row.outcome is None else Outcome(row.outcome)), row.before
+
+
 def get_rollout(connection: sa.Connection, rollout_id: str) -> RolloutView:
     """One rollout. Raises NotFound."""
     row = connection.execute(sa.select(rollouts).where(rollouts.c.rollout_id == rollout_id)).first()
     if row is None:
         raise NotFound(f"there is no rollout {rollout_id!r}; 'edgeloop rollout list' shows those there are")
-    return _view(connection, row)
+    return _view(connection, row, holders(connection))
 
 
 def list_rollouts(connection: sa.Connection) -> list[RolloutView]:
     """All, oldest first."""
-    rows = connection.execute(sa.select(rollouts).order_by(rollouts.c.started_at_s)).all()
-    return [_view(connection, row) for row in rows]
+    held = holders(connection)
+    found = connection.execute(sa.select(rollouts).order_by(*_OLDEST_FIRST)).all()
+    return [_view(connection, row, held) for row in found]
 
 
 def _member(rollout_id: str, device_id: str) -> sa.ColumnElement[bool]:
     return sa.and_(rollout_devices.c.rollout_id == rollout_id, rollout_devices.c.device_id == device_id)
 
 
-def _view(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> RolloutView:
-    members = connection.execute(
+def _rows(connection: sa.Connection, rollout_id: str) -> Iterable[Row]:
+    query = (
         sa.select(rollout_devices)
-        .where(rollout_devices.c.rollout_id == row.rollout_id)
+        .where(rollout_devices.c.rollout_id == rollout_id)
         .order_by(rollout_devices.c.wave, rollout_devices.c.device_id)
     )
+    for row in connection.execute(query):
+        yield Row(
+            device_id=row.device_id,
+            wave=row.wave,
+            generation=row.generation,
+            state=None if row.state is None else UpdateState(row.state),
+            outcome=None if row.outcome is None else Outcome(row.outcome),
+            reason=row.reason,
+            since_s=row.since_s,
+        )
+
+
+def _view(connection: sa.Connection, row: sa.Row[tuple[object, ...]], held: dict[str, str]) -> RolloutView:
+    members = list(_rows(connection, row.rollout_id))
+    is_open = RolloutState(row.state) in _OPEN
+    on_watch = _on_watch(connection, [one.device_id for one in members if one.state is UpdateState.ACTIVE])
     return RolloutView(
         rollout_id=row.rollout_id,
         bundle=row.bundle,
@@ -153,13 +289,44 @@ def _view(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> Rollout
         reason=row.reason,
         started_at_s=row.started_at_s,
         ended_at_s=row.ended_at_s,
+        window=_window(row.time_window),
         devices=tuple(
             RolloutDevice(
                 device_id=one.device_id,
                 wave=one.wave,
-                state=None if one.state is None else UpdateState(one.state),
+                state=one.state,
                 reason=one.reason,
+                outcome=one.outcome,
+                behind=_behind(one, held.get(one.device_id), row.rollout_id) if is_open else None,
+                since_s=one.since_s,
+                watch=on_watch.get((one.device_id, one.generation)),
             )
             for one in members
         ),
     )
+
+
+def _behind(one: Row, holder: str | None, rollout_id: str) -> str | None:
+    waits = one.generation is None and one.outcome is None
+    return holder if waits and holder != rollout_id else None
+
+
+def _on_watch(connection: sa.Connection, device_ids: list[str]) -> dict[tuple[str, int | None], WatchStats]:
+    """What devices count that are on watch, by device and generation."""
+    found: dict[tuple[str, int | None], WatchStats] = {}
+    for start in range(0, len(device_ids), _AT_ONCE):
+        some = device_ids[start : start + _AT_ONCE]
+        query = sa.select(devices.c.device_id, devices.c.report).where(devices.c.device_id.in_(some))
+        for row in connection.execute(query):
+            update = from_json(row.report.encode(), DeviceReport, what="a report").update if row.report else None
+            if update is not None and update.watch is not None:
+                found[row.device_id, update.generation] = update.watch
+    return found
+
+
+def _gate(text: str) -> Gate:
+    return from_json(text.encode(), Gate, what="a gate")
+
+
+def _window(text: str | None) -> Window | None:
+    return None if text is None else from_json(text.encode(), Window, what="a maintenance window")

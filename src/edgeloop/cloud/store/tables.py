@@ -17,6 +17,32 @@ api_tokens = sa.Table(
     sa.Column("secret_hash", sa.String(64), primary_key=True),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("created_at_s", sa.Float, nullable=False),
+    sa.Column("role", sa.String(16), nullable=False, server_default="owner"),
+    sa.Column("expires_at_s", sa.Float, nullable=True),
+    sa.Column("created_by", sa.String(200), nullable=False, server_default=""),
+    sa.Index("ix_api_tokens_name", "name", unique=True),
+)
+
+access_log = sa.Table(
+    "access_log",
+    metadata,
+    sa.Column("entry", sa.Integer, primary_key=True),
+    sa.Column("at_s", sa.Float, nullable=False),
+    sa.Column("who", sa.String(200), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(100), nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+access_outcomes = sa.Table(
+    "access_outcomes",
+    metadata,
+    sa.Column("entry", sa.Integer, sa.ForeignKey("access_log.entry"), primary_key=True, autoincrement=False),
+    sa.Column("at_s", sa.Float, nullable=False),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
 )
 
 join_tokens = sa.Table(
@@ -26,6 +52,11 @@ join_tokens = sa.Table(
     sa.Column("uses_left", sa.Integer, nullable=False),
     sa.Column("expires_at_s", sa.Float, nullable=False),
     sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("uses", sa.Integer, nullable=True),
+    sa.Column("made_at_s", sa.Float, nullable=True),
+    sa.Column("made_by", sa.String(200), nullable=False, server_default=""),
+    sa.Column("note", sa.String(200), nullable=False, server_default=""),
+    sa.Column("revoked_at_s", sa.Float, nullable=True),
 )
 
 devices = sa.Table(
@@ -39,6 +70,10 @@ devices = sa.Table(
     sa.Column("enrolled_at_s", sa.Float, nullable=False),
     sa.Column("last_seen_s", sa.Float, nullable=True),
     sa.Column("report", sa.Text, nullable=True),
+    sa.Column("revoked_at_s", sa.Float, nullable=True),
+    sa.Column("may_rejoin", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("joined_with", sa.String(12), nullable=True),
+    sa.Index("ix_devices_via", "via"),
 )
 
 assignments = sa.Table(
@@ -68,6 +103,15 @@ signed_targets = sa.Table(
     sa.Column("published_at_s", sa.Float, nullable=False),
 )
 
+signed_roots = sa.Table(
+    "signed_roots",
+    metadata,
+    sa.Column("repository", sa.String(16), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("metadata", sa.LargeBinary, nullable=False),
+    sa.Column("added_at_s", sa.Float, nullable=False),
+)
+
 rollouts = sa.Table(
     "rollouts",
     metadata,
@@ -82,6 +126,8 @@ rollouts = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("started_at_s", sa.Float, nullable=False),
     sa.Column("ended_at_s", sa.Float, nullable=True),
+    sa.Column("time_window", sa.Text, nullable=True),
+    sa.Column("paused_at_s", sa.Float, nullable=True),
 )
 
 rollout_devices = sa.Table(
@@ -94,6 +140,8 @@ rollout_devices = sa.Table(
     sa.Column("state", sa.String(16), nullable=True),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("before", sa.Text, nullable=True),
+    sa.Column("outcome", sa.String(16), nullable=True),
+    sa.Column("since_s", sa.Float, nullable=True),
 )
 
 events = sa.Table(
@@ -147,4 +195,20 @@ jobs = sa.Table(
     sa.Column("artifacts", sa.Text, nullable=False),
     sa.Column("report", sa.Text, nullable=False),
     sa.Column("created_at_s", sa.Float, nullable=False),
+)
+
+used_nonces = sa.Table(
+    "used_nonces",
+    metadata,
+    sa.Column("device_id", sa.String(63), primary_key=True),
+    sa.Column("nonce", sa.String(64), primary_key=True),
+    sa.Column("expires_at_s", sa.Float, nullable=False, index=True),
+)
+
+restores = sa.Table(
+    "restores",
+    metadata,
+    sa.Column("restored_at_s", sa.Float, primary_key=True, autoincrement=False),
+    sa.Column("made_at_s", sa.Float, nullable=False),
+    sa.Column("generation_floor", sa.Integer, nullable=False),
 )

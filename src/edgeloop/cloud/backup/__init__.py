@@ -1,0 +1,1 @@
+"""A cloud in one file, and a cloud from one file."""

@@ -1,0 +1,120 @@
+"""Engines: SQLite or PostgreSQL by URL, with what each needs to keep this store's promises.
+
+The promises, on both: what is committed survives a power cut; nobody waits without an end; a transaction sees its own
+savepoints. Neighbours: `database` runs operations on an engine, `replica` asks PostgreSQL who else serves.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from edgeloop.contracts.errors import InvalidInput, Unavailable
+
+_SQLITE_WAIT_S = 10
+_LOCK_WAIT_S = 10
+_POOL = 5
+_POOL_MORE = 45
+
+_POSTGRESQL_SETTINGS = (
+    f"SET lock_timeout = '{_LOCK_WAIT_S}s'",
+    # A replica that was frozen in mid-transaction must not hold up the others.
+    "SET idle_in_transaction_session_timeout = '30s'",
+    "SET timezone = 'UTC'",
+)
+
+GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+"""What SQLAlchemy raises where the database cannot serve now."""
+
+
+def parse_url(text: str) -> sa.URL:
+    """The address of a database, with the driver that edgeloop uses. Raises InvalidInput.
+
+    >>> parse_url("postgresql://db.example/edgeloop").drivername
+    'postgresql+psycopg'
+    """
+    try:
+        url = sa.make_url(text)
+    except sa.exc.ArgumentError as error:
+        raise InvalidInput(
+            f"this is no database address; expected {_EXPECTED}. Mind that a password's special characters are "
+            "written as %40 and the like"
+        ) from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise InvalidInput(f"a database of kind {url.drivername!r} is not spoken here; expected {_EXPECTED}")
+    return url
+
+
+_EXPECTED = "sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+
+
+def open_engine(text: str) -> sa.Engine:
+    """An engine that connects when it is first used. Raises InvalidInput on an address that is none."""
+    url = parse_url(text)
+    return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
+
+
+def is_postgresql(bind: sa.Connection | sa.Engine) -> bool:
+    """Whether several replicas may share this database."""
+    return bind.dialect.name == "postgresql"
+
+
+def unavailable(error: sa.exc.SQLAlchemyError, *, became: str = "Nothing of this request was kept") -> Unavailable:
+    """What a failure of the database means to whoever asked."""
+    cause = getattr(error, "orig", None) or error
+    return Unavailable(f"the cloud's database cannot serve: {cause}. {became}; try again.")
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _SQLITE_WAIT_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def _settings(connection: Any, _: Any) -> None:
+        # pysqlite begins transactions late and by itself; savepoints need them begun at once, by us.
+        connection.isolation_level = None
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    try:
+        engine = sa.create_engine(
+            url, connect_args=POSTGRESQL_CONNECT, pool_size=_POOL, max_overflow=_POOL_MORE, pool_timeout=_LOCK_WAIT_S
+        )
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            "a PostgreSQL database needs psycopg, which is not installed: pip install 'edgeloop[postgres]'"
+        ) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def _settings(connection: Any, _: Any) -> None:
+        connection.autocommit = True
+        for statement in _POSTGRESQL_SETTINGS:
+            connection.execute(statement)
+        # Acknowledged means on the disk, whatever the server's default is; a stronger setting is left alone.
+        if connection.execute("SHOW synchronous_commit").fetchone()[0] == "off":
+            connection.execute("SET synchronous_commit = on")
+        connection.autocommit = False
+
+    return engine
+
+
+POSTGRESQL_CONNECT = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "application_name": "edgeloop",
+}
+"""How every connection is made: a host that vanished is noticed within half a minute."""

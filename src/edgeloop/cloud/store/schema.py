@@ -1,0 +1,98 @@
+"""The schema's versions: where a database stands, and the steps up and down.
+
+Rules kept here: a database goes from one version to another in one transaction or not at all; of replicas that start
+together one migrates and the others wait; a version that this edgeloop does not know is left alone.
+The steps themselves are in `cloud/migrations`.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from edgeloop.cloud.store.engine import is_postgresql, unavailable
+from edgeloop.cloud.store.locks import MIGRATING, SERVING, take_for_transaction, try_for_transaction
+from edgeloop.contracts.errors import Corrupt, InvalidInput, Refused
+
+_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+BASE = "base"
+"""Before the first version: no tables."""
+
+
+def known_versions() -> tuple[str, ...]:
+    """The versions of the schema that this edgeloop knows, oldest first."""
+    return tuple(script.revision for script in reversed(list(_script().walk_revisions())))
+
+
+def version_of(connection: sa.Connection) -> str:
+    """Where a database stands; BASE for an empty one. Raises InvalidInput if it is newer than this edgeloop."""
+    version = MigrationContext.configure(connection).get_current_revision() or BASE
+    if version not in (BASE, *known_versions()):
+        raise InvalidInput(
+            f"the cloud's database has schema {version}, which this edgeloop does not know (it knows up to "
+            f"{known_versions()[-1]}): a newer edgeloop migrated it. Update edgeloop here; or let the newer one go "
+            "back with 'edgeloop cloud migrate --to', or restore a backup from before."
+        )
+    return version
+
+
+def migrate(engine: sa.Engine, *, to: str | None = None) -> tuple[str, str]:
+    """Take the database to a version, the newest unless told; returns (from, to).
+
+    Raises InvalidInput if either version is not known here; Refused if it is to go back while replicas serve;
+    Unavailable or Corrupt if the database cannot be opened.
+    """
+    wanted = known_versions()[-1] if to is None else to
+    if wanted not in (BASE, *known_versions()):
+        raise InvalidInput(f"there is no schema {wanted!r}; known are {BASE}, {', '.join(known_versions())}")
+    try:
+        with engine.begin() as connection:
+            take_for_transaction(connection, MIGRATING)
+            before = version_of(connection)
+            _go(connection, before, wanted)
+    except sa.exc.OperationalError as error:
+        raise unavailable(error) from error
+    except sa.exc.DatabaseError as error:
+        raise Corrupt(f"the cloud's database cannot be opened: {error.orig}. Restore it from a backup.") from error
+    return before, wanted
+
+
+def require_newest(engine: sa.Engine) -> None:
+    """Raise InvalidInput unless the database stands at the newest version, without changing it."""
+    try:
+        with engine.connect() as connection:
+            version = version_of(connection)
+    except sa.exc.OperationalError as error:
+        raise unavailable(error) from error
+    except sa.exc.DatabaseError as error:
+        raise Corrupt(f"the cloud's database cannot be opened: {error.orig}. Restore it from a backup.") from error
+    if version != known_versions()[-1]:
+        raise InvalidInput(
+            f"the cloud's database has schema {version}, this edgeloop needs {known_versions()[-1]}: run 'edgeloop "
+            "cloud migrate' first"
+        )
+
+
+def _go(connection: sa.Connection, before: str, wanted: str) -> None:
+    order = (BASE, *known_versions())
+    config = _config(connection)
+    if order.index(wanted) >= order.index(before):
+        command.upgrade(config, wanted)
+        return
+    if is_postgresql(connection) and not try_for_transaction(connection, SERVING):
+        raise Refused("a replica serves this database; end all of them before the schema goes back")
+    command.downgrade(config, wanted)
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory(str(_MIGRATIONS))

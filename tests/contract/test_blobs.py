@@ -1,0 +1,140 @@
+"""One suite over the cloud's blobs: in a folder, in memory, and in a bucket of a real S3 server."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from edgeloop.cloud.store.blobs import Blobs, bucket_blobs, folder_blobs, memory_blobs
+from edgeloop.contracts.errors import InvalidInput, NotFound, Unavailable
+from s3 import S3Server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3.new_bucket()
+
+
+@pytest.fixture(params=["folder", "memory", "bucket"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    if request.param == "bucket":
+        return bucket_blobs(request.getfixturevalue("bucket"))
+    return folder_blobs(tmp_path / "blobs") if request.param == "folder" else memory_blobs()
+
+
+@pytest.mark.parametrize("data", [b"x", b"", bytes(range(256)) * 5000], ids=["one byte", "empty", "large"])
+def test_blob_is_read_as_it_was_put(blobs: Blobs, data: bytes) -> None:
+    asyncio.run(blobs.put("a/b", data))
+    assert asyncio.run(blobs.get("a/b")) == data
+
+
+def test_part_of_a_blob_is_read(blobs: Blobs) -> None:
+    asyncio.run(blobs.put("a/b", b"0123456789"))
+    assert asyncio.run(blobs.get("a/b", start=3, stop=7)) == b"3456"
+
+
+def test_same_key_again_replaces(blobs: Blobs) -> None:
+    asyncio.run(blobs.put("a/b", b"old and long"))
+    asyncio.run(blobs.put("a/b", b"new"))
+    assert asyncio.run(blobs.get("a/b")) == b"new"
+
+
+def test_size_of_a_blob_is_known(blobs: Blobs) -> None:
+    asyncio.run(blobs.put("a/b", b"12345"))
+    assert asyncio.run(blobs.size_bytes("a/b")) == 5
+
+
+@pytest.mark.parametrize("key", ["a/c", "a", "b/b"])
+def test_blob_that_is_not_there_has_no_size(blobs: Blobs, key: str) -> None:
+    asyncio.run(blobs.put("a/b", b"12345"))
+    assert asyncio.run(blobs.size_bytes(key)) is None
+
+
+@pytest.mark.parametrize("part", [{}, {"start": 0, "stop": 1}], ids=["whole", "part"])
+def test_blob_that_is_not_there_is_not_found(blobs: Blobs, part: dict[str, int]) -> None:
+    with pytest.raises(NotFound, match="a/c"):
+        asyncio.run(blobs.get("a/c", **part))
+
+
+def test_many_at_once_are_kept_apart(blobs: Blobs) -> None:
+    async def scenario() -> list[bytes]:
+        await asyncio.gather(*(blobs.put(f"k/{index}", f"{index}".encode()) for index in range(50)))
+        return await asyncio.gather(*(blobs.get(f"k/{index}") for index in range(50)))
+
+    assert asyncio.run(scenario()) == [f"{index}".encode() for index in range(50)]
+
+
+def test_folder_outlives_the_process_that_filled_it(tmp_path: Path) -> None:
+    asyncio.run(folder_blobs(tmp_path / "blobs").put("a/b", b"x"))
+    assert asyncio.run(folder_blobs(tmp_path / "blobs").get("a/b")) == b"x"
+
+
+def test_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
+    blobs = folder_blobs(tmp_path / "blobs")
+    (tmp_path / "blobs" / "a").write_bytes(b"a file where a folder is needed")
+    with pytest.raises(Unavailable):
+        asyncio.run(blobs.put("a/b", b"x"))
+
+
+def test_store_that_is_there_answers(blobs: Blobs) -> None:
+    asyncio.run(blobs.check())
+
+
+def test_pieces_make_up_the_blob(blobs: Blobs) -> None:
+    data = os.urandom(9 * 1024 * 1024)
+
+    async def read() -> list[bytes]:
+        await blobs.put("a/b", data)
+        return [piece async for piece in blobs.pieces("a/b")]
+
+    pieces = asyncio.run(read())
+    assert (len(pieces), b"".join(pieces)) == (2, data)
+
+
+# ---- a bucket
+
+
+def test_large_blob_goes_up_in_parts(s3: S3Server, bucket: str) -> None:
+    asyncio.run(bucket_blobs(bucket).put("a/b", bytes(20 * 1024 * 1024)))
+    listing = s3.keys(bucket)
+    assert "<Key>blobs/a/b</Key>" in listing
+    assert "-3&quot;" in listing or '-3"' in listing  # the ETag says of how many parts it was made
+
+
+def test_bucket_outlives_the_process_that_filled_it(bucket: str) -> None:
+    asyncio.run(bucket_blobs(bucket).put("a/b", b"x"))
+    assert asyncio.run(bucket_blobs(bucket).get("a/b")) == b"x"
+
+
+def test_prefixes_of_a_bucket_are_apart(bucket: str) -> None:
+    asyncio.run(bucket_blobs(bucket).put("a/b", b"x"))
+    assert asyncio.run(bucket_blobs(bucket + "-2").size_bytes("a/b")) is None
+
+
+def test_bucket_that_is_not_there_is_unavailable(bucket: str) -> None:
+    with pytest.raises(Unavailable, match=r"(?s)does not exist.*Make the bucket"):
+        asyncio.run(bucket_blobs("s3://no-such-bucket/blobs").check())
+
+
+def test_server_that_is_away_is_unavailable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")
+    blobs = bucket_blobs(bucket)
+    for call in (blobs.check(), blobs.put("a/b", b"x"), blobs.get("a/b"), blobs.size_bytes("a/b")):
+        with pytest.raises(Unavailable) as told:
+            asyncio.run(call)
+        assert len(str(told.value)) < 700
+
+
+@pytest.mark.parametrize("url", ["fleet", "http://bucket/x", "s3://", "s3:///x", "gs://bucket"])
+def test_place_that_is_none_is_invalid_input(url: str) -> None:
+    with pytest.raises(InvalidInput, match="s3://BUCKET"):
+        bucket_blobs(url)
+
+
+def test_endpoint_without_tls_is_turned_down_beyond_loopback(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", "http://s3.example:9000")
+    with pytest.raises(InvalidInput, match="https"):
+        bucket_blobs(bucket)
