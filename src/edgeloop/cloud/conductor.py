@@ -1,4 +1,8 @@
-"""Carries rollouts forward: asks `rollout.decide`, writes what it says, wakes the devices concerned."""
+"""Carries rollouts forward: asks `rollout.decide`, writes what it says, wakes the devices concerned.
+
+What is to be done is found out in a read, since most looks find nothing; it is found out again in the write that does
+it.
+"""
 
 import asyncio
 import time
@@ -8,20 +12,39 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from edgeloop.cloud.rollout import Abort, Complete, Member, NextWave, decide, order_devices, wave_sizes
+from edgeloop.cloud.rollout import (
+    UNLABELLED,
+    Abort,
+    Complete,
+    Decision,
+    Give,
+    Hold,
+    Labelled,
+    Member,
+    NextWave,
+    Stage,
+    decide,
+    labels_of,
+    order_devices,
+    unreachable,
+    wave_sizes,
+)
 from edgeloop.cloud.store import fleet, registry, rollouts
-from edgeloop.cloud.store.analysis import drift
+from edgeloop.cloud.store.analysis import drift, labelled_samples
 from edgeloop.cloud.store.database import Database
-from edgeloop.contracts.api import BundleView, DeviceView, Gate, RolloutRequest, RolloutView
+from edgeloop.contracts.api import AbortRequest, DeviceView, Gate, RolloutRequest, RolloutView
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
 from edgeloop.contracts.messages import Assignment, WatchBounds
 from edgeloop.contracts.names import BundleRef
-from edgeloop.contracts.states import Kind, RolloutState
+from edgeloop.contracts.states import Kind, Outcome, RolloutState, UpdateState
 from edgeloop.hub.waker import Waker, wait_for_news
 
 _log = structlog.get_logger(__name__)
 _DRIFT_WINDOW = 200
+_MOST_ROUNDS = 20
+_REST = 4.0
+"""Times what a look took: a fleet that reports without a pause leaves the database to others for the most part."""
 
 
 class Conductor:
@@ -34,154 +57,291 @@ class Conductor:
         self._nudged = asyncio.Event()
 
     async def start(self, request: RolloutRequest) -> RolloutView:
-        """Begin a rollout's first wave. Raises InvalidInput, NotFound, or Refused while another one is at work."""
+        """Begin a rollout, or queue it where its devices belong to older ones. Raises InvalidInput, NotFound."""
 
         def operation(connection: sa.Connection) -> tuple[str, set[str]]:
-            return self._start(connection, request)
+            return self._start(connection, request), self._step(connection)
 
         rollout_id, woken = await self._database.write(operation)
-        self._waker.wake(woken)
-        return await self._database.read(lambda connection: rollouts.get_rollout(connection, rollout_id))
+        return await self._done(rollout_id, woken)
 
-    async def abort(self, rollout_id: str, reason: str) -> RolloutView:
+    async def abort(self, rollout_id: str, request: AbortRequest) -> RolloutView:
         """End a rollout by hand. Raises Refused if it is over."""
 
         def operation(connection: sa.Connection) -> set[str]:
-            view = rollouts.get_rollout(connection, rollout_id)
-            if view.state is not RolloutState.RUNNING:
-                raise Refused(f"rollout {rollout_id} is {view.state} already")
-            return self._abort(connection, view, reason)
+            self._require_open(connection, rollout_id)
+            woken = self._abort(connection, rollout_id, request.reason, keep=request.keep)
+            return woken | self._step(connection)
 
-        self._waker.wake(await self._database.write(operation))
-        return await self._database.read(lambda connection: rollouts.get_rollout(connection, rollout_id))
+        return await self._done(rollout_id, await self._database.write(operation))
+
+    async def pause(self, rollout_id: str) -> RolloutView:
+        """Begin nothing more; devices that have begun go on. Raises Refused if it is over or paused already."""
+
+        def operation(connection: sa.Connection) -> None:
+            if self._require_open(connection, rollout_id).state is RolloutState.PAUSED:
+                raise Refused(f"rollout {rollout_id} is paused already")
+            rollouts.set_state(connection, rollout_id, RolloutState.PAUSED, paused_at_s=self._clock())
+
+        await self._database.write(operation)
+        return await self._done(rollout_id, set())
+
+    async def resume(self, rollout_id: str) -> RolloutView:
+        """Go on with a paused rollout; its deadlines stood still. Raises Refused if it is not paused."""
+
+        def operation(connection: sa.Connection) -> set[str]:
+            view = self._require_open(connection, rollout_id)
+            if view.state is not RolloutState.PAUSED:
+                raise Refused(f"rollout {rollout_id} is {view.state}, not paused")
+            one = next(one for one in rollouts.open_rollouts(connection) if one.rollout_id == rollout_id)
+            pause_s = self._clock() - (one.paused_at_s or self._clock())
+            rollouts.set_state(
+                connection,
+                rollout_id,
+                RolloutState.RUNNING if one.wave else RolloutState.QUEUED,
+                paused_at_s=None,
+                wave_started_at_s=one.wave_started_at_s + pause_s,
+            )
+            return self._step(connection)
+
+        return await self._done(rollout_id, await self._database.write(operation))
 
     def nudge(self) -> None:
         """A device reported something: look at the rollouts soon."""
         self._nudged.set()
+
+    def wake(self, device_ids: set[str]) -> None:
+        """There is news of these devices that is no rollout's: answer their held requests."""
+        self._waker.wake(device_ids)
 
     async def run(self, *, tick_s: float) -> None:
         """Look at the rollouts at every nudge and every tick, until cancelled."""
         while True:
             await wait_for_news(self._nudged, tick_s)
             self._nudged.clear()
+            began_s = time.monotonic()
             try:
                 await self.step()
             except EdgeloopError as error:
                 _log.error("rollout_step_failed", code=error.code, detail=str(error))
             except Exception as error:  # noqa: BLE001 - the outer guard: rollouts must not stand still for ever
                 _log.error("rollout_step_broke", exc_info=error)
+            await asyncio.sleep(min(_REST * (time.monotonic() - began_s), tick_s))
 
     async def step(self) -> None:
-        """Take every running rollout as far as it can go now."""
-        if not await self._database.read(rollouts.running):
-            return
-        self._waker.wake(await self._database.write(self._step))
+        """Take every open rollout as far as it can go now."""
+
+        def is_due(connection: sa.Connection) -> bool:
+            return bool(self._changed_outcomes(connection) or self._decisions(connection))
+
+        if await self._database.read(is_due):
+            self._waker.wake(await self._database.write(self._step))
+
+    async def _done(self, rollout_id: str, woken: set[str]) -> RolloutView:
+        self._waker.wake(woken)
+        return await self._database.read(lambda connection: rollouts.get_rollout(connection, rollout_id))
+
+    def _require_open(self, connection: sa.Connection, rollout_id: str) -> RolloutView:
+        view = rollouts.get_rollout(connection, rollout_id)
+        if view.state.is_final:
+            raise Refused(f"rollout {rollout_id} is {view.state} already")
+        return view
 
     def _step(self, connection: sa.Connection) -> set[str]:
+        """One decision may make the next one due: what ends sets devices free for others."""
         woken: set[str] = set()
-        for one in rollouts.running(connection):
-            woken |= self._carry_on(connection, one)
+        for given, outcome, reason in self._changed_outcomes(connection):
+            rollouts.note_outcome(connection, given.rollout_id, given.device_id, outcome, reason)
+        for _ in range(_MOST_ROUNDS):
+            decisions = self._decisions(connection)
+            for one, decision in decisions:
+                woken |= self._carry_out(connection, one, decision)
+            if not decisions:
+                return woken
+        self.nudge()
         return woken
 
-    def _carry_on(self, connection: sa.Connection, one: rollouts.Running) -> set[str]:
-        view = one.view
+    def _changed_outcomes(self, connection: sa.Connection) -> list[tuple[rollouts.Given, Outcome | None, str]]:
+        """Who has become unreachable, or is heard of again."""
+        changed: list[tuple[rollouts.Given, Outcome | None, str]] = []
+        now_s = self._clock()
+        for one in rollouts.given(connection):
+            why = unreachable(
+                state=one.state, since_s=one.since_s, last_seen_s=one.last_seen_s, now_s=now_s, gate=one.gate
+            )
+            outcome = None if why is None else Outcome.UNREACHABLE
+            if outcome is not one.outcome:
+                changed.append((one, outcome, why or "heard of again"))
+        return changed
+
+    def _decisions(self, connection: sa.Connection) -> list[tuple[rollouts.Open, Decision]]:
+        """What is to be done: the oldest rollout's word on each device comes first."""
+        opened = rollouts.open_rollouts(connection)
+        if not opened:
+            return []
+        held = rollouts.holders(connection)
+        decided = [(one, self._decide(connection, one, held)) for one in opened]
+        return [(one, decision) for one, decision in decided if not isinstance(decision, Hold)]
+
+    def _decide(self, connection: sa.Connection, one: rollouts.Open, held: dict[str, str]) -> Decision:
         members = tuple(
-            Member(device_id=device.device_id, wave=device.wave, state=device.state, reason=device.reason)
-            for device in view.devices
+            Member(
+                device_id=row.device_id,
+                wave=row.wave,
+                state=row.state,
+                outcome=row.outcome,
+                reason=row.reason,
+                is_given=row.generation is not None,
+                has_turn=held.get(row.device_id) == one.rollout_id,
+            )
+            for row in one.rows
         )
-        age_s = self._clock() - one.wave_started_at_s
-        decision = decide(members, wave=view.wave, gate=one.gate, wave_age_s=age_s)
+        stage = Stage(
+            wave=one.wave,
+            wave_age_s=self._clock() - one.wave_started_at_s,
+            is_paused=one.state is RolloutState.PAUSED,
+            has_window=one.window is not None,
+        )
+        old, new = _labelled(connection, one)
+        return decide(members, stage, one.gate, old=old, new=new)
+
+    def _carry_out(self, connection: sa.Connection, one: rollouts.Open, decision: Decision) -> set[str]:
         if isinstance(decision, NextWave):
-            return self._begin_wave(connection, view, decision.wave, one.gate)
-        if isinstance(decision, Abort):
-            return self._abort(connection, view, decision.reason)
-        if isinstance(decision, Complete):
+            rollouts.begin_wave(connection, one.rollout_id, decision.wave, now_s=self._clock())
+        elif isinstance(decision, Give):
+            return self._give(connection, one, decision.device_ids)
+        elif isinstance(decision, Abort):
+            return self._abort(connection, one.rollout_id, decision.reason)
+        elif isinstance(decision, Complete):
             rollouts.end_rollout(
-                connection, view.rollout_id, RolloutState.COMPLETED, decision.reason, now_s=self._clock()
+                connection, one.rollout_id, RolloutState.COMPLETED, decision.reason, now_s=self._clock()
             )
         return set()
 
-    def _start(self, connection: sa.Connection, request: RolloutRequest) -> tuple[str, set[str]]:
+    def _start(self, connection: sa.Connection, request: RolloutRequest) -> str:
         bundle = registry.get_bundle(connection, BundleRef.parse(request.bundle))
-        devices = [view.device_id for view in _group(fleet.list_devices(connection), request.group)]
-        busy = {device.device_id for one in rollouts.running(connection) for device in one.view.devices}
-        if busy & set(devices):
-            raise Refused(
-                f"another rollout is at work on {', '.join(sorted(busy & set(devices))[:5])}; wait for its end or "
-                "stop it with 'edgeloop rollout abort'"
-            )
-        order = order_devices(devices, first=request.first)
-        sizes = wave_sizes(request.waves, len(order))
-        rollout_id = rollouts.add_rollout(
+        group = [view.device_id for view in _group(fleet.list_devices(connection), request.group)]
+        order = order_devices(group, first=request.first)
+        return rollouts.add_rollout(
             connection,
+            request,
             bundle=f"{bundle.name}@{bundle.version}",
-            group=request.group,
-            gate=request.gate,
-            sizes=sizes,
+            sizes=wave_sizes(request.waves, len(order)),
             devices=order,
             now_s=self._clock(),
         )
+
+    def _give(self, connection: sa.Connection, one: rollouts.Open, device_ids: tuple[str, ...]) -> set[str]:
+        bundle = registry.get_bundle(connection, BundleRef.parse(one.bundle))
+        drifted = _drifted(connection, one.gate)
+        for device_id in device_ids:
+            wanted = Assignment(
+                generation=0,
+                rollout_id=one.rollout_id,
+                bundle=one.bundle,
+                manifest_sha256=bundle.manifest_sha256,
+                watch=_bounds(one.gate, is_drifted=device_id in drifted),
+                window=one.window,
+            )
+            before = _sound(connection, device_id)
+            generation = fleet.assign(connection, device_id, wanted, now_s=self._clock())
+            rollouts.note_assigned(
+                connection,
+                one.rollout_id,
+                device_id,
+                generation=generation,
+                before=None if before is None else to_json(before).decode(),
+                now_s=self._clock(),
+            )
+        rollouts.begin_wave(connection, one.rollout_id, one.wave, now_s=self._clock())
+        return fleet.with_carriers(connection, set(device_ids))
+
+    def _abort(self, connection: sa.Connection, rollout_id: str, reason: str, *, keep: bool = False) -> set[str]:
+        """End it; unless told to keep it, want the old version again wherever the new one was not confirmed."""
         view = rollouts.get_rollout(connection, rollout_id)
-        return rollout_id, self._begin_wave(connection, view, 1, request.gate)
-
-    def _begin_wave(self, connection: sa.Connection, view: RolloutView, wave: int, gate: Gate) -> set[str]:
-        bundle = registry.get_bundle(connection, BundleRef.parse(view.bundle))
-        devices = {device.device_id: device for device in fleet.list_devices(connection)}
-        drifted = _drifted(connection, devices, gate)
+        rollouts.end_rollout(connection, rollout_id, RolloutState.ABORTED, reason, now_s=self._clock())
+        if keep:
+            return set()
         woken = set()
-        for member in view.devices:
-            if member.wave == wave:
-                bounds = _bounds(gate, is_drifted=member.device_id in drifted)
-                self._assign(connection, view.rollout_id, bundle, member.device_id, bounds)
-                woken.add(member.device_id)
-        rollouts.begin_wave(connection, view.rollout_id, wave, now_s=self._clock())
+        befores = rollouts.befores(connection, rollout_id)
+        for device in view.devices:
+            if device.device_id not in befores or device.outcome is Outcome.CONFIRMED:
+                continue
+            wanted = fleet.assigned(connection, device.device_id).assignment
+            if wanted is not None and wanted.rollout_id == rollout_id:
+                fleet.assign(connection, device.device_id, _assignment(befores[device.device_id]), now_s=self._clock())
+                woken.add(device.device_id)
+            if device.outcome is None:
+                was_active = device.state is UpdateState.ACTIVE
+                outcome = Outcome.ROLLED_BACK if was_active else Outcome.REFUSED
+                told = "told to go back" if was_active else "withdrawn before it ran"
+                rollouts.note_outcome(
+                    connection, rollout_id, device.device_id, outcome, f"{told}: the rollout was aborted"
+                )
         return fleet.with_carriers(connection, woken)
 
-    def _assign(
-        self, connection: sa.Connection, rollout_id: str, bundle: BundleView, device_id: str, bounds: WatchBounds
-    ) -> None:
-        before = fleet.assigned(connection, device_id).assignment
-        wanted = Assignment(
-            generation=0,
-            rollout_id=rollout_id,
-            bundle=f"{bundle.name}@{bundle.version}",
-            manifest_sha256=bundle.manifest_sha256,
-            watch=bounds,
-        )
-        generation = fleet.assign(connection, device_id, wanted, now_s=self._clock())
-        text = None if before is None else to_json(before).decode()
-        rollouts.note_assigned(connection, rollout_id, device_id, generation=generation, before=text)
 
-    def _abort(self, connection: sa.Connection, view: RolloutView, reason: str) -> set[str]:
-        """End it, and want the old version again wherever the new one was not confirmed."""
-        confirmed = {device.device_id for device in view.devices if device.state == "confirmed"}
-        woken = set()
-        for device_id, text in rollouts.befores(connection, view.rollout_id).items():
-            if device_id not in confirmed:
-                before = None if text is None else from_json(text.encode(), Assignment, what="an assignment")
-                fleet.assign(connection, device_id, before, now_s=self._clock())
-                woken.add(device_id)
-        rollouts.end_rollout(connection, view.rollout_id, RolloutState.ABORTED, reason, now_s=self._clock())
-        return fleet.with_carriers(connection, woken)
+def _sound(connection: sa.Connection, device_id: str) -> Assignment | None:
+    """What a device was given last, or before it where it did not come to run that."""
+    found = fleet.assigned(connection, device_id).assignment
+    seen: set[str] = set()
+    while found is not None and found.rollout_id not in seen:
+        seen.add(found.rollout_id)
+        outcome, before = rollouts.came_to(connection, found.rollout_id, device_id)
+        if outcome is None or outcome is Outcome.CONFIRMED:
+            return found
+        found = _assignment(before)
+    return found
+
+
+def _assignment(text: str | None) -> Assignment | None:
+    return None if text is None else from_json(text.encode(), Assignment, what="an assignment")
+
+
+def _labelled(connection: sa.Connection, one: rollouts.Open) -> tuple[Labelled, Labelled]:
+    """How the version before and the new one do on labelled samples of the devices that were given the new one."""
+    nothing = UNLABELLED, UNLABELLED
+    if one.gate.max_accuracy_drop is None or not one.wave:
+        return nothing
+    new = labelled_samples(connection, one.bundle)
+    if sum(labelled for labelled, _ in new.values()) < one.gate.min_labelled:
+        return nothing
+    before: dict[str, set[str]] = {}
+    for device_id, text in rollouts.befores(connection, one.rollout_id).items():
+        assignment = _assignment(text)
+        if assignment is not None and assignment.bundle != one.bundle:
+            before.setdefault(assignment.bundle, set()).add(device_id)
+    given = {device_id for devices in before.values() for device_id in devices}
+    old = [
+        counts
+        for bundle, devices in before.items()
+        for device_id, counts in labelled_samples(connection, bundle).items()
+        if device_id in devices
+    ]
+    return _sum(old), _sum([counts for device_id, counts in new.items() if device_id in given])
+
+
+def _sum(counts: list[tuple[int, int]]) -> Labelled:
+    return Labelled(sum(labelled for labelled, _ in counts), sum(right for _, right in counts))
 
 
 def _group(devices: list[DeviceView], group: str) -> list[DeviceView]:
-    able = [device for device in devices if device.kind is Kind.DEVICE]
-    if group != "all":
-        label, sign, value = group.partition("=")
-        if not sign:
-            raise InvalidInput(f"group {group!r} is neither 'all' nor LABEL=VALUE")
-        able = [device for device in able if device.labels.get(label) == value]
+    wanted = labels_of(group)
+    able = [
+        device
+        for device in devices
+        if device.kind is Kind.DEVICE and device.revoked_at_s is None and wanted.items() <= device.labels.items()
+    ]
     if not able:
         raise InvalidInput(f"no device is in group {group!r}; 'edgeloop fleet list' shows devices and labels")
     return able
 
 
-def _drifted(connection: sa.Connection, devices: dict[str, DeviceView], gate: Gate) -> set[str]:
+def _drifted(connection: sa.Connection, gate: Gate) -> set[str]:
     """The devices whose input has drifted under what they run; one look for each version that runs."""
     if not gate.spare_drifted:
         return set()
-    running = {device.device_id: device.report.active for device in devices.values() if device.report}
+    running = {device.device_id: device.report.active for device in fleet.list_devices(connection) if device.report}
     return {
         row.device_id
         for bundle in {one for one in running.values() if one is not None}
@@ -191,5 +351,7 @@ def _drifted(connection: sa.Connection, devices: dict[str, DeviceView], gate: Ga
 
 
 def _bounds(gate: Gate, *, is_drifted: bool) -> WatchBounds:
-    """The gate's bounds; a device whose input drifted is expected to disagree with the version that drift hurt."""
-    return msgspec.structs.replace(gate.watch, max_disagreement=None) if is_drifted else gate.watch
+    """The gate's bounds; a device whose input drifted is expected to differ from the version that drift hurt."""
+    if not is_drifted:
+        return gate.watch
+    return msgspec.structs.replace(gate.watch, max_disagreement=None, max_score_shift=None, max_empty_rise=None)

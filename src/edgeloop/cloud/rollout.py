@@ -1,8 +1,10 @@
 """What a rollout does next: a pure decision over what its devices have come to.
 
-Rules kept here: a wave begins only when every device of the waves before it has confirmed (or failed within what
-the gate allows); one failure more than allowed ends the rollout; so does a wave that outlives its deadline. Never
-"in progress" for ever.
+Rules kept here: a wave begins only when every device of the waves before it has come to an end, somebody among them
+was reached, and no more have failed than the gate allows; one failure more ends the rollout, and so does a new version
+that labelled samples show to be worse, or a wave that outlives its deadline. A device takes rollouts one after another,
+in the order in which they were started: while it has not come to an end with an older one it waits for its turn, and
+its wave with it. Never "in progress" for ever: a device that is silent, or does not move on, is left behind.
 """
 
 import math
@@ -12,18 +14,44 @@ import msgspec
 
 from edgeloop.contracts.api import Gate
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.contracts.states import UpdateState
+from edgeloop.contracts.states import Outcome, UpdateState
+from edgeloop.contracts.window import DAY_S
 
-_FAILED = (UpdateState.REFUSED, UpdateState.ROLLED_BACK)
+_FAILED = (Outcome.REFUSED, Outcome.ROLLED_BACK)
+_Z_BOUND = 1.645
+"""Of the standard normal distribution, 5 % lie above."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """One device of a rollout. wave counts from 1."""
+    """One device of a rollout. wave counts from 1. is_given: the bundle was assigned to it. has_turn: no older rollout
+    holds it."""
 
     device_id: str
     wave: int
     state: UpdateState | None
+    outcome: Outcome | None = None
     reason: str = ""
+    is_given: bool = True
+    has_turn: bool = True
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a rollout is. wave: 0 before the first. wave_age_s: since the last device of it was given the bundle."""
+
+    wave: int
+    wave_age_s: float
+    is_paused: bool = False
+    has_window: bool = False
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """How many samples people labelled, and how many of them a version had right."""
+
+    labelled: int
+    right: int
+
+
+UNLABELLED = Labelled(0, 0)
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -34,6 +62,12 @@ class NextWave(msgspec.Struct, frozen=True):
     """Begin this wave."""
 
     wave: int
+
+
+class Give(msgspec.Struct, frozen=True):
+    """The turn of these devices has come."""
+
+    device_ids: tuple[str, ...]
 
 
 class Complete(msgspec.Struct, frozen=True):
@@ -48,31 +82,103 @@ class Abort(msgspec.Struct, frozen=True):
     reason: str
 
 
-Decision = Hold | NextWave | Complete | Abort
+Decision = Hold | NextWave | Give | Complete | Abort
 
 
-def decide(members: tuple[Member, ...], *, wave: int, gate: Gate, wave_age_s: float) -> Decision:
-    """The next step of a running rollout that is in `wave`."""
-    begun = [member for member in members if member.wave <= wave]
-    failed = [member for member in begun if member.state in _FAILED]
-    if len(failed) > gate.max_failed:
+def decide(
+    members: tuple[Member, ...],
+    stage: Stage,
+    gate: Gate,
+    *,
+    old: Labelled = UNLABELLED,
+    new: Labelled = UNLABELLED,
+) -> Decision:
+    """The next step of a rollout that is not over. old, new: the versions' labelled samples on its devices."""
+    begun = [member for member in members if member.wave <= stage.wave]
+    failed = [member for member in begun if member.outcome in _FAILED]
+    if len(failed) > max(gate.max_failed, math.floor(gate.max_failed_share * len(members))):
         return Abort(_failures(failed))
-    waiting = [member for member in begun if member.state is not UpdateState.CONFIRMED and member not in failed]
+    worse = accuracy_drop(old, new, gate)
+    if worse is not None:
+        return Abort(worse)
+    if stage.is_paused:
+        return Hold()
+    if stage.wave == 0:
+        return NextWave(1) if any(member.has_turn for member in members if member.wave == 1) else Hold()
+    due = tuple(m.device_id for m in begun if not m.is_given and m.outcome is None and m.has_turn)
+    if due:
+        return Give(due)
+    return _at_work(begun, stage, gate) or _after(members, begun, failed, stage)
+
+
+def _at_work(begun: list[Member], stage: Stage, gate: Gate) -> Decision | None:
+    """While somebody is waited for."""
+    waiting = [member for member in begun if member.outcome is None]
+    if any(not member.is_given for member in waiting):
+        return Hold()  # behind an older rollout, which has deadlines of its own
+    deadline_s = gate.wave_deadline_s + (DAY_S if stage.has_window else 0.0)
     if waiting:
-        if wave_age_s <= gate.wave_deadline_s:
+        if stage.wave_age_s <= deadline_s:
             return Hold()
         names = ", ".join(f"{m.device_id} ({m.state or 'no answer'})" for m in waiting[:5])
-        return Abort(f"wave {wave} did not end within {gate.wave_deadline_s:.0f} s: {names}")
-    if any(member.wave > wave for member in members):
-        return NextWave(wave + 1)
-    confirmed = len(members) - len(failed)
-    return Complete(f"{confirmed} of {len(members)} devices confirmed")
+        return Abort(f"wave {stage.wave} did not end within {deadline_s:.0f} s: {names}")
+    if all(member.outcome is Outcome.UNREACHABLE for member in begun):
+        if stage.wave_age_s <= deadline_s:
+            return Hold()
+        return Abort(f"none of {len(begun)} devices could be reached within {deadline_s:.0f} s")
+    return None
+
+
+def _after(members: tuple[Member, ...], begun: list[Member], failed: list[Member], stage: Stage) -> Decision:
+    if len(begun) < len(members):
+        return NextWave(stage.wave + 1)
+    unreachable = sum(member.outcome is Outcome.UNREACHABLE for member in members)
+    confirmed = len(members) - len(failed) - unreachable
+    missing = f", {unreachable} could not be reached" if unreachable else ""
+    return Complete(f"{confirmed} of {len(members)} devices confirmed{missing}")
 
 
 def _failures(failed: list[Member]) -> str:
     first = failed[0]
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-    return f"{first.device_id} {first.state}: {first.reason}{more}"
+    return f"{first.device_id} {first.outcome}: {first.reason}{more}"
+
+
+def accuracy_drop(old: Labelled, new: Labelled, gate: Gate) -> str | None:
+    """Why labelled samples speak against the new version, None if they do not.
+
+    It must be worse by more than the gate allows, and by more than chance shows in 5 % of cases: two-proportion z test
+    with pooled variance, one-sided.
+    """
+    bound = gate.max_accuracy_drop
+    if bound is None or min(old.labelled, new.labelled) < gate.min_labelled:
+        return None
+    was, now = old.right / old.labelled, new.right / new.labelled
+    pooled = (old.right + new.right) / (old.labelled + new.labelled)
+    deviation = math.sqrt(pooled * (1 - pooled) * (1 / old.labelled + 1 / new.labelled))
+    if was - now <= bound or was - now <= _Z_BOUND * deviation:
+        return None
+    return (
+        f"right on {now:.0%} of {new.labelled} labelled samples, the version before on {was:.0%} of {old.labelled}; "
+        f"allowed is a drop of {bound:.0%}"
+    )
+
+
+def unreachable(
+    *, state: UpdateState | None, since_s: float, last_seen_s: float | None, now_s: float, gate: Gate
+) -> str | None:
+    """Why a device that was given the bundle is left behind, None if it is not.
+
+    since_s: when it was given it, or moved on last.
+    """
+    silent_s = now_s - max(since_s, last_seen_s or 0.0)
+    if silent_s > gate.unreachable_after_s:
+        return f"not heard of for {silent_s:.0f} s"
+    stuck_s = now_s - since_s
+    # A window opens once a day.
+    if stuck_s > gate.stuck_after_s + (DAY_S if state is UpdateState.WAITING else 0.0):
+        return f"heard of, but {state or 'without an answer'} for {stuck_s:.0f} s"
+    return None
 
 
 def wave_sizes(waves: tuple[str, ...], devices: int) -> tuple[int, ...]:
@@ -100,3 +206,21 @@ def order_devices(devices: list[str], *, first: tuple[str, ...]) -> list[str]:
     if strangers:
         raise InvalidInput(f"{strangers[0]!r} is to go first but is not in the group: {', '.join(devices)}")
     return [*dict.fromkeys(first), *sorted(set(devices) - set(first))]
+
+
+def labels_of(group: str) -> dict[str, str]:
+    """What labels a group's devices have, all of them: none for "all". Raises InvalidInput.
+
+    >>> labels_of("site=north,kind=cam")
+    {'site': 'north', 'kind': 'cam'}
+    """
+    if group == "all":
+        return {}
+    wanted: dict[str, str] = {}
+    for part in group.split(","):
+        label, sign, value = (word.strip() for word in part.partition("="))
+        if not (label and sign and value):
+            raise InvalidInput(f"group {group!r} is neither 'all' nor LABEL=VALUE, or several with commas between")
+        if wanted.setdefault(label, value) != value:
+            raise InvalidInput(f"group {group!r} wants two values of {label!r}; a device has one")
+    return wanted

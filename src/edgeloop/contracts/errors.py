@@ -65,8 +65,12 @@ class Refused(EdgeloopError):
 
 
 class Unavailable(EdgeloopError):
-    """The other side, the disk or the network cannot serve this now: try again later."""
+    """The other side, the disk or the network cannot serve this now: try again later.
 
+    retry_after_s: not before then, where the other side said so.
+    """
+
+    retry_after_s: float = 0.0
     code = "unavailable"
     http_status = 503
     exit_code = 5

@@ -171,10 +171,18 @@ class DriftReference(Strict, frozen=True):
     energy_std: tuple[float, ...]
 
 
-class Budget(Strict, frozen=True):
-    """What a device must keep to, or refuse the bundle. None means no bound."""
+class Budget(Strict, frozen=True, omit_defaults=True):
+    """What a device must keep to, or refuse the bundle. None means no bound, and is not written.
+
+    max_peak_memory_bytes: of a process that does nothing but answer, as `Measured` has it.
+    """
 
     max_latency_p50_ms: float | None = None
+    max_peak_memory_bytes: Positive | None = None
+
+
+MOST_ENTRIES = 4096
+"""Answers that a cache keeps: two megabytes of thumbnails, all of which each new image is compared with."""
 
 
 class Reuse(Strict, frozen=True, kw_only=True):
@@ -182,12 +190,14 @@ class Reuse(Strict, frozen=True, kw_only=True):
 
     entries, max_age_s: of the answers that are kept. near: how far two images may lie apart and still be taken for
     the same, as the largest difference between any two cells of their thumbnails, in shares of the full range; 0.0
-    for exactly the same only. A thumbnail is 16 by 16 means of grey values.
+    for exactly the same only. A thumbnail is 16 by 16 means of grey values. sure: the margin (see Prediction) that an
+    answer needs to stand for what is near: an unsure one is the first to change with the picture's noise.
     """
 
-    entries: Positive = 64
+    entries: Annotated[int, msgspec.Meta(ge=1, le=MOST_ENTRIES)] = 64
     max_age_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     near: Share = 0.02
+    sure: Share = 0.05
 
 
 class Lineage(msgspec.Struct, frozen=True):

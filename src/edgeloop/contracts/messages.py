@@ -14,6 +14,7 @@ from edgeloop.contracts.names import BundleRef, Name, Version
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Kind, Reason, UpdateState
 from edgeloop.contracts.strict import Share
+from edgeloop.contracts.window import Window
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
@@ -49,7 +50,8 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     possession: the device key's signature over contracts.join.enrol_statement, which holds on every hop; the
     request around it is signed by the device, or by the node that carries it. via: that node, None when the
-    device stands straight on the hub.
+    device stands straight on the hub. roots: the join token's fingerprint; the reply brings the roots that the token
+    was made for, from which the joiner follows to those of now.
     """
 
     device_id: Name
@@ -59,6 +61,7 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile
     possession: bytes = b""
     via: Name | None = None
+    roots: str = ""
     schema: int = SCHEMA
 
 
@@ -77,11 +80,14 @@ class EnrolReply(msgspec.Struct, frozen=True, kw_only=True):
 class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
     """When a device on watch goes back to its old version by itself.
 
-    min_readings: readings on watch before a verdict. max_disagreement: share of them on which old and new label
-    differ, None to leave it unjudged (a device whose input drifted is expected to disagree). max_error_rate:
-    share of readings that failed. max_latency_ratio: new median latency over old, judged only where the new one is
-    above latency_floor_ms, since below it nobody notices and noise decides. deadline_s: with fewer
-    readings than min_readings by then, the version is confirmed on liveness alone if nothing failed.
+    min_readings: readings on watch before a verdict, and of those so many that the old version answered, too.
+    max_error_rate: share of readings that failed. max_latency_ratio: new median latency over old, judged only where
+    the new one is above latency_floor_ms, since below it nobody notices and noise decides. deadline_s: with fewer
+    readings by then, the version is confirmed on liveness alone if nothing failed.
+
+    Old against new, None to leave it unjudged (a device whose input drifted is expected to differ), each as a share
+    of the readings that both answered: max_disagreement: their labels differ. max_score_shift: how many top scores
+    lie elsewhere, see WatchStats. max_empty_rise: how many more answers are empty than the old version's.
     """
 
     min_readings: Count = 20
@@ -90,12 +96,15 @@ class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
     max_latency_ratio: float = 3.0
     latency_floor_ms: float = 5.0
     deadline_s: float = 600.0
+    max_score_shift: Share | None = 0.5
+    max_empty_rise: Share | None = 0.2
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """Who runs what: one device's part of the director's signed metadata.
 
-    generation grows by one with each assignment to this device. manifest_sha256 ties it to one content.
+    generation grows by one with each assignment to this device. manifest_sha256 ties it to one content. window: when
+    it may be put to work, None for at any time; it is fetched and tried beforehand.
     """
 
     generation: Count
@@ -103,6 +112,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     manifest_sha256: str
     watch: WatchBounds = WatchBounds()
+    window: Window | None = None
     schema: int = SCHEMA
 
     @property
@@ -112,13 +122,23 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device saw of a new version beside the old one so far."""
+    """What a device saw of a new version beside the old one so far.
+
+    compared: readings that the old version answered, too; of those: disagreements, empty and shadow_empty (answers of
+    the new and the old version without a label), and score_shift: the largest share of top scores by which the two
+    versions' distributions lie apart, where scores nearer than 0.2 count as equal. Of a regression and an anomaly, it
+    is 0.2 times the middle 80 % of the old version's scores.
+    """
 
     readings: Count = 0
     disagreements: Count = 0
     errors: Count = 0
     latency_p50_ms: float = 0.0
     shadow_latency_p50_ms: float = 0.0
+    compared: Count = 0
+    empty: Count = 0
+    shadow_empty: Count = 0
+    score_shift: float = 0.0
 
 
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,17 +152,88 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     watch: WatchStats | None = None
 
 
+class SourceHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device's source does. Counts since the agent's process started: dropped: inputs that gave way to newer
+    ones. skipped: passed over to keep to a rate. stalled: times that it gave nothing for too long. reopened: times
+    that it came back. trouble: why nothing can be read now, empty while something can.
+    """
+
+    dropped: Count = 0
+    skipped: Count = 0
+    stalled: Count = 0
+    reopened: Count = 0
+    trouble: str = ""
+
+
+class Amount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """So many events, and their bytes as they are queued."""
+
+    rows: Count = 0
+    size_bytes: Count = 0
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a class of events since the outbox was made: appended is the sum of the others, at any instant.
+
+    pending: waits to go up. acknowledged: the hub has it. evicted: gave way to what is worth more. expired: waited for
+    longer than its class may. rejected: set aside, since it cannot be read or the hub will not take it. dropped: set
+    aside, and then given up by a person.
+    """
+
+    appended: Amount = Amount()
+    pending: Amount = Amount()
+    acknowledged: Amount = Amount()
+    evicted: Amount = Amount()
+    expired: Amount = Amount()
+    rejected: Amount = Amount()
+    dropped: Amount = Amount()
+
+
+class Spending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A day's budget of bytes. limit_bytes: 0 for none. spent: bytes since the day began, by class of event or
+    `download`. owed_bytes: spent by the days before beyond what they had. waits: the classes that wait for the next
+    day.
+    """
+
+    limit_bytes: Count = 0
+    spent: dict[str, Count] = {}
+    owed_bytes: Count = 0
+    waits: tuple[str, ...] = ()
+
+
+class TrustHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a device stands with what is signed. expires_at_s: until when what it has is good, since 1970; 0 before it
+    asked. trouble: why what is signed was refused, or that it is about to expire; empty while all is well.
+    """
+
+    expires_at_s: float = 0.0
+    trouble: str = ""
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """readings, infer_errors, dropped: since the agent's process started. outbox_*: what waits now."""
+    """readings, cached, infer_errors, dropped: since the agent's process started. outbox_*: what waits now.
+
+    cached: readings whose answer was taken from an earlier input. infer_errors: inputs that could not be had or
+    answered; error_reason: why the last of them. outbox: accounts by class: alert, sample, reading; dropped counts what
+    never found a place in it, and what was evicted. storage: why nothing can be written on the disk, empty while it
+    can.
+    """
 
     readings: Count = 0
+    cached: Count = 0
     infer_errors: Count = 0
+    error_reason: str = ""
+    source: SourceHealth = SourceHealth()
     dropped: Count = 0
     outbox_rows: Count = 0
     outbox_bytes: Count = 0
     drift_alarm: bool = False
     drift_reason: str = ""
     clock_ms: int = 0
+    outbox: dict[str, Account] = {}
+    day: Spending = msgspec.field(default_factory=Spending)
+    storage: str = ""
+    trust: TrustHealth = TrustHealth()
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +248,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     engine: str | None = None
     previous: str | None = None
     update: UpdateReport | None = None
-    health: Health = Health()
+    health: Health = msgspec.field(default_factory=Health)
     profile: Profile | None = None
     age_s: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
 
@@ -180,10 +271,14 @@ class SyncRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
-    """A nudge: the director has metadata of this generation for this device. The truth is in that metadata."""
+    """A nudge: the director has metadata of this generation for this device. The truth is in that metadata.
+
+    revoked: nothing is taken from the device any more; for the node that carries for it.
+    """
 
     device_id: Name
     generation: Count
+    revoked: bool = False
 
 
 class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,7 +311,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, tag="sample", tag_field=
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, tag="alert", tag_field="kind"):
-    """Something that a person should hear of: a refused update, a roll-back, a drift alarm."""
+    """Something that a person should hear of: a refused update, a roll-back, a drift alarm, a source that is away."""
 
     what: str
     detail: str
@@ -286,9 +381,13 @@ class InferReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorReply(msgspec.Struct, frozen=True, kw_only=True):
-    """Any hub's answer that is not the wanted one. server_time_s lets a device with a wrong clock sign again."""
+    """Any hub's answer that is not the wanted one. server_time_s lets a device with a wrong clock sign again.
+
+    retry_after_s: too much was asked for; when there is room again.
+    """
 
     code: str
     message: str
     server_time_s: float | None = None
+    retry_after_s: float | None = None
     schema: int = SCHEMA

@@ -4,11 +4,15 @@ from enum import StrEnum
 
 
 class UpdateState(StrEnum):
-    """Where a device is with a bundle that it was assigned. The last three are final."""
+    """Where a device is with a bundle that it was assigned. The last three are final.
+
+    WAITING: accepted, and waits for its maintenance window; told only by devices whose assignment has one.
+    """
 
     DOWNLOADING = "downloading"
     VERIFYING = "verifying"
     ACCEPTING = "accepting"
+    WAITING = "waiting"
     ACTIVE = "active"
     CONFIRMED = "confirmed"
     REFUSED = "refused"
@@ -20,12 +24,36 @@ class UpdateState(StrEnum):
         return self in (UpdateState.CONFIRMED, UpdateState.REFUSED, UpdateState.ROLLED_BACK)
 
 
-class RolloutState(StrEnum):
-    """Where a rollout is. The last two are final."""
+class Outcome(StrEnum):
+    """What a rollout came to on one device: refused: nothing changed; unreachable: nothing was heard for too long.
 
+    An unreachable device is taken up again when it is heard of.
+    """
+
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+    ROLLED_BACK = "rolled_back"
+    UNREACHABLE = "unreachable"
+
+    @classmethod
+    def of(cls, state: UpdateState) -> "Outcome | None":
+        """What a device's own word means for its rollout; None: it is still at work."""
+        return cls(state.value) if state.is_final else None
+
+
+class RolloutState(StrEnum):
+    """Where a rollout is. The last two are final. QUEUED: none of its first devices has had its turn yet."""
+
+    QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETED = "completed"
     ABORTED = "aborted"
+
+    @property
+    def is_final(self) -> bool:
+        """True when nothing more will be done about it."""
+        return self in (RolloutState.COMPLETED, RolloutState.ABORTED)
 
 
 class JobState(StrEnum):

@@ -9,6 +9,9 @@ from edgeloop.contracts.names import BundleRef, version_key
 from edgeloop.contracts.states import UpdateState
 from edgeloop.transport.keep import Keep
 
+KEPT_VERSIONS = 3
+"""What runs and two before it, unless told otherwise."""
+
 
 class Installed(msgspec.Struct, frozen=True):
     """A version that was accepted here, and the variant (file hash) that it runs."""
@@ -24,13 +27,20 @@ class Installed(msgspec.Struct, frozen=True):
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest assignment and how far it has come. tries: how often it was taken up again while accepting."""
+    """The newest assignment and how far it has come.
+
+    tries: how often the agent's process did not survive this state. spent_s: how long it was in this state so far, as
+    far as a deadline counts it: the time of downloads that were under way, and that on watch. accepted: while it waits
+    for its hours.
+    """
 
     assignment: Assignment
     state: UpdateState
     reason: str = ""
     since_s: float = 0.0
     tries: int = 0
+    spent_s: float = 0.0
+    accepted: Installed | None = None
 
     def report(self, watch: WatchStats | None = None) -> UpdateReport:
         """What the hub is told of it."""
@@ -44,11 +54,30 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Versions:
-    """Which version runs, which came before it, which is the oldest allowed, and what was turned down."""
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How the agent's process before this one ended. crash: by which fatal error, "" if by none that left a trace: it
+    stopped cleanly, or was killed, or the power went."""
 
-    def __init__(self, keep: Keep) -> None:
+    is_clean: bool = True
+    crash: str = ""
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody at the device wants a kept version to run. at_s: by the device's clock."""
+
+    bundle: str
+    at_s: float
+
+
+class Versions:
+    """Which version runs, which came before it, which is the oldest allowed, and what was turned down.
+
+    kept: how many versions stay, with the one that runs.
+    """
+
+    def __init__(self, keep: Keep, *, kept: int = KEPT_VERSIONS) -> None:
         self._keep = keep
+        self._kept = max(2, kept)
 
     @property
     def known_generation(self) -> int:
@@ -63,7 +92,16 @@ class Versions:
     @property
     def previous(self) -> Installed | None:
         """What to go back to."""
-        return self._keep.get("previous", Installed)
+        return next(iter(self.older), None)
+
+    @property
+    def older(self) -> tuple[Installed, ...]:
+        """What can be gone back to: what ran last first."""
+        older = self._keep.get("older", tuple[Installed, ...])
+        if older is not None:
+            return older
+        before = self._keep.get("previous", Installed)  # as edgeloop kept it while it kept one
+        return () if before is None else (before,)
 
     @property
     def floor(self) -> BundleRef | None:
@@ -75,9 +113,44 @@ class Versions:
         """The newest update."""
         return self._keep.get("update", Update)
 
+    @property
+    def wish(self) -> Wish | None:
+        """What somebody at the device wants and did not get yet."""
+        return self._keep.get("wish", Wish)
+
+    @property
+    def wish_failed(self) -> str | None:
+        """Why the last wish could not be granted."""
+        return self._keep.get("wish_failed", str)
+
     def turned_down(self, manifest_sha256: str) -> str | None:
         """Why this content was refused or rolled back here before, if it was."""
         return (self._keep.get("turned_down", dict[str, str]) or {}).get(manifest_sha256)
+
+    # ---- the agent's process
+
+    def begin(self, crash: str) -> Ended:
+        """The agent's process begins; says how the one before it ended. crash: what it left of a fatal error."""
+        ended = Ended(is_clean=self._keep.get("at_work", bool) is None and not crash, crash=crash)
+        self._keep.set({"at_work": True})
+        return ended
+
+    def end(self) -> None:
+        """It ends as it should."""
+        self._keep.set({"at_work": None})
+
+    def count_crash(self) -> int:
+        """One more crash of the version that runs and is trusted; returns how many in a row."""
+        crashes = (self._keep.get("crashes", int) or 0) + 1
+        self._keep.set({"crashes": crashes})
+        return crashes
+
+    def forget_crashes(self) -> None:
+        """It has run for long enough."""
+        if self._keep.get("crashes", int) is not None:
+            self._keep.set({"crashes": None})
+
+    # ---- from one version to another
 
     def note(self, update: Update) -> None:
         """Keep how far the update is."""
@@ -89,7 +162,9 @@ class Versions:
 
     def switch(self, installed: Installed, update: Update) -> None:
         """The one atomic switch: run `installed` from now on, and keep what ran before."""
-        self._keep.set({"active": installed, "previous": self.active, "update": update})
+        active = self.active
+        older = self.older if active is None else (active, *self.older)
+        self._keep.set(self._running(installed, older) | {"update": update})
 
     def confirm(self, update: Update) -> None:
         """Trust what runs; the floor rises to it."""
@@ -103,21 +178,52 @@ class Versions:
 
     def go_back(self, update: Update, *, for_good: bool) -> None:
         """Run the previous version again; for_good: and never try this content again."""
-        changes = {"active": self.previous, "previous": None, "update": update}
+        changes = self._running(self.previous, self.older[1:]) | {"update": update}
         self._keep.set(changes | (self._turned_down_with(update) if for_good else {}))
 
     def fall_back(self, broken: Installed, reason: str) -> None:
-        """Run the previous version, since the active one does not load; its update, if it is the newest, failed."""
-        changes: dict[str, Any] = {"active": self.previous, "previous": None}
-        update = self.update
-        if update is not None and update.assignment.manifest_sha256 == broken.manifest_sha256:
-            changes["update"] = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)
-        self._keep.set(changes)
+        """Run the previous version, since the active one does not run any more; its update, if it is the newest,
+        failed."""
+        self._keep.set(self._running(self.previous, self.older[1:]) | self._failed_by(broken, reason))
+
+    def choose(self, chosen: Installed, reason: str) -> None:
+        """Run a kept version because somebody at the device wants it, and take what ran by itself no more.
+
+        The floor stays: it is what the hub is held to.
+        """
+        left = self.active
+        others = tuple(one for one in self.older if one != chosen)
+        changes = self._running(chosen, others if left is None else (*others, left)) | {"wish": None}
+        down = {k: v for k, v in (self._keep.get("turned_down", dict[str, str]) or {}).items()}
+        down.pop(chosen.manifest_sha256, None)
+        if left is not None:
+            down[left.manifest_sha256] = reason
+            changes |= self._failed_by(left, reason)
+        self._keep.set(changes | {"turned_down": down, "wish_failed": None})
+
+    def want(self, wish: Wish) -> None:
+        """Leave a wish for the agent that is at work."""
+        self._keep.set({"wish": wish, "wish_failed": None})
+
+    def turn_wish_down(self, reason: str) -> None:
+        """It could not be granted."""
+        self._keep.set({"wish": None, "wish_failed": reason})
 
     def refuse(self, update: Update, *, for_good: bool) -> None:
         """Nothing changes; for_good: and never try this content again."""
         changes = {"update": update, "known_generation": update.assignment.generation}
         self._keep.set(changes | (self._turned_down_with(update) if for_good else {}))
+
+    def _running(self, active: Installed | None, older: tuple[Installed, ...]) -> dict[str, Any]:
+        """What changes when another version runs; "previous" is where an older edgeloop kept what "older" holds."""
+        kept = tuple(one for one in older if one != active)[: self._kept - 1]
+        return {"active": active, "older": kept, "previous": None, "crashes": None}
+
+    def _failed_by(self, broken: Installed, reason: str) -> dict[str, Any]:
+        update = self.update
+        if update is None or update.assignment.manifest_sha256 != broken.manifest_sha256:
+            return {}
+        return {"update": msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)}
 
     def _turned_down_with(self, update: Update) -> dict[str, dict[str, str]]:
         before = self._keep.get("turned_down", dict[str, str]) or {}

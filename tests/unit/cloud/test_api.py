@@ -14,6 +14,7 @@ from litestar.testing import TestClient
 from builders import make_bundle, make_parts
 from edgeloop.bundle.archive import digest
 from edgeloop.cloud.app import make_app
+from edgeloop.cloud.hub import CloudHub
 from edgeloop.cloud.store import inbox
 from edgeloop.contracts.api import (
     JobRequest,
@@ -24,12 +25,13 @@ from edgeloop.contracts.api import (
     RolloutRequest,
 )
 from edgeloop.contracts.codec import to_json
-from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
+from edgeloop.contracts.errors import InvalidInput, NotFound, Refused, Unavailable
 from edgeloop.contracts.join import parse_join_token
 from edgeloop.contracts.messages import ErrorReply, SendRequest
 from edgeloop.contracts.states import JobState, RolloutState
 from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
+from edgeloop.transport.seal import Keyring
 from small_cloud import SmallCloud, enrol_request, event, reading, sample
 
 CAMERA = "camera-1"
@@ -130,7 +132,7 @@ def test_join_token_admits_a_device(office: Office) -> None:
 
 def test_join_token_stands_for_this_clouds_roots(office: Office) -> None:
     join = parse_join_token(office.api.make_join_token(JoinTokenRequest()).token)
-    join.check_roots(office.cloud.stores.images.root, office.cloud.stores.director.root)
+    join.check_roots(*office.cloud.roots.newest())
 
 
 def test_bundle_is_published_through_the_api(office: Office) -> None:
@@ -165,6 +167,16 @@ def test_rollout_is_started_shown_and_aborted(office: Office) -> None:
     assert (ended.state, ended.reason) == (RolloutState.ABORTED, "a second thought")
 
 
+def test_rollout_is_paused_resumed_and_aborted_without_going_back(office: Office) -> None:
+    office.publish()
+    office.cloud.enrol("a", "b")
+    view = office.api.start_rollout(RolloutRequest(bundle="tiny@1.0.0"))
+    assert office.api.pause_rollout(view.rollout_id).state is RolloutState.PAUSED
+    assert office.api.resume_rollout(view.rollout_id).state is RolloutState.RUNNING
+    office.api.abort_rollout(view.rollout_id, "enough", keep=True)
+    assert [one.desired for one in office.api.devices()] == ["tiny@1.0.0", None]
+
+
 def test_samples_are_shown_and_labelled(office: Office) -> None:
     sample_id = office.fill_inbox()
     assert [view.sample_id for view in office.api.samples(device_id=CAMERA, labelled=False, limit=5)] == [sample_id]
@@ -185,6 +197,24 @@ def test_media_type_that_a_device_claims_does_no_harm(office: Office, media: str
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["content-disposition"].startswith("attachment")
     assert re.fullmatch(r"[a-z]+/[a-z0-9.+-]+(; charset=utf-8)?", response.headers["content-type"])
+
+
+def test_samples_lie_sealed_in_the_bucket_where_the_cloud_has_a_key(office: Office) -> None:
+    office.cloud.enrol(CAMERA)
+    sealing = msgspec.structs.replace(office.cloud.stores, keyring=Keyring((b"k" * 32,)))
+    plain_id = f"{CAMERA}.7.1"
+    for stores, one in ((office.cloud.stores, event(1, sample(b"old"))), (sealing, event(2, sample(b"some pixels")))):
+        hub = CloudHub(stores, office.cloud.conductor, office.cloud.waker)
+        asyncio.run(hub.send(CAMERA, SendRequest(events=(one,))))
+    lying = [path.read_bytes() for path in office.cloud.config.blobs_folder.rglob("*") if path.is_file()]
+    assert (b"old" in lying, any(b"pixels" in data for data in lying)) == (True, False)
+    with pytest.raises(Unavailable, match="--sample-key"):
+        office.api.sample_data(f"{CAMERA}.7.2")
+    app = make_app(office.cloud.config, sealing, office.cloud.waker)
+    with TestClient(app, base_url="http://cloud.test") as http:
+        http.headers["authorization"] = office.http.headers["authorization"]
+        api = CloudApi(Operator(url="http://cloud.test", token="t"), client=http)
+        assert [api.sample_data(one) for one in (plain_id, f"{CAMERA}.7.2")] == [b"old", b"some pixels"]
 
 
 def test_drift_is_shown(office: Office) -> None:
@@ -240,10 +270,16 @@ def test_job_of_another_worker_is_refused(office: Office) -> None:
         office.api.update_job(job.job_id, JobUpdate(worker="w2", state=JobState.DONE))
 
 
-def test_every_method_of_the_client_is_used_in_this_module() -> None:
-    text = Path(__file__).read_text()
+def test_keys_and_their_spans_are_told(office: Office) -> None:
+    told = office.api.keys()
+    assert {role.repository for role in told.roles} == {"images", "director"}
+
+
+def test_every_method_of_the_client_is_used_in_this_folder() -> None:
+    text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     methods = [name for name, _ in inspect.getmembers(CloudApi, inspect.isfunction) if not name.startswith("_")]
-    assert [name for name in methods if f"api.{name}(" not in text and name != "close"] == []
+    used = set(re.findall(r"\.([a-z_]+)\(", text))
+    assert [name for name in methods if name not in used] == []
 
 
 def test_closing_the_client_closes_its_connections() -> None:

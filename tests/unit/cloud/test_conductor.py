@@ -1,14 +1,18 @@
 import asyncio
+import random
 
+import msgspec
 import pytest
 
+from builders import LABELS
 from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.store import fleet, inbox, rollouts
-from edgeloop.contracts.api import Gate, RolloutRequest, RolloutView
+from edgeloop.contracts.api import AbortRequest, Gate, LabelRequest, RolloutRequest, RolloutView
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
-from edgeloop.contracts.messages import Assignment, SyncRequest, WatchBounds
-from edgeloop.contracts.states import Kind, RolloutState, UpdateState
-from small_cloud import SmallCloud, event, reading, report, until, update_report
+from edgeloop.contracts.messages import Assignment, SyncRequest, WatchBounds, WatchStats
+from edgeloop.contracts.states import Kind, Outcome, RolloutState, UpdateState
+from edgeloop.contracts.window import parse_window
+from small_cloud import SmallCloud, event, reading, report, sample, until, update_report
 
 pytestmark = pytest.mark.anyio
 
@@ -242,38 +246,365 @@ async def test_each_wave_has_its_own_deadline(cloud: SmallCloud) -> None:
 
 async def test_rollout_is_aborted_by_hand(cloud: SmallCloud) -> None:
     view = await _second_in_two_waves(cloud)
-    ended = await cloud.conductor.abort(view.rollout_id, "a second thought")
+    ended = await cloud.conductor.abort(view.rollout_id, AbortRequest(reason="a second thought"))
     assert (ended.state, ended.reason) == (RolloutState.ABORTED, "a second thought")
     assert _given(cloud, "a").bundle == "tiny@1.0.0"
 
 
 async def test_rollout_that_is_over_cannot_be_aborted(cloud: SmallCloud) -> None:
     view = await _second_in_two_waves(cloud)
-    await cloud.conductor.abort(view.rollout_id, "once")
+    await cloud.conductor.abort(view.rollout_id, AbortRequest(reason="once"))
     with pytest.raises(Refused, match="aborted already"):
-        await cloud.conductor.abort(view.rollout_id, "twice")
+        await cloud.conductor.abort(view.rollout_id, AbortRequest(reason="twice"))
 
 
 async def test_rollout_that_never_was_cannot_be_aborted(cloud: SmallCloud) -> None:
     with pytest.raises(NotFound, match="nowhere"):
-        await cloud.conductor.abort("nowhere", "why")
+        await cloud.conductor.abort("nowhere", AbortRequest(reason="why"))
 
 
 async def test_late_word_on_an_aborted_rollout_changes_nothing(cloud: SmallCloud) -> None:
     view = await _second_in_two_waves(cloud)
     given = _given(cloud, "a")
-    await cloud.conductor.abort(view.rollout_id, "a second thought")
+    await cloud.conductor.abort(view.rollout_id, AbortRequest(reason="a second thought"))
     await _says(cloud, "a", UpdateState.CONFIRMED, about=given)
     assert ((await _now(cloud, view)).state, _given(cloud, "a").bundle) == (RolloutState.ABORTED, "tiny@1.0.0")
 
 
-# ---- what may not begin
+# ---- one after another
 
 
-async def test_second_rollout_on_the_same_devices_is_refused(cloud: SmallCloud) -> None:
+async def _two(cloud: SmallCloud) -> tuple[RolloutView, RolloutView]:
+    """Rollouts of 1.1.0 and 1.2.0 over three devices with 1.0.0, one started after the other."""
+    await cloud.publish("1.2.0")
+    older = await _second_in_two_waves(cloud)
+    cloud.clock.now_s += 1.0
+    return older, await _start(cloud, "tiny@1.2.0", waves=("100%",))
+
+
+async def test_second_rollout_waits_behind_the_first(cloud: SmallCloud) -> None:
+    older, newer = await _two(cloud)
+    assert newer.state is RolloutState.QUEUED
+    assert {device.behind for device in newer.devices} == {older.rollout_id}
+    assert [_given(cloud, name).bundle for name in THREE] == ["tiny@1.1.0", "tiny@1.0.0", "tiny@1.0.0"]
+
+
+async def test_device_takes_the_second_as_soon_as_it_is_done_with_the_first(cloud: SmallCloud) -> None:
+    older, newer = await _two(cloud)
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    assert [_given(cloud, name).bundle for name in THREE] == ["tiny@1.2.0", "tiny@1.1.0", "tiny@1.1.0"]
+    assert [device.behind for device in (await _now(cloud, newer)).devices] == [
+        None,
+        older.rollout_id,
+        older.rollout_id,
+    ]
+
+
+async def test_both_rollouts_complete_one_device_after_another(cloud: SmallCloud) -> None:
+    older, newer = await _two(cloud)
+    for name in THREE:
+        await _says(cloud, name, UpdateState.CONFIRMED)
+    for name in THREE:
+        await _says(cloud, name, UpdateState.CONFIRMED)
+    ends = [await _now(cloud, view) for view in (older, newer)]
+    assert [end.reason for end in ends] == ["3 of 3 devices confirmed"] * 2
+
+
+async def test_waiting_for_an_older_rollout_counts_against_no_deadline(cloud: SmallCloud) -> None:
+    await cloud.publish("1.2.0")
     await _second_in_two_waves(cloud)
-    with pytest.raises(Refused, match="another rollout is at work on a, b, c"):
-        await _start(cloud)
+    cloud.clock.now_s += 1.0
+    newer = await _start(cloud, "tiny@1.2.0", waves=("100%",), gate=Gate(wave_deadline_s=60.0))
+    cloud.clock.now_s += 1000.0
+    await cloud.conductor.step()
+    assert (await _now(cloud, newer)).state is RolloutState.QUEUED
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    cloud.clock.now_s += 59.0
+    await cloud.conductor.step()
+    assert (await _now(cloud, newer)).state is RolloutState.RUNNING
+
+
+async def test_end_of_the_first_sets_its_devices_free(cloud: SmallCloud) -> None:
+    older, newer = await _two(cloud)
+    await cloud.conductor.abort(older.rollout_id, AbortRequest(reason="a second thought"))
+    assert [_given(cloud, name).rollout_id for name in THREE] == [newer.rollout_id] * 3
+
+
+async def test_abort_of_the_first_leaves_devices_that_have_the_second(cloud: SmallCloud) -> None:
+    older, newer = await _two(cloud)
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    await cloud.conductor.abort(older.rollout_id, AbortRequest(reason="a second thought"))
+    assert _given(cloud, "a").rollout_id == newer.rollout_id
+
+
+async def test_abort_wants_what_ran_and_not_what_had_failed(cloud: SmallCloud) -> None:
+    await cloud.publish("1.2.0")
+    older = await _second_in_two_waves(cloud)
+    await cloud.conductor.abort(older.rollout_id, AbortRequest(reason="not this one"))
+    failed = await _start(cloud, "tiny@1.1.0", waves=("100%",), gate=Gate(max_failed=3))
+    await _says(cloud, "a", UpdateState.ROLLED_BACK)
+    await _confirm_all(cloud, "b", "c")
+    assert (await _now(cloud, failed)).state is RolloutState.COMPLETED
+    newest = await _start(cloud, "tiny@1.2.0", waves=("100%",))
+    await cloud.conductor.abort(newest.rollout_id, AbortRequest(reason="neither"))
+    assert [_given(cloud, name).bundle for name in THREE] == ["tiny@1.0.0", "tiny@1.1.0", "tiny@1.1.0"]
+
+
+# ---- paused
+
+
+async def test_paused_rollout_begins_no_wave_until_it_is_resumed(cloud: SmallCloud) -> None:
+    view = await _second_in_two_waves(cloud)
+    assert (await cloud.conductor.pause(view.rollout_id)).state is RolloutState.PAUSED
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    assert (await _now(cloud, view)).wave == 1
+    assert (await cloud.conductor.resume(view.rollout_id)).wave == 2
+
+
+async def test_deadline_stands_still_while_a_rollout_is_paused(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol("a")
+    view = await _start(cloud, gate=Gate(wave_deadline_s=60.0))
+    cloud.clock.now_s += 50.0
+    await cloud.conductor.pause(view.rollout_id)
+    cloud.clock.now_s += 500.0
+    await cloud.conductor.step()
+    await cloud.conductor.resume(view.rollout_id)
+    cloud.clock.now_s += 9.0
+    await cloud.conductor.step()
+    assert (await _now(cloud, view)).state is RolloutState.RUNNING
+    cloud.clock.now_s += 2.0
+    await cloud.conductor.step()
+    assert (await _now(cloud, view)).state is RolloutState.ABORTED
+
+
+async def test_paused_rollout_still_stops_by_itself(cloud: SmallCloud) -> None:
+    view = await _second_in_two_waves(cloud)
+    await cloud.conductor.pause(view.rollout_id)
+    await _says(cloud, "a", UpdateState.ROLLED_BACK)
+    assert (await _now(cloud, view)).state is RolloutState.ABORTED
+
+
+async def test_pausing_twice_and_resuming_what_runs_are_refused(cloud: SmallCloud) -> None:
+    view = await _second_in_two_waves(cloud)
+    with pytest.raises(Refused, match="running, not paused"):
+        await cloud.conductor.resume(view.rollout_id)
+    await cloud.conductor.pause(view.rollout_id)
+    with pytest.raises(Refused, match="paused already"):
+        await cloud.conductor.pause(view.rollout_id)
+
+
+# ---- out of reach, and back
+
+
+async def _silent(cloud: SmallCloud, *, for_s: float = 1801.0) -> RolloutView:
+    """A rollout over a (heard of) and b (silent)."""
+    await cloud.publish()
+    cloud.enrol("a", "b")
+    view = await _start(cloud, waves=("100%",))
+    cloud.clock.now_s += for_s
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    return view
+
+
+async def test_silent_device_is_left_behind_after_a_stated_time(cloud: SmallCloud) -> None:
+    ended = await _now(cloud, await _silent(cloud))
+    assert (ended.state, ended.reason) == (
+        RolloutState.COMPLETED,
+        "1 of 2 devices confirmed, 1 could not be reached",
+    )
+    lost = ended.devices[1]
+    assert (lost.outcome, lost.reason) == (Outcome.UNREACHABLE, "not heard of for 1801 s")
+
+
+async def test_silent_device_is_waited_for_until_then(cloud: SmallCloud) -> None:
+    assert (await _now(cloud, await _silent(cloud, for_s=1799.0))).state is RolloutState.RUNNING
+
+
+async def test_device_that_comes_back_is_taken_up_again(cloud: SmallCloud) -> None:
+    view = await _silent(cloud)
+    await cloud.hub.sync("b", SyncRequest(reports=(report("b"),)))
+    await cloud.conductor.step()
+    assert (await _now(cloud, view)).devices[1].outcome is None
+    await _says(cloud, "b", UpdateState.CONFIRMED)
+    assert (await _now(cloud, view)).devices[1].outcome is Outcome.CONFIRMED
+
+
+async def test_device_that_comes_back_in_a_running_rollout_is_waited_for_again(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol(*THREE)
+    view = await _start(cloud, waves=("2", "100%"))
+    cloud.clock.now_s += 1801.0
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    assert (await _now(cloud, view)).wave == 2
+    await _says(cloud, "b", UpdateState.DOWNLOADING)
+    await _says(cloud, "c", UpdateState.CONFIRMED)
+    assert (await _now(cloud, view)).state is RolloutState.RUNNING
+    await _says(cloud, "b", UpdateState.REFUSED, reason="no room")
+    assert (await _now(cloud, view)).state is RolloutState.ABORTED
+
+
+async def test_device_that_is_heard_of_but_does_not_move_on_is_left_behind(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol("a", "b")
+    view = await _start(cloud, waves=("100%",), gate=Gate(stuck_after_s=100.0))
+    await _says(cloud, "b", UpdateState.DOWNLOADING)
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    cloud.clock.now_s += 101.0
+    await _says(cloud, "b", UpdateState.DOWNLOADING)
+    ended = await _now(cloud, view)
+    assert (ended.devices[1].outcome, ended.devices[1].reason) == (
+        Outcome.UNREACHABLE,
+        "heard of, but downloading for 101 s",
+    )
+
+
+async def test_no_device_is_in_progress_after_an_abort(cloud: SmallCloud) -> None:
+    await _second_in_two_waves(cloud)
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    await _says(cloud, "b", UpdateState.ACTIVE)
+    (view,) = [one for one in await cloud.database.read(rollouts.list_rollouts) if not one.state.is_final]
+    ended = await cloud.conductor.abort(view.rollout_id, AbortRequest(reason="enough"))
+    assert [device.outcome for device in ended.devices] == [Outcome.CONFIRMED, Outcome.ROLLED_BACK, Outcome.REFUSED]
+
+
+async def test_abort_that_keeps_lets_devices_that_began_go_on(cloud: SmallCloud) -> None:
+    view = await _second_in_two_waves(cloud)
+    await _says(cloud, "a", UpdateState.ACTIVE)
+    ended = await cloud.conductor.abort(view.rollout_id, AbortRequest(reason="enough", keep=True))
+    assert (_given(cloud, "a").bundle, ended.devices[0].outcome) == ("tiny@1.1.0", None)
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    now = await _now(cloud, view)
+    assert [device.outcome for device in now.devices] == [Outcome.CONFIRMED, None, None]
+    assert [_given(cloud, name).bundle for name in ("b", "c")] == ["tiny@1.0.0", "tiny@1.0.0"]
+
+
+async def test_view_tells_what_a_device_counts_on_watch(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol("a")
+    view = await _start(cloud)
+    stats = WatchStats(readings=7, compared=7, disagreements=1)
+    update = msgspec.structs.replace(update_report(_given(cloud, "a"), UpdateState.ACTIVE), watch=stats)
+    await cloud.hub.sync("a", SyncRequest(reports=(report("a", 1, update=update),)))
+    assert (await _now(cloud, view)).devices[0].watch == stats
+
+
+# ---- whom, and when
+
+
+async def test_group_is_chosen_by_several_labels(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol("a", labels={"site": "north", "kind": "cam"})
+    cloud.enrol("b", labels={"site": "north", "kind": "mic"})
+    cloud.enrol("c", labels={"site": "south", "kind": "cam"})
+    view = await _start(cloud, group="site=north,kind=cam")
+    assert [device.device_id for device in view.devices] == ["a"]
+
+
+async def test_revoked_device_is_in_no_group(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol("a", "b")
+    cloud.database.write_now(lambda c: fleet.revoke(c, "a", now_s=cloud.clock()))
+    assert [device.device_id for device in (await _start(cloud)).devices] == ["b"]
+
+
+async def test_maintenance_window_goes_with_the_assignment(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol("a")
+    window = parse_window("01:00-05:00 utc")
+    view = await _start(cloud, window=window)
+    assert (_given(cloud, "a").window, view.window) == (window, window)
+
+
+# ---- labelled samples
+
+
+async def _labelled(cloud: SmallCloud, name: str, bundle: str, *, right: int, of: int, epoch: int) -> None:
+    """A device's samples under a version, with what people say of them."""
+    events = []
+    for index in range(of):
+        body = reading(LABELS[0], bundle=bundle)
+        events.append(event(2 * index + 1, body, device_id=name, epoch=epoch))
+        events.append(event(2 * index + 2, sample(), device_id=name, epoch=epoch))
+    await cloud.database.write(lambda c: inbox.add_events(c, tuple(events)))
+    for index in range(of):
+        said = LabelRequest(label=LABELS[0] if index < right else LABELS[1], by="a person")
+        await cloud.database.write(
+            lambda c, i=index, s=said: inbox.set_label(c, f"{name}.{epoch}.{2 * i + 2}", s, now_s=cloud.clock())
+        )
+
+
+@pytest.mark.parametrize(
+    ("right", "gate", "state"),
+    [
+        (20, Gate(), RolloutState.ABORTED),
+        (38, Gate(), RolloutState.RUNNING),
+        (20, Gate(min_labelled=41), RolloutState.RUNNING),
+        (20, Gate(max_accuracy_drop=None), RolloutState.RUNNING),
+    ],
+    ids=["worse", "as good", "too few", "not judged"],
+)
+async def test_labelled_samples_that_speak_against_the_new_version_end_its_rollout(
+    cloud: SmallCloud, right: int, gate: Gate, state: RolloutState
+) -> None:
+    await cloud.publish("1.0.0")
+    await cloud.publish("1.1.0")
+    cloud.enrol("a", "b")
+    await _start(cloud, waves=("100%",))
+    await _confirm_all(cloud, "a", "b")
+    await _labelled(cloud, "a", "tiny@1.0.0", right=39, of=40, epoch=1)
+    await _labelled(cloud, "b", "tiny@1.0.0", right=0, of=40, epoch=1)  # which was not given the new one yet
+    view = await _start(cloud, "tiny@1.1.0", gate=gate)
+    await _labelled(cloud, "a", "tiny@1.1.0", right=right, of=40, epoch=2)
+    await cloud.conductor.step()
+    now = await _now(cloud, view)
+    assert now.state is state
+    assert ("labelled samples" in now.reason) == (state is RolloutState.ABORTED)
+
+
+# ---- a version that is bad for 30 % of 200 devices
+
+
+IN_FLIGHT = 20
+"""Devices that report how it went between two looks of the conductor."""
+
+
+async def _roll_out_to_200(cloud: SmallCloud, gate: Gate, *, seed: int) -> tuple[RolloutView, int, int]:
+    """Its end; how many devices the bad version was put to work on; and how many of them it was bad for."""
+    await cloud.publish("1.0.0")
+    await cloud.publish("1.1.0")
+    names = [f"d{index:03}" for index in range(200)]
+    cloud.enrol(*names)
+    bad = set(random.Random(seed).sample(names, 60))
+    view = await _start(cloud, "tiny@1.1.0", waves=("5%", "25%", "100%"), gate=gate)
+    ran: set[str] = set()
+    for _ in range(100):
+        given = [(name, cloud.assigned(name)) for name in names if name not in ran]
+        due = [(name, found) for name, found in given if found is not None][:IN_FLIGHT]
+        for name, found in due:
+            ran.add(name)
+            state = UpdateState.ROLLED_BACK if name in bad else UpdateState.CONFIRMED
+            said = report(name, found.generation, update=update_report(found, state))
+            await cloud.hub.sync(name, SyncRequest(reports=(said,)))
+        await cloud.conductor.step()
+        if not due:
+            break
+    return await _now(cloud, view), len(ran), len(ran & bad)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_rollout_of_a_version_that_is_bad_for_many_stops_by_itself(cloud: SmallCloud, seed: int) -> None:
+    view, ran, hurt = await _roll_out_to_200(cloud, Gate(), seed=seed)
+    assert view.state is RolloutState.ABORTED
+    assert 1 <= hurt <= ran <= view.waves[0] + IN_FLIGHT
+
+
+async def test_without_gates_it_reaches_everybody(cloud: SmallCloud) -> None:
+    view, ran, hurt = await _roll_out_to_200(cloud, Gate(max_failed=200), seed=0)
+    assert (view.state, ran, hurt) == (RolloutState.COMPLETED, 200, 60)
+
+
+# ---- what may not begin
 
 
 async def test_second_rollout_on_other_devices_may_begin(cloud: SmallCloud) -> None:
@@ -282,12 +613,6 @@ async def test_second_rollout_on_other_devices_may_begin(cloud: SmallCloud) -> N
     cloud.enrol("b", labels={"site": "yard"})
     await _start(cloud, group="site=hall")
     assert (await _start(cloud, group="site=yard")).state is RolloutState.RUNNING
-
-
-async def test_devices_are_free_again_after_an_end(cloud: SmallCloud) -> None:
-    view = await _second_in_two_waves(cloud)
-    await cloud.conductor.abort(view.rollout_id, "a second thought")
-    assert (await _start(cloud, "tiny@1.1.0")).state is RolloutState.RUNNING
 
 
 async def test_bundle_that_is_not_published_cannot_be_rolled_out(cloud: SmallCloud) -> None:

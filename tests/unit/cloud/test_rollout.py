@@ -6,16 +6,23 @@ from edgeloop.cloud.rollout import (
     Abort,
     Complete,
     Decision,
+    Give,
     Hold,
+    Labelled,
     Member,
     NextWave,
+    Stage,
+    accuracy_drop,
     decide,
+    labels_of,
     order_devices,
+    unreachable,
     wave_sizes,
 )
 from edgeloop.contracts.api import Gate
 from edgeloop.contracts.errors import InvalidInput
-from edgeloop.contracts.states import UpdateState
+from edgeloop.contracts.states import Outcome, UpdateState
+from edgeloop.contracts.window import DAY_S
 
 C, R, B, A, D = (
     UpdateState.CONFIRMED,
@@ -28,18 +35,28 @@ DEADLINE_S = 100.0
 
 
 def _members(*states: tuple[int, UpdateState | None]) -> tuple[Member, ...]:
-    """(wave, state) each."""
+    """(wave, state) each; what they came to follows from their own word."""
     return tuple(
-        Member(device_id=f"d{index}", wave=wave, state=state, reason=f"reason {index}")
+        Member(
+            device_id=f"d{index}",
+            wave=wave,
+            state=state,
+            outcome=None if state is None else Outcome.of(state),
+            reason=f"reason {index}",
+        )
         for index, (wave, state) in enumerate(states)
     )
+
+
+def _step(members: tuple[Member, ...], gate: Gate | None = None, *, wave: int = 1, age_s: float = 0.0) -> Decision:
+    return decide(members, Stage(wave=wave, wave_age_s=age_s), gate or Gate(wave_deadline_s=DEADLINE_S))
 
 
 def _decide(
     *states: tuple[int, UpdateState | None], wave: int = 1, max_failed: int = 0, age_s: float = 0.0
 ) -> Decision:
     gate = Gate(max_failed=max_failed, wave_deadline_s=DEADLINE_S)
-    return decide(_members(*states), wave=wave, gate=gate, wave_age_s=age_s)
+    return _step(_members(*states), gate, wave=wave, age_s=age_s)
 
 
 @pytest.mark.parametrize("state", [None, UpdateState.DOWNLOADING, UpdateState.VERIFYING, UpdateState.ACCEPTING, A])
@@ -123,7 +140,7 @@ def test_rollout_never_completes_while_someone_is_unfinished(
 ) -> None:
     members, last = _whole(states)
     gate = Gate(max_failed=max_failed, wave_deadline_s=DEADLINE_S)
-    decision = decide(members, wave=min(wave, last), gate=gate, wave_age_s=age_s)
+    decision = _step(members, gate, wave=min(wave, last), age_s=age_s)
     unfinished = any(member.state is None or not member.state.is_final for member in members)
     assert not (isinstance(decision, Complete) and unfinished)
 
@@ -136,7 +153,7 @@ def test_more_failures_than_allowed_always_abort(
     begun = [member for member in members if member.wave <= min(wave, last)]
     failures = sum(member.state in (R, B) for member in begun)
     gate = Gate(max_failed=max_failed, wave_deadline_s=DEADLINE_S)
-    decision = decide(members, wave=min(wave, last), gate=gate, wave_age_s=age_s)
+    decision = _step(members, gate, wave=min(wave, last), age_s=age_s)
     assert isinstance(decision, Abort) or failures <= max_failed
 
 
@@ -144,7 +161,7 @@ def test_more_failures_than_allowed_always_abort(
 def test_nothing_is_held_for_ever(states: list[tuple[int, UpdateState | None]], wave: int, max_failed: int) -> None:
     members, last = _whole(states)
     gate = Gate(max_failed=max_failed, wave_deadline_s=DEADLINE_S)
-    assert decide(members, wave=min(wave, last), gate=gate, wave_age_s=DEADLINE_S + 1) != Hold()
+    assert _step(members, gate, wave=min(wave, last), age_s=DEADLINE_S + 1) != Hold()
 
 
 @given(states=_anything, wave=st.integers(1, 4), max_failed=st.integers(0, 4), age_s=st.floats(0, 300))
@@ -153,10 +170,149 @@ def test_next_wave_begins_only_after_everyone_before_it_ended(
 ) -> None:
     members, last = _whole(states)
     now = min(wave, last)
-    decision = decide(members, wave=now, gate=Gate(max_failed=max_failed, wave_deadline_s=DEADLINE_S), wave_age_s=age_s)
+    decision = _step(members, Gate(max_failed=max_failed, wave_deadline_s=DEADLINE_S), wave=now, age_s=age_s)
     if isinstance(decision, NextWave):
         assert decision.wave == now + 1
         assert all(member.state is not None and member.state.is_final for member in members if member.wave <= now)
+
+
+# ---- out of reach
+
+
+def _lost(*waves: int) -> tuple[Member, ...]:
+    return tuple(
+        Member(device_id=f"lost{index}", wave=wave, state=D, outcome=Outcome.UNREACHABLE)
+        for index, wave in enumerate(waves)
+    )
+
+
+def test_unreachable_device_is_not_waited_for() -> None:
+    assert _step((*_members((1, C), (2, None)), *_lost(1))) == NextWave(2)
+
+
+def test_unreachable_device_is_no_failure() -> None:
+    assert _step((*_members((1, C)), *_lost(1))) == Complete("1 of 2 devices confirmed, 1 could not be reached")
+
+
+@pytest.mark.parametrize(("age_s", "kind"), [(DEADLINE_S, Hold), (DEADLINE_S + 1, Abort)])
+def test_wave_that_nobody_answered_tells_nothing_and_ends_at_its_deadline(age_s: float, kind: type[Decision]) -> None:
+    assert isinstance(_step((*_lost(1, 1), *_members((2, None))), age_s=age_s), kind)
+
+
+@pytest.mark.parametrize(
+    ("state", "since_s", "last_seen_s", "why"),
+    [
+        (None, 0.0, None, "not heard of for 61 s"),
+        (D, 0.0, 0.5, "not heard of for 60 s"),
+        (D, 0.0, 60.0, None),
+        (D, 61.0, None, None),
+        (A, -1000.0, 61.0, "heard of, but active for 1061 s"),
+        (None, -1000.0, 61.0, "heard of, but without an answer for 1061 s"),
+        (UpdateState.WAITING, -DAY_S, 61.0, None),
+        (UpdateState.WAITING, -DAY_S - 1000.0, 61.0, f"heard of, but waiting for {DAY_S + 1061:.0f} s"),
+    ],
+)
+def test_device_is_unreachable_when_it_is_silent_or_stuck(
+    state: UpdateState | None, since_s: float, last_seen_s: float | None, why: str | None
+) -> None:
+    gate = Gate(unreachable_after_s=60.0, stuck_after_s=1000.0)
+    found = unreachable(state=state, since_s=since_s, last_seen_s=last_seen_s, now_s=61.0, gate=gate)
+    assert found == (None if why is None else why)
+
+
+# ---- turns
+
+
+def _waits(wave: int, *, has_turn: bool) -> Member:
+    return Member(device_id=f"w{wave}", wave=wave, state=None, is_given=False, has_turn=has_turn)
+
+
+def test_device_whose_turn_has_come_is_given_the_bundle() -> None:
+    assert _step((*_members((1, C)), _waits(1, has_turn=True))) == Give(("w1",))
+
+
+def test_wave_waits_without_a_deadline_for_a_device_that_an_older_rollout_holds() -> None:
+    assert _step((*_members((1, C)), _waits(1, has_turn=False)), age_s=DEADLINE_S + 1) == Hold()
+
+
+@pytest.mark.parametrize(("has_turn", "expected"), [(True, NextWave(1)), (False, Hold())])
+def test_first_wave_begins_when_one_of_its_devices_has_its_turn(has_turn: bool, expected: Decision) -> None:
+    assert _step((_waits(1, has_turn=has_turn),), wave=0) == expected
+
+
+def test_device_that_failed_elsewhere_counts_also_while_others_wait_for_their_turn() -> None:
+    assert isinstance(_step((*_members((1, B)), _waits(1, has_turn=False))), Abort)
+
+
+# ---- paused, and in hours
+
+
+def _paused(*states: tuple[int, UpdateState | None], age_s: float = 0.0) -> Decision:
+    stage = Stage(wave=1, wave_age_s=age_s, is_paused=True)
+    return decide(_members(*states), stage, Gate(wave_deadline_s=DEADLINE_S))
+
+
+def test_paused_rollout_begins_nothing_and_has_no_deadline() -> None:
+    assert (_paused((1, C), (2, None)), _paused((1, C)), _paused((1, A), age_s=10 * DEADLINE_S)) == (Hold(),) * 3
+
+
+def test_paused_rollout_still_stops_by_itself() -> None:
+    assert isinstance(_paused((1, B), (2, None)), Abort)
+
+
+@pytest.mark.parametrize(("age_s", "kind"), [(DEADLINE_S + DAY_S, Hold), (DEADLINE_S + DAY_S + 1, Abort)])
+def test_wave_with_a_maintenance_window_has_a_day_more(age_s: float, kind: type[Decision]) -> None:
+    stage = Stage(wave=1, wave_age_s=age_s, has_window=True)
+    members = _members((1, UpdateState.WAITING))
+    assert isinstance(decide(members, stage, Gate(wave_deadline_s=DEADLINE_S)), kind)
+
+
+# ---- failures as a share
+
+
+@pytest.mark.parametrize(("failed", "kind"), [(10, NextWave), (11, Abort)])
+def test_limit_of_failures_may_be_a_share_of_all_devices(failed: int, kind: type[Decision]) -> None:
+    members = _members(*[(1, R)] * failed, *[(1, C)] * (100 - failed), *[(2, None)] * 100)
+    assert isinstance(_step(members, Gate(max_failed=3, max_failed_share=0.05)), kind)
+
+
+def test_larger_of_the_two_limits_counts() -> None:
+    members = _members(*[(1, R)] * 3, *[(1, C)] * 7)
+    assert isinstance(_step(members, Gate(max_failed=3, max_failed_share=0.1)), Complete)
+
+
+# ---- labelled samples
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_worse"),
+    [
+        ((100, 95), (100, 70), True),
+        ((100, 95), (100, 91), False),  # within what is allowed
+        ((30, 27), (30, 24), False),  # 10 % worse, but so is one in eight by chance
+        ((29, 29), (1000, 0), False),  # too few of the old
+        ((1000, 1000), (29, 0), False),  # too few of the new
+        ((100, 70), (100, 95), False),
+        ((100, 100), (100, 100), False),
+        ((100, 0), (100, 0), False),
+    ],
+)
+def test_new_version_is_worse_by_more_than_the_bound_and_than_chance(
+    old: tuple[int, int], new: tuple[int, int], is_worse: bool
+) -> None:
+    gate = Gate(max_accuracy_drop=0.05, min_labelled=30)
+    assert (accuracy_drop(Labelled(*old), Labelled(*new), gate) is not None) == is_worse
+
+
+def test_worse_version_aborts_with_both_accuracies() -> None:
+    stage = Stage(wave=1, wave_age_s=0.0)
+    found = decide(_members((1, A)), stage, Gate(), old=Labelled(100, 95), new=Labelled(50, 35))
+    assert isinstance(found, Abort)
+    assert "right on 70% of 50 labelled samples, the version before on 95% of 100" in found.reason
+
+
+def test_accuracy_is_not_judged_without_a_bound() -> None:
+    assert accuracy_drop(Labelled(100, 100), Labelled(100, 0), Gate(max_accuracy_drop=None)) is None
 
 
 # ---- waves
@@ -228,3 +384,16 @@ def test_device_named_first_twice_goes_once() -> None:
 def test_stranger_named_first_is_invalid_input() -> None:
     with pytest.raises(InvalidInput, match="'z'"):
         order_devices(["a", "b"], first=("z",))
+
+
+# ---- groups
+
+
+def test_group_is_of_devices_that_have_all_its_labels() -> None:
+    assert (labels_of("all"), labels_of(" site = north , kind=cam")) == ({}, {"site": "north", "kind": "cam"})
+
+
+@pytest.mark.parametrize("group", ["", "site", "site=", "=north", "site=north,", "site=north,site=south"])
+def test_group_that_makes_no_sense_is_invalid_input(group: str) -> None:
+    with pytest.raises(InvalidInput, match="group"):
+        labels_of(group)

@@ -32,7 +32,6 @@ from pathlib import Path
 from edgeloop.contracts.states import Kind
 from edgeloop.device.agent import Agent
 from edgeloop.device.config import DeviceConfig
-from edgeloop.device.sources import FolderSource
 from edgeloop.runtime.profile import this_machine
 from edgeloop.transport.identity import Identity, load_or_make_key
 from edgeloop.transport.membership import Membership, open_client
@@ -43,8 +42,8 @@ async def wait():
     member = Membership(device_id="cam", kind=Kind.DEVICE, hub_url=url, images_root=b"i", director_root=b"d")
     async with open_client(url) as client:
         uplink = Uplink(client, Identity("cam", load_or_make_key(folder / "device.pem")))
-        source = FolderSource(Path({str(images)!r}))
-        agent = Agent(DeviceConfig(folder=folder), member, uplink, source, profile=this_machine())
+        config = DeviceConfig(folder=folder, source={str(images)!r})
+        agent = Agent(config, member, uplink, profile=this_machine())
         try:
             await asyncio.wait_for(agent.run(), timeout=0.3)
         except TimeoutError:
@@ -54,3 +53,19 @@ async def wait():
 asyncio.run(wait())
 """
     assert _modules_after(statement).isdisjoint(("numpy", "cv2", "ai_edge_litert", "tuf"))
+
+
+def test_process_of_the_agent_leaves_out_what_libraries_bring_for_command_lines() -> None:
+    """httpx and structlog load click, rich and pygments where they find them: 6 MB."""
+    statement = """
+import contextlib
+import sys
+from edgeloop.cli.agent import main
+sys.argv = ["agent", "no order"]
+with contextlib.suppress(BaseException):
+    main()
+import edgeloop.device.app
+"""
+    loaded = _modules_after(statement)
+    assert "httpx" in loaded
+    assert loaded.isdisjoint(("click", "rich", "pygments", "greenlet"))

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeloop.contracts.messages import MAX_SAMPLE_BYTES
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Reason
 from edgeloop.device.config import SelectConfig
@@ -156,3 +157,32 @@ def test_default_shares_spend_all_that_they_may_when_everything_is_hard() -> Non
     picks = _picks(_selector(config), _prediction(margin=0.0, novelty=50.0), 5000)
     # Unsure and novel always want; the audit's own share comes on top when it is drawn.
     assert len(picks) >= 5000 * (config.unsure_share + config.novel_share) - 2
+
+
+def test_budget_is_put_right_once_the_size_is_known() -> None:
+    selector = _selector(_only(unsure_share=0.5))
+    unsure = _prediction(margin=0.1)
+    assert [selector.choose(unsure, size_bytes=1000) for _ in range(2)] == [None, Reason.UNSURE]
+    # It took a tenth of what was thought: what is left pays for the next at once.
+    assert selector.settle(Reason.UNSURE, size_bytes=100, estimated_bytes=1000)
+    assert selector.choose(unsure, size_bytes=1000) is Reason.UNSURE
+
+
+def test_disagreement_is_put_right_in_the_budget_that_paid() -> None:
+    selector = _selector(_only(unsure_share=0.5))
+    for _ in range(2):
+        reason = selector.choose(_prediction(), size_bytes=1000, disagrees=True)
+    assert reason is Reason.DISAGREES
+    # Twice as large as thought: two more inputs' share make up for it before the next.
+    assert selector.settle(reason, size_bytes=2000, estimated_bytes=1000)
+    later = [selector.choose(_prediction(), size_bytes=1000, disagrees=True) for _ in range(4)]
+    assert later == [None, None, None, Reason.DISAGREES]
+
+
+def test_input_that_turns_out_too_large_is_not_sent_and_costs_nothing() -> None:
+    selector = _selector(_only(unsure_share=0.5))
+    unsure = _prediction(margin=0.1)
+    for _ in range(2):
+        selector.choose(unsure, size_bytes=1000)
+    assert not selector.settle(Reason.UNSURE, size_bytes=MAX_SAMPLE_BYTES + 1, estimated_bytes=1000)
+    assert selector.choose(unsure, size_bytes=1000) is Reason.UNSURE

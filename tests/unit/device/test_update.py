@@ -1,295 +1,71 @@
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
-from builders import Damage, Parts, make_parts, onnx_model, pack, quadrant_images, quadrant_weights
-from edgeloop.bundle.archive import Bundle, digest, entries, open_bundle
-from edgeloop.bundle.shelf import Shelf
-from edgeloop.contracts.errors import Corrupt, Refused, Unavailable
+from bad_models import crashing
+from builders import Damage, Parts, make_parts, quadrant_images, quadrant_weights
+from edgeloop.bundle.archive import digest, entries, open_bundle
+from edgeloop.contracts.errors import Corrupt, Unavailable
 from edgeloop.contracts.manifest import Budget, EngineName
-from edgeloop.contracts.messages import Assignment, WatchBounds
+from edgeloop.contracts.messages import Assignment
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
-from edgeloop.device.config import Pace
-from edgeloop.device.slots import Slots
-from edgeloop.device.state import Versions
-from edgeloop.device.update import Supply, Updater
-from edgeloop.transport.keep import Keep
-
-AT_ONCE = WatchBounds(min_readings=0)
-ON_WATCH = WatchBounds(min_readings=20, max_disagreement=0.1)
-UNFINISHED = (UpdateState.DOWNLOADING, UpdateState.VERIFYING, UpdateState.ACCEPTING, UpdateState.ACTIVE)
-SURER = quadrant_weights(sharpness=21.0)
-"""The same answers from other weights, so that two versions share no model file."""
-
-
-class Killed(BaseException):
-    """The process ends here: nothing of ours may catch it."""
-
-
-class ArchiveSupply:
-    """Implements update.Supply over archives: signs whatever they hold."""
-
-    def __init__(self, *archives: Path) -> None:
-        self.fetched: list[str] = []
-        self.damage_next = ""
-        self.wanted: Assignment | None = None
-        self._targets: dict[str, bytes] = {}
-        for archive in archives:
-            bundle = open_bundle(archive)
-            self._targets[manifest_target(bundle.manifest.ref)] = bundle.manifest_bytes
-            for entry in bundle.manifest.files:
-                self._targets[file_target(entry.sha256)] = bundle.read(entry.sha256)
-
-    async def assignment(self) -> Assignment | None:
-        """See Supply.assignment."""
-        return self.wanted
-
-    async def check(self, target: str, sha256: str) -> int:
-        """See Supply.check."""
-        data = self._targets.get(target)
-        if data is None or digest(data) != sha256:
-            raise Refused(f"the targets key never signed {target}")
-        return len(data)
-
-    async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """See Supply.fetch."""
-        self.fetched.append(target)
-        data = self._targets[target]
-        assert len(data) == size_bytes
-        if target == self.damage_next:
-            self.damage_next = ""
-            data = bytes(len(data))
-        shelf.append_part(sha256, data)
-        shelf.finish_part(sha256)
-
-
-class Away:
-    """Implements update.Supply without a network."""
-
-    async def assignment(self) -> Assignment | None:
-        """See Supply.assignment."""
-        raise Unavailable("the hub is away")
-
-    async def check(self, target: str, sha256: str) -> int:
-        """See Supply.check."""
-        raise Unavailable("the hub is away")
-
-    async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """See Supply.fetch."""
-        raise Unavailable("the hub is away")
-
-
-class Device:
-    """A device's state folder, and the updater of one process that works on it."""
-
-    def __init__(
-        self, folder: Path, supply: Supply, *, engines: Iterable[EngineName] = (EngineName.ONNXRUNTIME,)
-    ) -> None:
-        self.shelf = Shelf(folder / "bundles")
-        self.slots = Slots()
-        self.states: list[UpdateState] = []
-        self.at_state: Callable[[UpdateState], None] = lambda state: None
-        self._keep = Keep(folder / "device.db")
-        self.versions = Versions(self._keep)
-        self.updater = Updater(
-            versions=self.versions,
-            shelf=self.shelf,
-            slots=self.slots,
-            supply=supply,
-            engines=engines,
-            pace=Pace(folder / "races"),
-            on_change=self._on_change,
-        )
-
-    def take(self, assignment: Assignment | None, *, generation: int = 1) -> None:
-        """Bring the device to what is assigned."""
-        asyncio.run(asyncio.wait_for(self.updater.take(assignment, generation=generation), 60))
-
-    def resume(self) -> None:
-        """Take up what was broken off."""
-        asyncio.run(asyncio.wait_for(self.updater.resume(), 60))
-
-    def close(self) -> None:
-        """The process ends."""
-        self._keep.close()
-
-    @property
-    def runs(self) -> str | None:
-        """The bundle that answers readings now."""
-        slot = self.slots.current
-        return str(slot.predictor.manifest.ref) if slot else None
-
-    @property
-    def active(self) -> str | None:
-        """The bundle that the disk says is active."""
-        return self.versions.active.bundle if self.versions.active else None
-
-    @property
-    def state(self) -> UpdateState | None:
-        """Where the newest update is."""
-        return self.versions.update.state if self.versions.update else None
-
-    @property
-    def reason(self) -> str:
-        """Why it is there."""
-        return self.versions.update.reason if self.versions.update else ""
-
-    def kill_at(self, state: UpdateState) -> None:
-        """End the process as soon as this state is on the disk."""
-
-        def kill(reached: UpdateState) -> None:
-            if reached is state:
-                raise Killed
-
-        self.at_state = kill
-
-    def see(self, *, disagreements: int, of: int = 20, errors: int = 0) -> None:
-        """Readings on watch."""
-        slot = self.slots.current
-        assert slot is not None
-        assert slot.watch is not None
-        for index in range(of):
-            slot.watch.saw(latency_ms=1.0, shadow_latency_ms=1.0, disagrees=index < disagreements)
-        for _ in range(errors):
-            slot.watch.failed()
-
-    def see_when_active(self, *, disagreements: int, errors: int = 0) -> None:
-        """The same as soon as a version is active."""
-
-        def see(reached: UpdateState) -> None:
-            if reached is UpdateState.ACTIVE:
-                self.see(disagreements=disagreements, errors=errors)
-
-        self.at_state = see
-
-    def _on_change(self) -> None:
-        state = self.state
-        if state is not None:
-            self.states.append(state)
-            self.at_state(state)
-
-
-class Folder:
-    """Makes bundles, and devices over one state folder: each new one is a fresh process after a kill."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._devices: list[Device] = []
-
-    def write(self, parts: Parts) -> Path:
-        """The parts as an archive."""
-        return pack(parts, self._path)
-
-    def device(self, supply: Supply, **options: Iterable[EngineName]) -> Device:
-        """A fresh process on the folder."""
-        self.close()
-        device = Device(self._path / "device", supply, **options)
-        self._devices.append(device)
-        return device
-
-    def damage(self, sha256: str) -> None:
-        """Overwrite a file on the device's shelf with as many zeros."""
-        path = self._path / "device" / "bundles" / "files" / sha256
-        path.write_bytes(bytes(path.stat().st_size))
-
-    def close(self) -> None:
-        """End the process that is there."""
-        while self._devices:
-            self._devices.pop().close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
-    made = Folder(tmp_path)
-    yield made
-    made.close()
-
-
-def _assigned(archive: Path, *, generation: int = 1, watch: WatchBounds = AT_ONCE) -> Assignment:
-    bundle = open_bundle(archive)
-    return Assignment(
-        generation=generation,
-        rollout_id=f"r{generation}",
-        bundle=str(bundle.manifest.ref),
-        manifest_sha256=digest(bundle.manifest_bytes),
-        watch=watch,
-    )
-
-
-def _first(folder: Folder) -> Path:
-    return folder.write(make_parts())
-
-
-def _second(folder: Folder) -> Path:
-    return folder.write(make_parts(version="1.1.0", weights=SURER))
-
-
-def _with_first(folder: Folder, *others: Path) -> Device:
-    """A device on which 1.0.0 is confirmed; its supply has the others too."""
-    first = _first(folder)
-    device = folder.device(ArchiveSupply(first, *others))
-    device.take(_assigned(first))
-    assert device.state is UpdateState.CONFIRMED
-    device.states.clear()
-    return device
-
-
-def _supply_of(folder: Folder, *archives: Path) -> ArchiveSupply:
-    return ArchiveSupply(_first(folder), *archives)
-
-
-def _two_variants(version: str) -> tuple[Parts, str, str]:
-    """A bundle whose first variant has damaged weights; with the hashes of the bad and the good one."""
-    good = make_parts(version=version)
-    bad = onnx_model(replace(quadrant_weights(), to_logits=np.roll(quadrant_weights().to_logits, 1, axis=1)))
-    variant = good.manifest.variants[0]
-    files = good.files | {digest(bad): bad}
-    broken = msgspec.structs.replace(variant, file=digest(bad), size_bytes=len(bad))
-    manifest = msgspec.structs.replace(good.manifest, variants=(broken, variant), files=entries(files.values()))
-    return Parts(manifest, files), digest(bad), variant.file
-
+from edgeloop.device.accept import ask_process
+from edgeloop.device.examine import Findings, Question
+from updating import (
+    KILLED,
+    ON_WATCH,
+    SURER,
+    UNFINISHED,
+    ArchiveSupply,
+    Away,
+    Device,
+    Folder,
+    Killed,
+    assigned,
+    first_version,
+    second_version,
+    supply_of,
+    two_variants,
+    with_first,
+)
 
 # ---- the way that it should go
 
 
 def test_update_passes_through_every_state(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     device = folder.device(ArchiveSupply(archive))
-    device.take(_assigned(archive))
+    device.take(assigned(archive))
     assert device.states == [*UNFINISHED, UpdateState.CONFIRMED]
 
 
 def test_confirmed_version_runs(folder: Folder) -> None:
-    device = _with_first(folder)
+    device = with_first(folder)
     slot = device.slots.current
     assert slot is not None
     assert slot.predictor.predict(quadrant_images(2)[1]).label == "top_right"
 
 
 def test_confirmed_version_is_the_floor(folder: Folder) -> None:
-    assert str(_with_first(folder).versions.floor) == "tiny@1.0.0"
+    assert str(with_first(folder).versions.floor) == "tiny@1.0.0"
 
 
 def test_confirmed_version_has_no_shadow_any_more(folder: Folder) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
-    device.take(_assigned(second, generation=2))
+    second = second_version(folder)
+    device = with_first(folder, second)
+    device.take(assigned(second, generation=2))
     slot = device.slots.current
     assert slot is not None
     assert (slot.shadow, slot.watch) == (None, None)
 
 
 def test_update_keeps_the_version_before(folder: Folder) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
-    device.take(_assigned(second, generation=2))
+    second = second_version(folder)
+    device = with_first(folder, second)
+    device.take(assigned(second, generation=2))
     assert (device.active, device.versions.previous.bundle if device.versions.previous else None) == (
         "tiny@1.1.0",
         "tiny@1.0.0",
@@ -297,11 +73,11 @@ def test_update_keeps_the_version_before(folder: Folder) -> None:
 
 
 def test_old_version_shadows_the_new_one_on_watch(folder: Folder) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
+    second = second_version(folder)
+    device = with_first(folder, second)
     device.kill_at(UpdateState.ACTIVE)
     with pytest.raises(Killed):
-        device.take(_assigned(second, generation=2, watch=ON_WATCH))
+        device.take(assigned(second, generation=2, watch=ON_WATCH))
     slot = device.slots.current
     assert slot is not None
     assert slot.shadow is not None
@@ -309,10 +85,10 @@ def test_old_version_shadows_the_new_one_on_watch(folder: Folder) -> None:
 
 
 def test_agreeing_readings_confirm(folder: Folder) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
+    second = second_version(folder)
+    device = with_first(folder, second)
     device.see_when_active(disagreements=2)
-    device.take(_assigned(second, generation=2, watch=ON_WATCH))
+    device.take(assigned(second, generation=2, watch=ON_WATCH))
     assert (device.state, device.reason) == (
         UpdateState.CONFIRMED,
         "20 readings on watch, 10% differ from the old version",
@@ -320,12 +96,12 @@ def test_agreeing_readings_confirm(folder: Folder) -> None:
 
 
 def test_update_fetches_only_what_is_not_here(folder: Folder) -> None:
-    second = _second(folder)
-    supply = _supply_of(folder, second)
+    second = second_version(folder)
+    supply = supply_of(folder, second)
     device = folder.device(supply)
-    device.take(_assigned(_first(folder)))
+    device.take(assigned(first_version(folder)))
     supply.fetched.clear()
-    device.take(_assigned(second, generation=2))
+    device.take(assigned(second, generation=2))
     inputs = file_target(open_bundle(second).manifest.golden.inputs)
     assert (inputs in supply.fetched, manifest_target(open_bundle(second).manifest.ref) in supply.fetched) == (
         False,
@@ -333,27 +109,34 @@ def test_update_fetches_only_what_is_not_here(folder: Folder) -> None:
     )
 
 
-def test_versions_before_the_previous_are_tidied_away(folder: Folder) -> None:
-    second = _second(folder)
-    third = folder.write(make_parts(version="1.2.0", weights=quadrant_weights(sharpness=22.0)))
-    device = _with_first(folder, second, third)
-    device.take(_assigned(second, generation=2))
-    device.take(_assigned(third, generation=3))
-    assert [str(ref) for ref in device.shelf.refs()] == ["tiny@1.1.0", "tiny@1.2.0"]
+def _with_four(folder: Folder, **options: object) -> Device:
+    """A device on which 1.0.0 to 1.3.0 were confirmed one after another."""
+    parts = [make_parts(version=f"1.{n}.0", weights=quadrant_weights(sharpness=20.0 + n)) for n in range(4)]
+    archives = [folder.write(one) for one in parts]
+    device = folder.device(ArchiveSupply(*archives), **options)
+    for generation, archive in enumerate(archives, start=1):
+        device.take(assigned(archive, generation=generation))
+    return device
+
+
+@pytest.mark.parametrize(("kept", "refs"), [(2, ["1.2.0", "1.3.0"]), (3, ["1.1.0", "1.2.0", "1.3.0"])])
+def test_as_many_versions_stay_as_are_wanted(folder: Folder, kept: int, refs: list[str]) -> None:
+    device = _with_four(folder, kept=kept)
+    assert [str(ref) for ref in device.shelf.refs()] == [f"tiny@{one}" for one in refs]
 
 
 def test_what_runs_already_is_confirmed_without_a_download(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     supply = ArchiveSupply(archive)
     device = folder.device(supply)
-    device.take(_assigned(archive))
+    device.take(assigned(archive))
     supply.fetched.clear()
-    device.take(_assigned(archive, generation=2))
+    device.take(assigned(archive, generation=2))
     assert (device.state, supply.fetched, device.versions.known_generation) == (UpdateState.CONFIRMED, [], 2)
 
 
 def test_nothing_wanted_leaves_what_runs(folder: Folder) -> None:
-    device = _with_first(folder)
+    device = with_first(folder)
     device.take(None, generation=5)
     assert (device.runs, device.versions.known_generation) == ("tiny@1.0.0", 5)
 
@@ -363,8 +146,8 @@ def test_nothing_wanted_leaves_what_runs(folder: Folder) -> None:
 
 def _refused(folder: Folder, parts: Parts) -> Device:
     archive = folder.write(parts)
-    device = _with_first(folder, archive)
-    device.take(_assigned(archive, generation=2))
+    device = with_first(folder, archive)
+    device.take(assigned(archive, generation=2))
     return device
 
 
@@ -403,11 +186,11 @@ def test_version_older_than_the_floor_is_refused(folder: Folder) -> None:
 
 def test_version_older_than_the_floor_is_not_downloaded(folder: Folder) -> None:
     old = folder.write(make_parts(version="0.9.0", weights=SURER))
-    supply = _supply_of(folder, old)
+    supply = supply_of(folder, old)
     device = folder.device(supply)
-    device.take(_assigned(_first(folder)))
+    device.take(assigned(first_version(folder)))
     supply.fetched.clear()
-    device.take(_assigned(old, generation=2))
+    device.take(assigned(old, generation=2))
     assert supply.fetched == []
 
 
@@ -415,36 +198,36 @@ def test_version_turned_down_before_is_refused_without_a_download(folder: Folder
     bad = folder.write(make_parts(version="1.1.0", damage=Damage.WEIGHTS))
     supply = ArchiveSupply(bad)
     device = folder.device(supply)
-    device.take(_assigned(bad))
+    device.take(assigned(bad))
     supply.fetched.clear()
-    device.take(_assigned(bad, generation=2))
+    device.take(assigned(bad, generation=2))
     assert (device.state, supply.fetched) == (UpdateState.REFUSED, [])
     assert "turned down here before" in device.reason
 
 
 def test_what_was_turned_down_stays_so_after_a_restart(folder: Folder) -> None:
     bad = folder.write(make_parts(version="1.1.0", damage=Damage.WEIGHTS))
-    folder.device(ArchiveSupply(bad)).take(_assigned(bad))
+    folder.device(ArchiveSupply(bad)).take(assigned(bad))
     device = folder.device(Away())
-    device.take(_assigned(bad, generation=2))
+    device.take(assigned(bad, generation=2))
     assert device.state is UpdateState.REFUSED
 
 
 def test_version_without_a_variant_for_this_device_is_refused(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     device = folder.device(ArchiveSupply(archive), engines=())
-    device.take(_assigned(archive))
+    device.take(assigned(archive))
     assert device.state is UpdateState.REFUSED
     assert "it offers onnxruntime float32; here there is no engine" in device.reason
 
 
 def test_manifest_of_another_version_than_assigned_is_refused(folder: Folder) -> None:
-    archive = _second(folder)
+    archive = second_version(folder)
     data = open_bundle(archive).manifest_bytes
     supply = ArchiveSupply(archive)
     supply._targets["bundles/tiny/1.2.0/manifest.json"] = data
     device = folder.device(supply)
-    device.take(msgspec.structs.replace(_assigned(archive), bundle="tiny@1.2.0"))
+    device.take(msgspec.structs.replace(assigned(archive), bundle="tiny@1.2.0"))
     assert (device.state, device.reason) == (
         UpdateState.REFUSED,
         "the manifest is of tiny@1.1.0, assigned is tiny@1.2.0",
@@ -452,50 +235,93 @@ def test_manifest_of_another_version_than_assigned_is_refused(folder: Folder) ->
 
 
 def test_file_that_was_never_signed_is_refused(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     supply = ArchiveSupply(archive)
     del supply._targets[file_target(open_bundle(archive).manifest.variants[0].file)]
     device = folder.device(supply)
-    device.take(_assigned(archive))
+    device.take(assigned(archive))
     assert (device.state, device.runs) == (UpdateState.REFUSED, None)
 
 
 def test_second_candidate_is_taken_when_the_first_fails(folder: Folder) -> None:
-    parts, _, good = _two_variants("1.0.0")
+    parts, _, good = two_variants("1.0.0")
     archive = folder.write(parts)
     device = folder.device(ArchiveSupply(archive))
-    device.take(_assigned(archive))
+    device.take(assigned(archive))
     assert device.versions.active is not None
     assert (device.state, device.versions.active.variant) == (UpdateState.CONFIRMED, good)
 
 
 def test_second_candidate_is_fetched_only_after_the_first_failed(folder: Folder) -> None:
-    parts, bad, good = _two_variants("1.0.0")
+    parts, bad, good = two_variants("1.0.0")
     archive = folder.write(parts)
     supply = ArchiveSupply(archive)
     device = folder.device(supply)
     at_accepting: list[str] = []
     device.at_state = lambda state: at_accepting.extend(supply.fetched) if state is UpdateState.ACCEPTING else None
-    device.take(_assigned(archive))
+    device.take(assigned(archive))
     assert (file_target(bad) in at_accepting, file_target(good) in at_accepting) == (True, False)
 
 
+def test_first_candidate_that_crashes_its_engine_leaves_the_second_to_be_taken(folder: Folder) -> None:
+    good = make_parts()
+    variant, model = good.manifest.variants[0], crashing()
+    broken = msgspec.structs.replace(variant, file=digest(model), engine=EngineName.LITERT, size_bytes=len(model))
+    files = good.files | {digest(model): model}
+    manifest = msgspec.structs.replace(good.manifest, variants=(broken, variant), files=entries(files.values()))
+    archive = folder.write(Parts(manifest, files))
+    device = folder.device(ArchiveSupply(archive), engines=list(EngineName), ask=ask_process)
+    device.take(assigned(archive))
+    assert device.versions.active is not None
+    assert (device.state, device.versions.active.variant) == (UpdateState.CONFIRMED, variant.file)
+
+
+def test_version_that_fails_for_now_may_be_assigned_again(folder: Folder) -> None:
+    async def no_memory(question: Question, manifest: bytes) -> Findings:
+        return Findings(failure="it ran out of memory here", is_passing=True)
+
+    archive = first_version(folder)
+    device = folder.device(ArchiveSupply(archive), ask=no_memory)
+    device.take(assigned(archive))
+    assert (device.state, device.reason) == (
+        UpdateState.REFUSED,
+        "onnxruntime float32: it ran out of memory here",
+    )
+    again = folder.device(ArchiveSupply(archive))
+    again.take(assigned(archive, generation=2))
+    assert (again.state, again.runs) == (UpdateState.CONFIRMED, "tiny@1.0.0")
+
+
+def test_variant_damaged_on_the_disk_is_not_turned_down_for_good(folder: Folder) -> None:
+    parts, _, good = two_variants("1.0.0")
+    archive = folder.write(parts)
+    supply = ArchiveSupply(archive)
+    device = folder.device(supply)
+    device.at_state = lambda state: (
+        device.shelf.put(good, parts.files[good]) if state is UpdateState.DOWNLOADING else None,
+        folder.damage(good) if state is UpdateState.ACCEPTING else None,
+    )[0]
+    device.take(assigned(archive))
+    assert device.state is UpdateState.REFUSED
+    assert device.versions.turned_down(assigned(archive).manifest_sha256) is None
+
+
 def test_hub_that_is_away_is_not_a_refusal(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     device = folder.device(Away())
     with pytest.raises(Unavailable):
-        device.take(_assigned(archive))
+        device.take(assigned(archive))
     assert device.state is UpdateState.DOWNLOADING
 
 
 def test_download_damaged_on_its_way_does_not_turn_good_content_down_for_good(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     supply = ArchiveSupply(archive)
     supply.damage_next = file_target(open_bundle(archive).manifest.variants[0].file)
     device = folder.device(supply)
     with suppress(Corrupt):  # the agent waits and tries again
-        device.take(_assigned(archive))
-    device.take(_assigned(archive))
+        device.take(assigned(archive))
+    device.take(assigned(archive))
     assert (device.state, device.runs) == (UpdateState.CONFIRMED, "tiny@1.0.0")
 
 
@@ -504,33 +330,31 @@ def test_download_damaged_on_its_way_does_not_turn_good_content_down_for_good(fo
 
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_update_killed_at_a_state_ends_confirmed(folder: Folder, state: UpdateState) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
+    second = second_version(folder)
+    device = with_first(folder, second)
     device.kill_at(state)
     with pytest.raises(Killed):
-        device.take(_assigned(second, generation=2))
-    again = folder.device(_supply_of(folder, second))
+        device.take(assigned(second, generation=2))
+    again = folder.device(supply_of(folder, second))
     again.updater.start()
     again.resume()
     assert (again.state, again.runs, again.active) == (UpdateState.CONFIRMED, "tiny@1.1.0", "tiny@1.1.0")
 
 
 def test_version_that_takes_the_agent_down_each_time_is_refused_for_good(folder: Folder) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
+    second = second_version(folder)
+    device = with_first(folder, second)
     device.kill_at(UpdateState.ACCEPTING)
     with pytest.raises(Killed):
-        device.take(_assigned(second, generation=2))
-    again = folder.device(_supply_of(folder, second))
-    again.kill_at(UpdateState.ACCEPTING)
-    with pytest.raises(Killed):
-        again.resume()
-    last = folder.device(_supply_of(folder, second))
-    last.kill_at(UpdateState.ACCEPTING)
-    with pytest.raises(Killed):
-        last.resume()
-    final = folder.device(_supply_of(folder, second))
-    final.updater.start()
+        device.take(assigned(second, generation=2))
+    for _ in range(2):
+        again = folder.device(supply_of(folder, second))
+        again.updater.start(KILLED)
+        again.kill_at(UpdateState.ACCEPTING)
+        with pytest.raises(Killed):
+            again.resume()
+    final = folder.device(supply_of(folder, second))
+    final.updater.start(KILLED)
     final.resume()
     assert (final.state, final.runs) == (UpdateState.REFUSED, "tiny@1.0.0")
     assert "did not survive" in final.reason
@@ -538,11 +362,11 @@ def test_version_that_takes_the_agent_down_each_time_is_refused_for_good(folder:
 
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_device_answers_right_after_a_kill(folder: Folder, state: UpdateState) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
+    second = second_version(folder)
+    device = with_first(folder, second)
     device.kill_at(state)
     with pytest.raises(Killed):
-        device.take(_assigned(second, generation=2))
+        device.take(assigned(second, generation=2))
     again = folder.device(Away())
     again.updater.start()
     assert again.runs == ("tiny@1.1.0" if state is UpdateState.ACTIVE else "tiny@1.0.0")
@@ -551,24 +375,24 @@ def test_device_answers_right_after_a_kill(folder: Folder, state: UpdateState) -
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_bad_update_killed_at_a_state_never_runs(folder: Folder, state: UpdateState) -> None:
     bad = folder.write(make_parts(version="1.1.0", damage=Damage.WEIGHTS))
-    device = _with_first(folder, bad)
+    device = with_first(folder, bad)
     device.kill_at(state)
     with suppress(Killed):  # it never becomes active, so there is nothing to be killed at then
-        device.take(_assigned(bad, generation=2))
-    again = folder.device(_supply_of(folder, bad))
+        device.take(assigned(bad, generation=2))
+    again = folder.device(supply_of(folder, bad))
     again.updater.start()
     again.resume()
     assert (again.state, again.runs) == (UpdateState.REFUSED, "tiny@1.0.0")
 
 
 def test_kills_at_every_state_in_turn_end_confirmed(folder: Folder) -> None:
-    second = _second(folder)
-    device = _with_first(folder, second)
+    second = second_version(folder)
+    device = with_first(folder, second)
     device.kill_at(UpdateState.DOWNLOADING)
     with pytest.raises(Killed):
-        device.take(_assigned(second, generation=2))
+        device.take(assigned(second, generation=2))
     for state in UNFINISHED[1:]:
-        device = folder.device(_supply_of(folder, second))
+        device = folder.device(supply_of(folder, second))
         device.updater.start()
         device.kill_at(state)
         with pytest.raises(Killed):
@@ -580,11 +404,11 @@ def test_kills_at_every_state_in_turn_end_confirmed(folder: Folder) -> None:
 
 
 def test_files_fetched_before_a_kill_are_not_fetched_again(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     device = folder.device(ArchiveSupply(archive))
     device.kill_at(UpdateState.VERIFYING)
     with pytest.raises(Killed):
-        device.take(_assigned(archive))
+        device.take(assigned(archive))
     supply = ArchiveSupply(archive)
     folder.device(supply).resume()
     assert supply.fetched == []
@@ -593,9 +417,9 @@ def test_files_fetched_before_a_kill_are_not_fetched_again(folder: Folder) -> No
 @pytest.mark.parametrize("state", [UpdateState.CONFIRMED, UpdateState.REFUSED])
 def test_finished_update_is_not_taken_up_again(folder: Folder, state: UpdateState) -> None:
     bad = folder.write(make_parts(version="1.1.0", damage=Damage.WEIGHTS))
-    device = _with_first(folder, bad)
+    device = with_first(folder, bad)
     if state is UpdateState.REFUSED:
-        device.take(_assigned(bad, generation=2))
+        device.take(assigned(bad, generation=2))
     again = folder.device(Away())
     again.updater.start()
     again.resume()
@@ -607,9 +431,9 @@ def test_finished_update_is_not_taken_up_again(folder: Folder, state: UpdateStat
 
 def _on_watch(folder: Folder) -> tuple[Device, Assignment]:
     """A device with 1.1.0 active over 1.0.0, and nothing seen yet; its process was killed, and it has no network."""
-    second = _second(folder)
-    device = _with_first(folder, second)
-    assignment = _assigned(second, generation=2, watch=ON_WATCH)
+    second = second_version(folder)
+    device = with_first(folder, second)
+    assignment = assigned(second, generation=2, watch=ON_WATCH)
     device.kill_at(UpdateState.ACTIVE)
     with pytest.raises(Killed):
         device.take(assignment)
@@ -648,10 +472,10 @@ def test_rolled_back_version_is_not_tried_again(folder: Folder) -> None:
 
 
 def test_first_version_that_goes_back_leaves_nothing_running(folder: Folder) -> None:
-    archive = _first(folder)
+    archive = first_version(folder)
     device = folder.device(ArchiveSupply(archive))
     device.see_when_active(disagreements=0, errors=10)
-    device.take(_assigned(archive, watch=ON_WATCH))
+    device.take(assigned(archive, watch=ON_WATCH))
     assert (device.state, device.runs, device.active) == (UpdateState.ROLLED_BACK, None, None)
 
 
@@ -672,7 +496,7 @@ def test_withdrawn_version_may_come_again(folder: Folder) -> None:
 
 
 def test_confirmed_version_cannot_be_withdrawn(folder: Folder) -> None:
-    device = _with_first(folder)
+    device = with_first(folder)
     device.updater.withdraw("something else is wanted")
     assert (device.state, device.runs) == (UpdateState.CONFIRMED, "tiny@1.0.0")
 
@@ -684,14 +508,68 @@ def test_version_on_watch_that_is_assigned_again_still_needs_its_verdict(folder:
     assert (device.state, device.runs) == (UpdateState.ROLLED_BACK, "tiny@1.0.0")
 
 
+# ---- races
+
+
+def test_setting_that_won_the_race_is_the_one_that_runs(folder: Folder) -> None:
+    archive = first_version(folder)
+    device = folder.device(ArchiveSupply(archive), race_s=0.02)
+    device.take(assigned(archive))
+    slot = device.slots.current
+    assert slot is not None
+    assert slot.predictor.race is not None
+    assert slot.predictor.setting == slot.predictor.race.winner.setting
+
+
+def _raced(folder: Folder) -> None:
+    archive = first_version(folder)
+    folder.device(ArchiveSupply(archive), race_s=0.02).take(assigned(archive))
+
+
+def test_restart_takes_the_winner_that_is_remembered(folder: Folder) -> None:
+    _raced(folder)
+    again = folder.device(Away(), race_s=0.02)
+    again.updater.start()
+    slot = again.slots.current
+    assert slot is not None
+    assert slot.predictor.race is not None
+
+
+def test_restart_on_another_machine_answers_at_once_and_races_anew_beside_that(folder: Folder) -> None:
+    _raced(folder)
+    folder.forget_races()
+    again = folder.device(Away(), race_s=0.02)
+    again.updater.start()
+    before = again.slots.current
+    again.resume()
+    after = again.slots.current
+    assert before is not None
+    assert after is not None
+    assert before.predictor.race is None
+    assert after.predictor.race is not None
+    assert after.drift is before.drift
+
+
+def test_version_that_fails_its_new_race_goes_on_as_it_is(folder: Folder) -> None:
+    async def slow(question: Question, manifest: bytes) -> Findings:
+        return Findings(failure="it was not done within 1 s here and was stopped")
+
+    _raced(folder)
+    folder.forget_races()
+    again = folder.device(Away(), race_s=0.02, ask=slow)
+    again.updater.start()
+    again.resume()
+    assert (again.runs, again.state, again.states) == ("tiny@1.0.0", UpdateState.CONFIRMED, [])
+
+
 # ---- damaged at start
 
 
 def _with_second(folder: Folder) -> Device:
     """A device on which 1.1.0 is confirmed over 1.0.0."""
-    second = _second(folder)
-    device = _with_first(folder, second)
-    device.take(_assigned(second, generation=2))
+    second = second_version(folder)
+    device = with_first(folder, second)
+    device.take(assigned(second, generation=2))
     return device
 
 
@@ -734,30 +612,30 @@ def test_device_starts_when_both_its_versions_are_damaged(folder: Folder) -> Non
 
 def test_damage_is_not_blamed_on_another_version(folder: Folder) -> None:
     bad = folder.write(make_parts(version="1.2.0", damage=Damage.WEIGHTS))
-    second = _second(folder)
-    device = _with_first(folder, second, bad)
-    device.take(_assigned(second, generation=2))
-    device.take(_assigned(bad, generation=3))
+    second = second_version(folder)
+    device = with_first(folder, second, bad)
+    device.take(assigned(second, generation=2))
+    device.take(assigned(bad, generation=3))
     refused = device.reason
     folder.damage(_model(make_parts(weights=SURER)))
     again = folder.device(Away())
     again.updater.start()
-    assert (again.runs, again.versions.turned_down(_assigned(bad).manifest_sha256)) == ("tiny@1.0.0", refused)
+    assert (again.runs, again.versions.turned_down(assigned(bad).manifest_sha256)) == ("tiny@1.0.0", refused)
 
 
 def test_only_version_that_is_damaged_is_fetched_again_when_it_is_assigned(folder: Folder) -> None:
-    archive = _first(folder)
-    _with_first(folder)
+    archive = first_version(folder)
+    with_first(folder)
     folder.damage(_model(make_parts()))
     device = folder.device(ArchiveSupply(archive))
     device.updater.start()
-    device.take(_assigned(archive, generation=2))
+    device.take(assigned(archive, generation=2))
     assert (device.state, device.runs) == (UpdateState.CONFIRMED, "tiny@1.0.0")
 
 
 def test_fake_supply_serves_what_it_signs(folder: Folder) -> None:
-    archive = _first(folder)
-    bundle: Bundle = open_bundle(archive)
+    archive = first_version(folder)
+    bundle = open_bundle(archive)
     size_bytes = asyncio.run(
         ArchiveSupply(archive).check(manifest_target(bundle.manifest.ref), digest(bundle.manifest_bytes))
     )
