@@ -29,7 +29,6 @@ from edgeloop.contracts.messages import EnrolRequest
 from edgeloop.contracts.states import Kind
 from edgeloop.device.agent import Agent
 from edgeloop.device.config import DeviceConfig
-from edgeloop.device.sources import FolderSource
 from edgeloop.hub.waker import Waker
 from edgeloop.node.app import make_app as make_node_app
 from edgeloop.node.config import NodeConfig
@@ -113,12 +112,13 @@ class House:
         member, uplink = await enrol(self, folder, device_id, Kind.DEVICE, through)
         config = DeviceConfig(
             folder=folder,
+            source=str(spool),
             engines=(EngineName.ONNXRUNTIME,),
             send_every_s=0.02,
             longest_backoff_s=0.2,
             sync_wait_s=5.0,
         )
-        agent = Agent(config, member, uplink, FolderSource(spool), profile=this_machine())
+        agent = Agent(config, member, uplink, profile=this_machine())
         self.agents[device_id] = agent
         task = asyncio.create_task(agent.run())
         self._stack.push_async_callback(_end, task)

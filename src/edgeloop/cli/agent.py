@@ -10,8 +10,8 @@ import sys
 
 import msgspec
 
-from edgeloop.cli.ending import run_to_end
-from edgeloop.cli.logs import set_up_logging
+from edgeloop.cli.ending import heed_closed_pipes, run_to_end
+from edgeloop.cli.logs import hidden, set_up_logging
 from edgeloop.cli.say import ready
 from edgeloop.device.config import DeviceConfig
 
@@ -49,7 +49,11 @@ def from_text(text: str) -> Order:
 
 def main() -> None:
     """Be the agent until SIGTERM or SIGINT; the process ends with its exit code."""
+    heed_closed_pipes()
     set_up_logging()
+    with hidden("click"):
+        # Where httpx finds click it loads its command line, with rich and pygments: 5 MB.
+        import httpx  # noqa: F401
     run_to_end(lambda: _run(from_text(sys.argv[1])))
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 def set_up_logging() -> None:
     """EDGELOOP_LOG sets the level. To be called before anything else imports structlog."""
-    with _hidden("rich"):
-        # Where structlog finds rich it loads all that draws coloured tracebacks; ours are plain text.
+    with hidden("rich", "greenlet"):
+        # Where structlog finds rich it loads all that draws coloured tracebacks; ours are plain text. Greenlet it would
+        # have for its own thread-local values, which we do not use: 1 MB.
         import structlog
 
     level = getattr(logging, os.environ.get("EDGELOOP_LOG", "INFO").upper(), logging.INFO)
@@ -28,13 +29,15 @@ def set_up_logging() -> None:
 
 
 @contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """For the while, importing this package says that it is not installed."""
-    there = sys.modules.get(package)
-    sys.modules[package] = None  # type: ignore[assignment]  # what the import system documents for this
+def hidden(*packages: str) -> Iterator[None]:
+    """For the while, importing one of these packages says that it is not installed."""
+    there = {package: sys.modules.get(package) for package in packages}
+    for package in packages:
+        sys.modules[package] = None  # type: ignore[assignment]  # what the import system documents for this
     try:
         yield
     finally:
-        del sys.modules[package]
-        if there is not None:
-            sys.modules[package] = there
+        for package, module in there.items():
+            del sys.modules[package]
+            if module is not None:
+                sys.modules[package] = module

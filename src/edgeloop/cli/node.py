@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgeloop.cli.cloud import Host, Port, TlsCert, TlsKey
+from edgeloop.cli.cloud import DeviceBytes, DeviceHz, Host, Port, SampleKey, TlsCert, TlsKey
 from edgeloop.cli.say import ready
 from edgeloop.cli.show import AsJson
 from edgeloop.contracts.states import Kind
@@ -17,6 +17,12 @@ Hub = Annotated[str | None, typer.Option(help="The hub above, such as https://cl
 Join = Annotated[str | None, typer.Option(help="A join token, needed once ('edgeloop fleet token').")]
 Ca = Annotated[str | None, typer.Option(help="A certificate authority's PEM file, if the hub's is private.")]
 Backoff = Annotated[float, typer.Option(min=0.1, help="The longest wait between tries while the hub is away, seconds.")]
+OutboxMax = Annotated[str, typer.Option(help="What the outbox may take of the disk, such as 256MB.")]
+KeepFree = Annotated[str, typer.Option(help="The outbox does not grow while its disk has less free than this.")]
+Ttl = Annotated[
+    list[str] | None,
+    typer.Option(help="CLASS=DURATION: how long alerts, samples or readings may wait, such as reading=72h; repeat."),
+]
 Answer = Annotated[bool, typer.Option(help="Predict here for devices that ask, where an engine is installed.")]
 
 
@@ -38,17 +44,34 @@ def run(
     tls_key: TlsKey = None,
     longest_backoff_s: Backoff = 30.0,
     answer: Answer = True,
+    outbox_max: OutboxMax = "4GB",
+    keep_free: KeepFree = "512MB",
+    ttl: Ttl = None,
+    sample_key: SampleKey = None,
+    device_hz: DeviceHz = 100.0,
+    device_bytes: DeviceBytes = "8MB",
     as_json: AsJson = False,
 ) -> None:
     """Run a node until Ctrl-C; the first time with --hub and --join."""
-    from edgeloop.hub.serve import Listen
+    from edgeloop.cli.health import bounds_of
+    from edgeloop.cli.units import parse_size_bytes
+    from edgeloop.hub.limits import limits_of
+    from edgeloop.hub.serve import listening
     from edgeloop.node.app import run_node
     from edgeloop.node.config import NodeConfig
     from edgeloop.runtime.profile import this_machine
     from edgeloop.transport.membership import enrol
 
-    listen = Listen(host, port, tls_cert, tls_key)
-    config = NodeConfig(folder=folder, listen=listen, longest_backoff_s=longest_backoff_s, answers=answer)
+    listen = listening(folder, host, port, tls_cert, tls_key)
+    config = NodeConfig(
+        folder=folder,
+        listen=listen,
+        longest_backoff_s=longest_backoff_s,
+        answers=answer,
+        outbox=bounds_of(outbox_max, keep_free, ttl or ()),
+        sample_key=sample_key,
+        limits=limits_of(device_hz, parse_size_bytes(device_bytes)),
+    )
     if hub is not None and join is not None:
         name = node_id or default_id("node")
         enrol(folder, hub_url=hub, token=join, device_id=name, kind=Kind.NODE, profile=this_machine(), ca=ca)

@@ -7,55 +7,89 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
+from edgeloop.backoff import Backoff
 from edgeloop.bundle.shelf import Shelf
-from edgeloop.contracts.errors import EdgeloopError
-from edgeloop.contracts.messages import Alert, Desired, DeviceReport, Health, Profile, UpdateReport
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.contracts.messages import Alert, Desired, DeviceReport, Health, Profile, SourceHealth, UpdateReport
 from edgeloop.contracts.states import UpdateState
+from edgeloop.device.accept import Acceptance
+from edgeloop.device.blame import STEADY_S
 from edgeloop.device.config import DeviceConfig, Pace
 from edgeloop.device.infer import InferenceLoop
+from edgeloop.device.metered import MeteredSupply
+from edgeloop.device.record import Record
 from edgeloop.device.select import Selector
+from edgeloop.device.sense import Senses, opener, resume_after
 from edgeloop.device.slots import Slots
-from edgeloop.device.sources import Source
-from edgeloop.device.state import Versions
+from edgeloop.device.state import Ended, Versions
 from edgeloop.device.supply import HubSupply
 from edgeloop.device.update import Updater
+from edgeloop.transport.budget import DOWNLOAD, Budget, DaySettings
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
-from edgeloop.transport.outbox import Outbox
-from edgeloop.transport.sender import Backoff, Sender
+from edgeloop.transport.outbox import CRAMPED, Outbox, open_or_begin_anew
+from edgeloop.transport.seal import Keyring
+from edgeloop.transport.sender import FIRST_WAIT_S, Sender
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
+from edgeloop.transport.worth import NO_BOUNDS, SAMPLE
 
 _log = structlog.get_logger(__name__)
 _JOIN_S = 5.0
+_FIRST_WAIT_S = 0.5
+_RETRY_EVERY_S = 1.0
+OUTBOX = "outbox.db"
+"""In a device's folder, and in a node's."""
+_LOOK_EVERY_S = 0.5
 
 
 class Agent:
-    """One device. Made and run on one event loop."""
+    """One device. Made and run on one event loop. crash: what the process before this one died of, see `crash`.
+    keyring: what samples are sealed with on the disk.
+    """
 
     def __init__(
-        self, config: DeviceConfig, member: Membership, uplink: Uplink, source: Source | None, *, profile: Profile
+        self,
+        config: DeviceConfig,
+        member: Membership,
+        uplink: Uplink,
+        *,
+        profile: Profile,
+        crash: str = "",
+        keyring: Keyring | None = None,
     ) -> None:
         self._config = config
         self._member = member
         self._profile = profile
+        self._crash = crash
         self._keep = Keep(config.folder / "device.db")
-        self._versions = Versions(self._keep)
-        self._outbox = open_outbox(config.folder, member.device_id, max_bytes=config.outbox_max_bytes)
+        self._versions = Versions(self._keep, kept=config.keep_versions)
+        self._outbox = open_or_begin_anew(
+            config.folder / OUTBOX, member.device_id, bounds=config.outbox, keyring=keyring
+        )
+        self._record = Record(self._outbox)
+        self._budget = Budget(self._keep, limit_bytes=config.day_bytes, begins_h=config.day_begins_h)
+        _write_down(self._keep, DaySettings(limit_bytes=config.day_bytes, begins_h=config.day_begins_h))
         self._slots = Slots()
-        self._supply = HubSupply(uplink, member, config.folder / "trust")
+        self._signed = HubSupply(uplink, member, config.folder / "trust")
+        self._supply = MeteredSupply(self._signed, uplink, self._budget, on_wait=self._on_change)
         self._updater = Updater(
             versions=self._versions,
             shelf=Shelf(config.folder / "bundles"),
             slots=self._slots,
             supply=self._supply,
             engines=config.engines,
-            pace=Pace(config.folder / "races", threads=config.threads, race_s=config.race_s),
+            acceptance=Acceptance(
+                Pace(config.folder / "races", threads=config.threads, race_s=config.race_s, accept_s=config.accept_s)
+            ),
             on_change=self._on_change,
+            patience=config.patience,
         )
-        self._loop = self._inference(source) if source is not None else None
+        self._senses = self._sensing(config.source) if config.source is not None else None
+        self._loop = self._inference(self._senses) if self._senses is not None else None
         self._sync = SyncLoop(
             uplink,
             reports=lambda: (self.report(),),
@@ -64,16 +98,21 @@ class Agent:
             longest_backoff_s=config.longest_backoff_s,
         )
         self._sender = Sender(
-            self._outbox, uplink, every_s=config.send_every_s, longest_wait_s=config.longest_backoff_s
+            self._outbox,
+            uplink,
+            every_s=config.send_every_s,
+            longest_wait_s=config.longest_backoff_s,
+            budget=self._budget,
         )
         self._wanted = asyncio.Event()
         self._wanted_generation = self._versions.known_generation
-        self._alerted: set[tuple[int, str]] = set()
+        self._heard_wish_s = 0.0
 
     async def run(self) -> None:
         """Work until cancelled; what is under way is taken up at the next start."""
         stop = threading.Event()
-        await asyncio.to_thread(self._updater.start)
+        await asyncio.to_thread(self._updater.start, self._begin())
+        self._alert_if_failed()
         thread = None
         if self._loop is not None:
             thread = threading.Thread(target=self._loop.run, args=(stop,), name="inference", daemon=True)
@@ -83,10 +122,16 @@ class Agent:
                 group.create_task(self._sync.run())
                 group.create_task(self._sender.run())
                 group.create_task(self._updates())
+                group.create_task(self._alerts())
+                group.create_task(self._wishes())
+                group.create_task(self._grow_steady())
+                group.create_task(self._signed.keep_fresh())
         finally:
             stop.set()
             if thread is not None:
                 await asyncio.to_thread(thread.join, _JOIN_S)
+            self._end()
+            self._budget.close()
             self._outbox.close()
             self._keep.close()
 
@@ -105,32 +150,96 @@ class Agent:
             profile=self._profile,
         )
 
-    def _inference(self, source: Source) -> InferenceLoop:
-        selector = Selector(self._config.select, rng=random.Random(self._config.seed))  # noqa: S311 - sampling, not secrecy
-        return InferenceLoop(
+    def _sensing(self, source: str) -> Senses:
+        config = self._config
+        return Senses(
             source,
+            opener(source, rate_hz=config.rate_hz),
             self._slots,
-            selector,
-            self._outbox,
-            shadow_share=self._config.shadow_share,
-            seed=self._config.seed,
+            after=resume_after(source, self._keep, self._outbox),
+            backoff=Backoff(first_s=_FIRST_WAIT_S, longest_s=config.longest_backoff_s),
         )
+
+    def _inference(self, senses: Senses) -> InferenceLoop:
+        config = self._config
+        selector = Selector(
+            config.select,
+            rng=random.Random(config.seed),  # noqa: S311 - sampling, not secrecy
+            room_bytes=self._sample_room_bytes if config.day_bytes else None,
+        )
+        return InferenceLoop(
+            senses,
+            selector,
+            self._record,
+            shadow_share=config.shadow_share,
+            seed=config.seed,
+            cache=config.cache,
+        )
+
+    def _sample_room_bytes(self) -> int:
+        """More samples than a day can carry are not worth the room that they take from readings."""
+        waiting = self._outbox.waiting_bytes(SAMPLE)
+        return self._budget.most_bytes(SAMPLE) - waiting
+
+    async def _alerts(self) -> None:
+        """What found no room on the disk is written once there is some, also while nothing is sensed."""
+        while True:
+            await asyncio.sleep(_RETRY_EVERY_S)
+            await asyncio.to_thread(self._record.retry)
 
     async def _updates(self) -> None:
         """One update at a time; a newer wish ends the one before, which every state allows."""
-        task = asyncio.create_task(self._insist(self._updater.resume))
+        task = asyncio.create_task(self._insist(self._next))
         try:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
                 await _end(task)
-                generation = self._wanted_generation
-                task = asyncio.create_task(self._insist(lambda wanted=generation: self._bring_to(wanted)))  # type: ignore[misc]
+                task = asyncio.create_task(self._insist(self._next))
         finally:
             await _end(task)
 
+    async def _next(self) -> None:
+        """What is wanted here at the device comes first, then what the hub wants."""
+        wish = self._versions.wish
+        if wish is not None:
+            told = await asyncio.to_thread(self._updater.grant, wish)
+            if told:
+                self._record.keep([Alert(what=UpdateState.ROLLED_BACK, detail=told)])
+        if self._wanted_generation > self._versions.known_generation:
+            await self._bring_to(self._wanted_generation)
+        else:
+            await self._updater.resume()
+
+    async def _wishes(self) -> None:
+        """Somebody at the device may leave one at any time, see `rollback`."""
+        while True:
+            wish = self._versions.wish
+            if wish is not None and wish.at_s != self._heard_wish_s:
+                self._heard_wish_s = wish.at_s
+                self._wanted.set()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _grow_steady(self) -> None:
+        await asyncio.sleep(STEADY_S)
+        await asyncio.to_thread(self._versions.forget_crashes)
+
+    def _begin(self) -> Ended:
+        try:
+            return self._versions.begin(self._crash)
+        except Unavailable as error:  # a full disk is no reason not to work: only the mark of a start is missing
+            _log.warning("start_not_noted", detail=str(error))
+            return Ended(is_clean=not self._crash, crash=self._crash)
+
+    def _end(self) -> None:
+        try:
+            self._versions.end()
+        except Unavailable as error:  # then it counts as killed, which alone means nothing
+            _log.warning("end_not_noted", detail=str(error))
+
     async def _bring_to(self, generation: int) -> None:
         assignment = await self._supply.assignment()
+        self._signed.require_generation(generation)
         active = self._versions.active
         if active and (assignment is None or assignment.manifest_sha256 != active.manifest_sha256):
             self._updater.withdraw("something else is wanted of this device now")
@@ -138,7 +247,7 @@ class Agent:
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step of an update until it comes to an end; a failure is told, waited out and tried again."""
-        backoff = Backoff(longest_s=self._config.longest_backoff_s)
+        backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=self._config.longest_backoff_s)
         while True:
             try:
                 await step()
@@ -165,11 +274,11 @@ class Agent:
         update = self._versions.update
         if update is None or update.state not in (UpdateState.REFUSED, UpdateState.ROLLED_BACK):
             return
-        key = (update.assignment.generation, update.state)
-        if key not in self._alerted:
-            self._alerted.add(key)
+        told = (update.assignment.generation, str(update.state), update.reason)
+        if self._keep.get("alerted", tuple[int, str, str]) != told:
+            self._keep.set({"alerted": told})
             detail = f"{update.assignment.bundle}: {update.reason}"
-            self._outbox.append([Alert(what=update.state, detail=detail)], at_ms=int(time.time() * 1000))
+            self._record.keep([Alert(what=update.state, detail=detail)])
 
     def _update_report(self) -> UpdateReport | None:
         update = self._versions.update
@@ -183,16 +292,36 @@ class Agent:
         stats = self._outbox.stats()
         slot = self._slots.current
         loop = self._loop
+        day = self._budget.spending(stats.accounts)
+        if self._supply.is_waiting:
+            day = msgspec.structs.replace(day, waits=(*day.waits, DOWNLOAD))
         return Health(
             readings=loop.readings if loop else 0,
+            cached=loop.cached if loop else 0,
             infer_errors=loop.errors if loop else 0,
-            dropped=(loop.dropped if loop else 0) + stats.evicted_rows,
+            error_reason=loop.error_reason if loop else "",
+            source=self._senses.health() if self._senses else SourceHealth(),
+            dropped=self._record.dropped + stats.evicted_rows,
             outbox_rows=stats.pending_rows,
             outbox_bytes=stats.pending_bytes,
             drift_alarm=slot.drift.is_on if slot else False,
             drift_reason=slot.drift.reason if slot else "",
             clock_ms=int(time.time() * 1000),
+            outbox=stats.accounts,
+            day=day,
+            storage=self._record.trouble or (CRAMPED if self._outbox.is_cramped else ""),
+            trust=self._signed.trust,
         )
+
+
+def _write_down(keep: Keep, settings: DaySettings) -> None:
+    """For `device status`. A full disk is no reason not to run."""
+    if keep.get("day_settings", DaySettings) == settings:
+        return
+    try:
+        keep.set({"day_settings": settings})
+    except Unavailable as error:
+        _log.error("settings_not_written_down", detail=str(error))
 
 
 async def _end(task: "asyncio.Task[None]") -> None:
@@ -201,6 +330,6 @@ async def _end(task: "asyncio.Task[None]") -> None:
     await asyncio.wait([task])
 
 
-def open_outbox(folder: Path, device_id: str, *, max_bytes: int = 256 * 1024 * 1024) -> Outbox:
-    """A device's outbox in its state folder."""
-    return Outbox(folder / "outbox.db", device_id, max_bytes=max_bytes)
+def open_outbox(folder: Path, device_id: str, *, keyring: Keyring | None = None) -> Outbox:
+    """A device's outbox in its state folder, for who only looks into it: nothing of it is given up."""
+    return Outbox(folder / OUTBOX, device_id, bounds=NO_BOUNDS, keyring=keyring)

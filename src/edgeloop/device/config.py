@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeloop.contracts.manifest import EngineName
+from edgeloop.transport.worth import Bounds
 
 
 @dataclass(frozen=True)
@@ -24,31 +25,59 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class Pace:
-    """How an engine's setting is found: so many threads or any, raced for so long, remembered in this folder."""
+    """How a version is tried: so many threads or any, raced for so long, the winner remembered in this folder.
+
+    accept_s: the longest that a version may take for all of it: loading, golden samples, race and timing, of all the
+    variants that are tried.
+    """
 
     races: Path
     threads: int | None = None
     race_s: float = 0.0
+    accept_s: float = 45.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a state of an update may last.
+
+    download_s: of work; while the hub is away nothing counts. verify_s: for reading what was fetched.
+    """
+
+    download_s: float = 86_400.0
+    verify_s: float = 600.0
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """One device. folder holds its whole state; source is a folder of images, followed as files arrive.
+    """One device. folder holds its whole state.
 
+    source: what it senses, as `runtime.sources` takes it: a camera's number or path, a URL, a folder, a file; None for
+    nothing. cache: inputs that do not change are not computed again, within the bound that the manifest states.
     threads: of an engine, chosen by measurement unless told. race_s: for measuring a new version's settings, 0 for
-    not at all.
+    not at all. keep_versions: that stay on the disk, the one that runs among them; two at least. outbox: how much
+    waits here, and for how long. day_bytes: what downloads, readings and samples may use of the link a day, which
+    begins at day_begins_h o'clock UTC; 0 for no limit. sample_key: where the keys come from that samples are sealed
+    with on the disk, as `transport.seal` takes it; None for not sealed.
     """
 
     folder: Path
-    source: Path | None = None
+    source: str | None = None
     rate_hz: float = 0.0
+    cache: bool = True
     engines: tuple[EngineName, ...] = ()
     threads: int | None = None
     race_s: float = 1.0
+    accept_s: float = 45.0
+    patience: Patience = field(default_factory=Patience)
+    keep_versions: int = 3
     sync_wait_s: float = 25.0
     send_every_s: float = 0.5
     longest_backoff_s: float = 30.0
-    outbox_max_bytes: int = 256 * 1024 * 1024
+    outbox: Bounds = field(default_factory=Bounds)
+    day_bytes: int = 0
+    day_begins_h: int = 0
     shadow_share: float = 1.0
     select: SelectConfig = field(default_factory=SelectConfig)
+    sample_key: str | None = None
     seed: int = 0

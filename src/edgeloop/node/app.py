@@ -1,6 +1,7 @@
 """The node, wired: a hub below, an uplink above, in one process."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +11,7 @@ from litestar import Litestar
 
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
-from edgeloop.hub.serve import bind, serve
+from edgeloop.hub.serve import bind, loop_factory, serve
 from edgeloop.hub.waker import Waker
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
@@ -19,7 +20,8 @@ from edgeloop.node.hub import NodeHub
 from edgeloop.node.signed import SignedModels
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership, open_client, open_identity, read_membership
-from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.outbox import open_or_begin_anew
+from edgeloop.transport.seal import open_keyring
 from edgeloop.transport.sender import Sender
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
@@ -28,7 +30,8 @@ from edgeloop.transport.uplink import Uplink
 def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Waker) -> Litestar:
     """The ASGI app of an enrolled node; its loops towards the hub above run with it."""
     keep = Keep(config.folder / "node.db")
-    outbox = Outbox(config.folder / "outbox.db", member.device_id, bounds=config.outbox)
+    keyring = None if config.sample_key is None else open_keyring(config.sample_key, os.environ)
+    outbox = open_or_begin_anew(config.folder / "outbox.db", member.device_id, bounds=config.outbox, keyring=keyring)
     cache = Cache(config.folder / "cache", uplink)
     models = SignedModels(cache, member, config.folder / "trust") if config.answers else None
     answering = Answering(uplink, models)
@@ -61,7 +64,9 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
             keep.close()
 
     return Litestar(
-        route_handlers=[hub_router(hub, ProofChecker(clock=lambda: time.time() + uplink.clock_offset_s))],
+        route_handlers=[
+            hub_router(hub, ProofChecker(clock=lambda: time.time() + uplink.clock_offset_s), config.limits)
+        ],
         exception_handlers=error_handlers(),
         lifespan=[lifespan],
         openapi_config=None,
@@ -74,7 +79,8 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[str], None]) -> None:
     member = read_membership(config.folder)
     handle = bind(config.listen)
     try:
-        asyncio.run(_run(config, member, handle, on_ready=on_ready))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_run(config, member, handle, on_ready=on_ready))
     finally:
         handle.close()
 

@@ -1,14 +1,15 @@
 """Files that a node has carried once: a hundred devices cost one download.
 
 A path that never changes is fetched once. A path that changes (a timestamp) is asked for each time, and the last
-copy stands in while the hub above is away. The cache is an untrusted mirror: devices check everything themselves;
-content-addressed files are checked here too, so that a damaged one is not passed on. What the node itself answers from
-it reads with `get_exactly`, whatever lies here.
+copy stands in while the hub above is away; those who ask while an answer is on its way share the next one. The cache
+is an untrusted mirror: devices check everything themselves; content-addressed files are checked here too, so that a
+damaged one is not passed on. What the node itself answers from it reads with `get_exactly`, whatever lies here.
 """
 
 import asyncio
 import re
 from collections import defaultdict
+from itertools import count
 from pathlib import Path
 
 from edgeloop.bundle.archive import digest
@@ -32,14 +33,17 @@ class Cache:
         self._folder = folder
         self._uplink = uplink
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns = count()
+        self._asked: dict[str, tuple[int, str | None]] = {}
 
     async def get(self, path: str) -> Served:
         """The file at `path`, from here or from above. Raises NotFound, Unavailable or Corrupt."""
         kept = self._place(path)
         immutable = _NEVER_CHANGES.fullmatch(path) is not None
+        arrived = next(self._turns)
         async with self._locks[path]:
             if not (immutable and kept.is_file()):
-                await self._refresh(path, kept)
+                await self._refresh_since(arrived, path, kept)
             if not immutable:  # read whole now: the next refresh may replace it while this answer is sent
                 return _in_memory(await asyncio.to_thread(kept.read_bytes))
         return _on_disk(kept)
@@ -64,6 +68,19 @@ class Cache:
         if not _PATH.fullmatch(path):
             raise NotFound(f"there is no file {path!r} here")
         return self._folder / path
+
+    async def _refresh_since(self, arrived: int, path: str, kept: Path) -> None:
+        """Ask above, unless somebody did so after this request came: what they were told is as new as it would be."""
+        begun, missing = self._asked.get(path, (-1, None))
+        if begun < arrived:
+            begun, missing = next(self._turns), None
+            try:
+                await self._refresh(path, kept)
+            except NotFound as error:
+                missing = str(error)
+            self._asked[path] = (begun, missing)
+        if missing is not None:
+            raise NotFound(missing)
 
     async def _refresh(self, path: str, kept: Path) -> None:
         try:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgeloop.hub.limits import Limits
 from edgeloop.hub.serve import Listen
 from edgeloop.transport.worth import Bounds
 
@@ -12,7 +13,8 @@ class NodeConfig:
     """One node. folder holds its whole state: identity, cache, outbox, and what it trusts.
 
     answers: predicts for its devices with the models that are signed, where it has an engine; False: it carries every
-    question up.
+    question up. sample_key: where the keys come from that samples are sealed with on the disk, as `transport.seal`
+    takes it; None for not sealed. limits: of one device.
     """
 
     folder: Path
@@ -24,3 +26,5 @@ class NodeConfig:
         default_factory=lambda: Bounds(max_bytes=4 * 1024 * 1024 * 1024, keep_free_bytes=512 * 1024 * 1024)
     )
     answers: bool = True
+    sample_key: str | None = None
+    limits: Limits = field(default_factory=Limits)

@@ -2,7 +2,8 @@
 
 Rules kept here: events are acknowledged once they are in the node's own outbox, durable, whether the hub above is
 there or away; devices that enrolled through this node are known to it, so they can prove themselves while the
-cloud is away; a device hears of a new desired state as soon as the node does. Questions go to `answer`.
+cloud is away, until it hears that one was revoked; a device hears of a new desired state as soon as the node does.
+Questions go to `answer`.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from edgeloop.contracts.messages import (
     DeviceReport,
     EnrolReply,
     EnrolRequest,
+    Health,
     InferReply,
     InferRequest,
     SendReply,
@@ -30,16 +32,19 @@ from edgeloop.hub.waker import Waker, wait_for_news
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
 from edgeloop.transport.keep import Keep
-from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.outbox import CRAMPED, Outbox
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """A device that enrolled through this node. speaker: who sends for it, itself or a node below."""
+    """A device that enrolled through this node. speaker: who sends for it, itself or a node below. revoked: the hub
+    above said so; nothing is taken from it until it enrols anew.
+    """
 
     public_key: bytes
     speaker: str
+    revoked: bool = False
 
 
 class NodeHub:
@@ -71,7 +76,7 @@ class NodeHub:
     async def public_key(self, device_id: str) -> bytes | None:
         """See Hub.public_key."""
         child = self._children.get(device_id)
-        return child.public_key if child else None
+        return child.public_key if child and not child.revoked else None
 
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
         """See Hub.enrol: the cloud decides, the node carries and remembers."""
@@ -92,17 +97,22 @@ class NodeHub:
             newer = self._newer(device_id, known)
             if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
                 newer = self._newer(device_id, known)
+        if self._is_revoked(device_id):
+            raise Refused(f"{device_id!r} was revoked; nothing is taken from it any more")
         return SyncReply(desired=newer, upstream_reachable=self._is_reachable())
 
     async def fetch(self, device_id: str, path: str) -> Served:
         """See Hub.fetch."""
         if path.startswith("director/"):
-            self._check_carries(device_id, [path.split("/")[1]])
+            other = path.split("/")[1]
+            self._check_carries(device_id, [other])
+            if self._is_revoked(other):
+                raise Refused(f"{other!r} was revoked; nothing is given to it any more")
         return await self._cache.get(path)
 
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
         """See Hub.send."""
-        taken, rejected = sort_out(request, device_id, lambda other: self._speaks_for(device_id, other))
+        taken, rejected = sort_out(request, device_id, lambda other: self._may_speak_for(device_id, other))
         accepted, repeated = await asyncio.to_thread(self._outbox.accept, taken)
         return SendReply(accepted=accepted, repeated=repeated, rejected=rejected)
 
@@ -112,7 +122,9 @@ class NodeHub:
 
     def reports(self) -> tuple[DeviceReport, ...]:
         """What the hub above is told: of this node, and of each device that reported."""
-        own = DeviceReport(device_id=self._node_id, known_generation=self._desired.get(self._node_id, 0))
+        own = DeviceReport(
+            device_id=self._node_id, known_generation=self._desired.get(self._node_id, 0), health=self._health()
+        )
         now_s = time.monotonic()
         return (own, *(_aged(report, now_s - since_s) for since_s, report in self._reports.values()))
 
@@ -123,15 +135,32 @@ class NodeHub:
     def on_desired(self, desired: Desired) -> None:
         """The hub above has a newer desired state for a device of ours."""
         if desired.generation > self._desired.get(desired.device_id, 0):
-            self._desired[desired.device_id] = desired.generation
-            self._keep.set({"desired": self._desired})
             child = self._children.get(desired.device_id)
+            if child is not None and desired.revoked:
+                self._children = self._children | {desired.device_id: msgspec.structs.replace(child, revoked=True)}
+                self._reports.pop(desired.device_id, None)
+            # Known only once it is kept: while there is no room for it, the hub above says it again.
+            known = self._desired | {desired.device_id: desired.generation}
+            self._keep.set({"desired": known, "children": self._children})
+            self._desired = known
             self._waker.wake({desired.device_id, child.speaker if child else desired.device_id})
 
     def on_refused(self) -> None:
         """The hub above turned a sync down: a device may have moved to another hub. What is known is taken anew."""
         self._reports.clear()
         self._desired.clear()
+
+    def _health(self) -> Health:
+        """Of the node's own disk: what it carries for others waits there."""
+        stats = self._outbox.stats()
+        return Health(
+            dropped=stats.evicted_rows,
+            outbox_rows=stats.pending_rows,
+            outbox_bytes=stats.pending_bytes,
+            clock_ms=int(time.time() * 1000),
+            outbox=stats.accounts,
+            storage=CRAMPED if self._outbox.is_cramped else "",
+        )
 
     def _take(self, report: DeviceReport) -> None:
         _, before = self._reports.get(report.device_id, (0.0, None))
@@ -142,7 +171,7 @@ class NodeHub:
 
     def _newer(self, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
         return tuple(
-            Desired(device_id=one, generation=generation)
+            Desired(device_id=one, generation=generation, revoked=self._is_revoked(one))
             for one, generation in self._desired.items()
             if generation > known.get(one, 0) and self._speaks_for(sender, one)
         )
@@ -158,6 +187,13 @@ class NodeHub:
     def _speaks_for(self, speaker: str, device_id: str) -> bool:
         child = self._children.get(device_id)
         return child is not None and speaker in (device_id, child.speaker)
+
+    def _may_speak_for(self, speaker: str, device_id: str) -> bool:
+        return self._speaks_for(speaker, device_id) and not self._is_revoked(device_id)
+
+    def _is_revoked(self, device_id: str) -> bool:
+        child = self._children.get(device_id)
+        return child is not None and child.revoked
 
 
 def _aged(report: DeviceReport, age_s: float) -> DeviceReport:

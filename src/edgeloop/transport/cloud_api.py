@@ -7,12 +7,15 @@ server.
 import os
 import ssl
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from edgeloop.contracts.access import AccessEntry, AccessRequest, AccessToken, AccessView
 from edgeloop.contracts.api import (
+    AbortRequest,
     BundleView,
     DeviceView,
     DriftRow,
@@ -23,7 +26,12 @@ from edgeloop.contracts.api import (
     JobView,
     JoinToken,
     JoinTokenRequest,
+    JoinTokenView,
+    KeyChange,
+    KeysView,
     LabelRequest,
+    OnlineKey,
+    OnlineKeyRequest,
     PublishRequest,
     ReadingView,
     RolloutRequest,
@@ -33,6 +41,7 @@ from edgeloop.contracts.api import (
 )
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import InvalidInput, NotFound
+from edgeloop.contracts.names import is_loopback
 from edgeloop.transport.replies import raise_for_reply, unreachable
 
 T = TypeVar("T")
@@ -41,12 +50,17 @@ _TIMEOUT_S = 30.0
 
 
 class Operator(msgspec.Struct, frozen=True, kw_only=True):
-    """How a person reaches a cloud: its address, a token, and where the targets key lies, if it is at hand."""
+    """How a person reaches a cloud: its address, a token, and where the targets key lies, if it is at hand.
+
+    ca: a PEM file with the authority of the cloud's certificate; ca_pem: that authority itself, so that the operator
+    file is all that a person is given.
+    """
 
     url: str
     token: str
     targets_key: str | None = None
     ca: str | None = None
+    ca_pem: str | None = None
 
 
 def read_operator(path: str | os.PathLike[str]) -> Operator:
@@ -85,6 +99,39 @@ class CloudApi:
         """A token that admits devices."""
         return self._send("POST", "join-tokens", request, JoinToken)
 
+    def join_tokens(self) -> list[JoinTokenView]:
+        """All join tokens, without their secrets, newest first."""
+        return self._get("join-tokens", list[JoinTokenView])
+
+    def revoke_join_token(self, token_id: str) -> JoinTokenView:
+        """Let nobody else in with a token."""
+        return self._send("POST", f"join-tokens/{_part(token_id)}/revoke", None, JoinTokenView)
+
+    def revoke_device(self, device_id: str) -> DeviceView:
+        """Take nothing from a device from now on."""
+        return self._send("POST", f"devices/{_part(device_id)}/revoke", None, DeviceView)
+
+    def allow_device(self, device_id: str) -> DeviceView:
+        """Let a revoked device enrol again, with a join token."""
+        return self._send("POST", f"devices/{_part(device_id)}/allow", None, DeviceView)
+
+    def access(self) -> list[AccessView]:
+        """Who has a token, by name."""
+        return self._get("access", list[AccessView])
+
+    def add_access(self, request: AccessRequest) -> AccessToken:
+        """A token for somebody."""
+        return self._send("POST", "access", request, AccessToken)
+
+    def revoke_access(self, name: str) -> None:
+        """Take somebody's token back."""
+        self._bytes("DELETE", f"access/{_part(name)}")
+
+    def access_log(self, *, before: int | None = None, limit: int = 100) -> list[AccessEntry]:
+        """What was done, newest first, or before an entry."""
+        params = {"limit": limit} if before is None else {"limit": limit, "before": before}
+        return self._get("access/log", list[AccessEntry], params)
+
     def devices(self) -> list[DeviceView]:
         """All devices and nodes, by id."""
         return self._get("devices", list[DeviceView])
@@ -109,6 +156,18 @@ class CloudApi:
         """List a bundle whose files are there already."""
         return self._send("POST", "bundles", request, BundleView)
 
+    def keys(self) -> KeysView:
+        """Who signs what, until when."""
+        return self._get("keys", KeysView)
+
+    def change_keys(self, change: KeyChange) -> KeysView:
+        """Bring in roots and targets that were signed elsewhere."""
+        return self._send("POST", "keys", change, KeysView)
+
+    def make_online_key(self, repository: Literal["images", "director"]) -> OnlineKey:
+        """Let the server make a key of its own; it counts once a root names it."""
+        return self._send("POST", "keys/online", OnlineKeyRequest(repository=repository), OnlineKey)
+
     def start_rollout(self, request: RolloutRequest) -> RolloutView:
         """Bring a bundle to a group."""
         return self._send("POST", "rollouts", request, RolloutView)
@@ -121,9 +180,17 @@ class CloudApi:
         """One rollout."""
         return self._get(f"rollouts/{rollout_id}", RolloutView)
 
-    def abort_rollout(self, rollout_id: str, reason: str) -> RolloutView:
-        """Stop a rollout; devices that have not confirmed go back to what they had."""
-        return self._send("POST", f"rollouts/{rollout_id}/abort", {"reason": reason}, RolloutView)
+    def abort_rollout(self, rollout_id: str, reason: str, *, keep: bool = False) -> RolloutView:
+        """Stop a rollout; devices that have not confirmed go back to what they had, unless told to keep it."""
+        return self._send("POST", f"rollouts/{rollout_id}/abort", AbortRequest(reason=reason, keep=keep), RolloutView)
+
+    def pause_rollout(self, rollout_id: str) -> RolloutView:
+        """Begin nothing more of a rollout; devices that have begun go on."""
+        return self._done(f"rollouts/{rollout_id}/pause", RolloutView)
+
+    def resume_rollout(self, rollout_id: str) -> RolloutView:
+        """Go on with a paused rollout."""
+        return self._done(f"rollouts/{rollout_id}/resume", RolloutView)
 
     def samples(
         self, *, device_id: str | None = None, labelled: bool | None = None, limit: int = 1000
@@ -191,6 +258,10 @@ class CloudApi:
         answer = self._bytes(method, path, to_json(body), media="application/json")
         return from_json(answer, kind, what=f"the cloud's answer to {path}")
 
+    def _done(self, path: str, kind: type[T]) -> T:
+        """Have something done that needs no more than its name."""
+        return from_json(self._bytes("POST", path), kind, what=f"the cloud's answer to {path}")
+
     def _bytes(
         self,
         method: str,
@@ -209,15 +280,29 @@ class CloudApi:
         return response.content
 
 
+def _part(text: str) -> str:
+    """A name as one part of an address: whatever a person typed stays one part."""
+    return quote(text, safe="") if text not in ("", ".", "..") else "-"
+
+
 def _client(operator: Operator) -> httpx.Client:
     if not operator.token.isascii():
         raise InvalidInput("the operator file's token holds letters that no token has; copy it again")
     try:
+        url = httpx.URL(operator.url)
+        if url.scheme == "http" and not is_loopback(url.host):
+            raise InvalidInput(
+                f"{operator.url} would send your token in the clear; use https:// for other machines ('edgeloop cloud "
+                "init --tls' makes what the server needs)"
+            )
+        private = operator.ca is not None or operator.ca_pem is not None
         return httpx.Client(
-            base_url=operator.url,
+            base_url=url,
             headers={"authorization": f"Bearer {operator.token}"},
             timeout=_TIMEOUT_S,
-            verify=ssl.create_default_context(cafile=operator.ca) if operator.ca else True,
+            verify=ssl.create_default_context(cafile=operator.ca, cadata=operator.ca_pem) if private else True,
         )
-    except (httpx.InvalidURL, OSError) as error:
+    except httpx.InvalidURL as error:
         raise InvalidInput(f"cannot use the address {operator.url!r}: {error}") from error
+    except OSError as error:
+        raise InvalidInput(f"cannot use the operator file's certificate authority: {error}") from error

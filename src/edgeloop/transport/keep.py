@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.transport.sqlite import open_durable, reading, transaction
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT"
+_SCHEMA = ("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",)
 
 T = TypeVar("T")
 

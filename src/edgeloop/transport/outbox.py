@@ -1,26 +1,45 @@
 """The disk queue for what goes up, at the device and at the node: what was appended is there after a power cut.
 
-Rules kept here: a row leaves only when the hub has acknowledged it after its own commit, or when the bound forces
-the least valuable out, which is counted; an append with a known (device, epoch, sequence) changes nothing.
-Acknowledged rows stay as the device's own record until their room is needed.
+Rules kept here: a row leaves only when the hub has acknowledged it after its own commit, when the bound forces the
+least valuable out, when it has waited for longer than its class may, or when it is broken, and then into a table of
+its own; each is counted in the same transaction; an append with a known (device, epoch, sequence) changes nothing.
+Acknowledged rows stay as the device's own record until their room is needed. What waits is given up tier by tier (see
+`worth`), and within a tier by the device that holds the most of it: a node's devices cannot push one another out.
 """
 
-import math
 import secrets
+import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import structlog
 
+from edgeloop.bundle.durable import storage_error
 from edgeloop.contracts.codec import from_msgpack, to_msgpack
-from edgeloop.contracts.errors import Unavailable
-from edgeloop.contracts.messages import Alert, Body, Event, Reading, Sample
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from edgeloop.contracts.messages import MAX_BODY_BYTES, Account, Alert, Body, Event, Reading, Sample
+from edgeloop.transport.ledger import Change, Fate, Ledger, Row
+from edgeloop.transport.seal import Keyring, is_sealed
 from edgeloop.transport.sqlite import open_durable, reading, transaction
+from edgeloop.transport.worth import (
+    ALERT,
+    ALERTS,
+    LAST_AUDIT,
+    ORDINARY,
+    READING,
+    Bounds,
+    is_audit,
+    worth,
+)
 
-_SCHEMA = """
+_log = structlog.get_logger(__name__)
+
+_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -39,175 +58,569 @@ CREATE INDEX IF NOT EXISTS pending ON events (id) WHERE acknowledged_ms IS NULL;
 CREATE INDEX IF NOT EXISTS acknowledged ON events (id) WHERE acknowledged_ms IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_value ON events (value, id) WHERE acknowledged_ms IS NULL;
 CREATE TABLE IF NOT EXISTS evicted (kind TEXT PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
-"""
+""",
+    """
+ALTER TABLE events ADD COLUMN tier INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE events ADD COLUMN label TEXT;
+ALTER TABLE events ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE events SET tier = 2 WHERE kind = 'alert';
+CREATE TABLE aside (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    device_id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    UNIQUE (device_id, epoch, sequence)
+) STRICT;
+INSERT INTO aside (device_id, epoch, sequence, kind, size_bytes, payload, reason, at_ms)
+    SELECT device_id, epoch, sequence, kind, size_bytes, payload, rejected, acknowledged_ms FROM events
+    WHERE rejected IS NOT NULL ORDER BY id;
+DELETE FROM events WHERE rejected IS NOT NULL;
+CREATE TABLE account (
+    device_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    fate TEXT NOT NULL,
+    rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (device_id, kind, fate)
+) STRICT, WITHOUT ROWID;
+INSERT INTO account SELECT device_id, kind, 'pending', count(*), sum(size_bytes) FROM events
+    WHERE acknowledged_ms IS NULL GROUP BY 1, 2;
+INSERT INTO account SELECT device_id, kind, 'record', count(*), sum(size_bytes) FROM events
+    WHERE acknowledged_ms IS NOT NULL GROUP BY 1, 2;
+INSERT INTO account SELECT device_id, kind, 'acknowledged', rows, bytes FROM account WHERE fate = 'record';
+INSERT INTO account SELECT device_id, kind, 'rejected', count(*), sum(size_bytes) FROM aside GROUP BY 1, 2;
+INSERT INTO account SELECT '', kind, 'evicted', rows, bytes FROM evicted;
+INSERT INTO account SELECT device_id, kind, 'appended', sum(rows), sum(bytes) FROM account
+    WHERE fate != 'record' GROUP BY 1, 2;
+DROP TABLE evicted;
+DROP INDEX by_value;
+CREATE INDEX by_worth ON events (tier, device_id, value, id, size_bytes) WHERE acknowledged_ms IS NULL;
+CREATE INDEX by_kind ON events (kind, id) WHERE acknowledged_ms IS NULL;
+CREATE INDEX audits ON events (device_id, label, id) WHERE label IS NOT NULL AND acknowledged_ms IS NULL
+""",
+)
 
 _INSERT = (
-    "INSERT OR IGNORE INTO events (device_id, epoch, sequence, kind, value, size_bytes, payload) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR IGNORE INTO events "
+    "(device_id, epoch, sequence, kind, value, size_bytes, payload, tier, label, since_ms) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_EVICT_ROWS = 500
-_DEFAULT_MAX_BYTES = 256 * 1024 * 1024
+_IDENTITY = "device_id = ? AND epoch = ? AND sequence = ?"
+_ROW = "id, device_id, kind, tier, size_bytes"
+LEAST_BYTES = 1024 * 1024
+"""What an outbox may always hold, however little its disk has free."""
+
+CRAMPED = "the disk is nearly full: the outbox does not grow, and gives up what is worth least"
+
+ROW_BYTES = 160
+"""What a row takes on the disk beside its payload: its columns, and its places in the indexes."""
+_CONTEXT = b"edgeloop outbox"
+_BROKEN_NEVER_WAIT = MAX_BODY_BYTES - 64 * 1024
+_AUDIT_SHARE = 4
+_EXPIRE_EVERY_MS = 60_000
+_AT_ONCE = 200
+_LONGEST_REASON = 300
 
 
 class Queued(msgspec.Struct, frozen=True):
-    """A row that waits to go up."""
+    """A row that waits to go up. size_bytes: as it lies in the queue."""
 
     row: int
     event: Event
+    size_bytes: int
+
+
+class Aside(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that was set aside, and why."""
+
+    row: int
+    device_id: str
+    epoch: int
+    sequence: int
+    kind: str
+    size_bytes: int
+    reason: str
+    at_ms: int
 
 
 class OutboxStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What is queued, what was forced out."""
+    """What is queued, and what became of the rest. kept_rows: acknowledged, and still here as a record."""
 
     pending_rows: int
     pending_bytes: int
     acknowledged_rows: int
+    kept_rows: int
     evicted_rows: int
+    expired_rows: int
+    aside_rows: int
+    accounts: dict[str, Account]
 
 
 class Outbox:
-    """A bounded, durable queue of events. Safe to use from many threads."""
+    """A bounded, durable queue of events. Safe to use from many threads, and beside other processes.
 
-    def __init__(self, path: Path, device_id: str, *, max_bytes: int = _DEFAULT_MAX_BYTES) -> None:
+    clock_s: seconds that pass, from anywhere: what rows' ages are counted by, since a device's clock may say 1970. Time
+    in which the process does not run ages nothing. is_cramped: there was less free on the disk than is to stay free
+    when something was added last.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device_id: str,
+        *,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+        keyring: Keyring | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.device_id = device_id
-        self._max_bytes = max_bytes
+        self._path = path
+        self._bounds = bounds
+        self._keyring = keyring
+        self._clock_s = clock_s
         self._lock = threading.Lock()
-        fix = "Move it away; the device makes a new one."
+        fix = "Move it away; a new one is made."
         self._connection = open_durable(path, _SCHEMA, fix=fix)
-        self.epoch = self._own_epoch()
-        self._next = 1 + self._scalar(
-            "SELECT coalesce(max(sequence), 0) FROM events WHERE device_id = ? AND epoch = ?", device_id, self.epoch
-        )
-        self._next = max(self._next, 1 + int(self._meta("last_sequence") or 0))
-        self._bytes = self._scalar("SELECT coalesce(sum(size_bytes), 0) FROM events")
+        self._opened_s = clock_s()
+        self._expired_at_ms = -_EXPIRE_EVERY_MS
+        self.is_cramped = False
+        self._locked = ""
+        with reading(what="the outbox"):
+            self._age_ms = int(self._meta("age_ms") or 0)
+            self.epoch = self._own_epoch()
+            self._ledger = Ledger(self._connection)
+
+    # ---- in
 
     def append(self, bodies: Iterable[Body], *, at_ms: int) -> list[int]:
         """Add events of this device's own in one transaction, durable on return; returns their sequences.
 
         Raises Unavailable when the disk is full: then nothing of it was added.
         """
-        with self._lock:
-            events = [
-                Event(device_id=self.device_id, epoch=self.epoch, sequence=self._next + i, at_ms=at_ms, body=body)
-                for i, body in enumerate(bodies)
-            ]
-            if self._insert(events) != len(events):
-                raise Unavailable(
-                    "another process writes to this outbox: its sequences are taken. Run one agent a state folder."
-                )
-            self._next += len(events)
-            return [event.sequence for event in events]
+        with self._changing() as change:
+            return self._append(list(bodies), at_ms, change)
 
     def accept(self, events: Iterable[Event]) -> tuple[int, int]:
         """Add events of others in one transaction, durable on return; returns (new, repeated)."""
-        with self._lock:
-            given = list(events)
-            added = self._insert(given)
-            return added, len(given) - added
+        given = list(events)
+        with self._changing() as change:
+            added = self._insert(given, change)
+        return added, len(given) - added
 
-    def pending(self, *, limit: int, max_bytes: int) -> list[Queued]:
-        """The next rows to send: alerts first, then oldest first; at least one if there is any."""
-        query = "SELECT id, payload FROM events WHERE acknowledged_ms IS NULL ORDER BY kind = 'alert' DESC, id LIMIT ?"
+    # ---- out
+
+    def pending(
+        self,
+        *,
+        limit: int,
+        max_bytes: int,
+        oldest_first: bool = True,
+        allowed_bytes: Mapping[str, int] | None = None,
+    ) -> list[Queued]:
+        """The next rows to send, alerts before all others, each in the order in which they came; at least one if any
+        may go.
+
+        oldest_first: of what is no alert, the oldest; else the newest. allowed_bytes: by class, what may go today; a
+        row that is larger than what is left for its class is passed over; a class that is not named goes free. A row
+        that cannot be read is set aside; one whose key is missing waits.
+        """
         found: list[Queued] = []
-        total_bytes = 0
+        broken: dict[int, str] = {}
+        locked = ""
+        room = _Room(limit, max_bytes, allowed_bytes or {})
         with self._reading():
-            for row, payload in self._connection.execute(query, (limit,)):
-                total_bytes += len(payload)
-                if found and total_bytes > max_bytes:
-                    break
-                found.append(Queued(row, from_msgpack(payload, Event, what="an outbox row")))
-        return found
+            for query, values in room.queries(oldest_first=oldest_first):
+                for row, kind, size_bytes, payload in self._connection.execute(query, values):
+                    if room.is_full(size_bytes):
+                        break
+                    if not room.take(kind, size_bytes):
+                        continue
+                    try:
+                        found.append(Queued(row, self._opened(payload), size_bytes))
+                    except (Corrupt, InvalidInput) as error:
+                        broken[row] = str(error)
+                    except Unavailable as error:
+                        locked = str(error)
+        if locked != self._locked:
+            self._locked = locked
+            _log.error("outbox_rows_wait_for_their_key", detail=locked)
+        if broken:
+            self.set_aside(broken)
+        return sorted(found, key=lambda one: (not isinstance(one.event.body, Alert), one.row))
 
-    def acknowledge(self, rows: Iterable[int], *, rejected: dict[int, str] | None = None) -> None:
+    def acknowledge(self, rows: Iterable[int], *, rejected: Mapping[int, str] | None = None) -> None:
         """Mark rows as taken by the hub; `rejected` gives the hub's reason for rows that it will never take."""
         now_ms = int(time.time() * 1000)
-        reasons = rejected or {}
-        with self._lock, transaction(self._connection, what="the outbox"):
-            self._connection.executemany(
-                "UPDATE events SET acknowledged_ms = ?, rejected = ? WHERE id = ?",
-                [(now_ms, reasons.get(row), row) for row in rows],
-            )
+        with self._changing() as change:
+            reasons = rejected or {}
+            for row in self._waiting([one for one in rows if one not in reasons]):
+                mark = "UPDATE events SET acknowledged_ms = ? WHERE id = ?"
+                self._take_out(row, mark, (now_ms, row.row), change, into=(Fate.ACKNOWLEDGED, Fate.RECORD))
+            self._set_aside(reasons, change)
+
+    # ---- what is broken
+
+    def set_aside(self, reasons: Mapping[int, str]) -> None:
+        """Take rows out of the queue, each with the reason; an alert tells of the first, the second, the fourth, ..."""
+        with self._changing() as change:
+            self._set_aside(reasons, change)
+
+    def aside(self) -> list[Aside]:
+        """What was set aside, in the order in which it was."""
+        query = "SELECT id, device_id, epoch, sequence, kind, size_bytes, reason, at_ms FROM aside ORDER BY id"
+        with self._reading():
+            return [
+                Aside(**dict(zip(Aside.__struct_fields__, row, strict=True))) for row in self._connection.execute(query)
+            ]
+
+    def retry(self, rows: Iterable[int]) -> int:
+        """Queue rows again that were set aside; returns how many. Raises NotFound, or Corrupt if one cannot be read."""
+        with self._changing() as change:
+            moved = [self._taken_back(row) for row in rows]
+            for aside, payload in moved:
+                event = self._opened(payload)
+                back = self._put(event, payload, change, is_new=False)
+                assert back is not None, "what is set aside is in no other place"
+                change.move(aside, out_of=Fate.REJECTED, into=())
+        return len(moved)
+
+    def drop(self, rows: Iterable[int]) -> int:
+        """Give up rows that were set aside; returns how many. Raises NotFound."""
+        with self._changing() as change:
+            moved = [self._taken_back(row) for row in rows]
+            for aside, _ in moved:
+                change.move(aside, out_of=Fate.REJECTED, into=(Fate.DROPPED,))
+        return len(moved)
+
+    # ---- what is there
+
+    def expire(self) -> None:
+        """Give up what has waited for longer than its class may; looks once a minute."""
+        if self._now_ms() - self._expired_at_ms >= _EXPIRE_EVERY_MS:
+            with self._changing():
+                pass
 
     def events(self) -> Iterator[Event]:
         """Every row that is still kept, acknowledged or not, oldest first: the device's own record."""
         with self._reading():
             payloads = self._connection.execute("SELECT payload FROM events ORDER BY id").fetchall()
-        return (from_msgpack(payload, Event, what="an outbox row") for (payload,) in payloads)
+        return (self._opened(payload) for (payload,) in payloads)
 
     def last_source(self) -> str:
-        """What the newest reading of this device's own was read from; empty when there is none."""
-        query = "SELECT payload FROM events WHERE device_id = ? AND kind = 'reading' ORDER BY id DESC LIMIT 1"
+        """What the newest reading of this device's own was read from, also if it has left; empty when there is none."""
+        query = f"SELECT payload FROM events WHERE device_id = ? AND kind = '{READING}' ORDER BY id DESC LIMIT 1"  # noqa: S608 - a literal
         with self._reading():
-            row = self._connection.execute(query, (self.device_id,)).fetchone()
+            known = self._meta("last_source")
+            row = None if known is not None else self._connection.execute(query, (self.device_id,)).fetchone()
         if row is None:
-            return ""
-        body = from_msgpack(row[0], Event, what="an outbox row").body
+            return known or ""
+        body = self._opened(row[0]).body
         return body.source if isinstance(body, Reading) else ""
 
-    def stats(self) -> OutboxStats:
-        """Counts over the whole outbox."""
+    def stats(self, device_id: str | None = None) -> OutboxStats:
+        """Counts over the whole outbox; accounts of one device, or of all together."""
         with self._reading():
-            pending, pending_bytes, kept = self._connection.execute(
-                "SELECT coalesce(sum(acknowledged_ms IS NULL), 0), "
-                "coalesce(sum(CASE WHEN acknowledged_ms IS NULL THEN size_bytes ELSE 0 END), 0), "
-                "coalesce(sum(acknowledged_ms IS NOT NULL), 0) FROM events"
-            ).fetchone()
-            (evicted,) = self._connection.execute("SELECT coalesce(sum(rows), 0) FROM evicted").fetchone()
-        return OutboxStats(
-            pending_rows=pending, pending_bytes=pending_bytes, acknowledged_rows=kept, evicted_rows=evicted
-        )
+            ledger = self._ledger
+            ledger.refresh()
+            pending = ledger.amount(Fate.PENDING)
+            return OutboxStats(
+                pending_rows=pending.rows,
+                pending_bytes=pending.size_bytes,
+                acknowledged_rows=ledger.amount(Fate.ACKNOWLEDGED).rows,
+                kept_rows=ledger.amount(Fate.RECORD).rows,
+                evicted_rows=ledger.amount(Fate.EVICTED).rows,
+                expired_rows=ledger.amount(Fate.EXPIRED).rows,
+                aside_rows=ledger.amount(Fate.REJECTED).rows,
+                accounts=ledger.accounts(device_id),
+            )
+
+    def waiting_bytes(self, kind: str) -> int:
+        """What waits of a class, from memory: asked for each input."""
+        with self._lock:
+            return self._ledger.amount(Fate.PENDING, kind=kind).size_bytes
+
+    def devices(self) -> list[str]:
+        """Whose events came here."""
+        with self._reading():
+            self._ledger.refresh()
+            return [one for one in self._ledger.devices() if one]
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._connection.close()
 
-    def _insert(self, events: list[Event]) -> int:
-        rows = [_row(event) for event in events]
-        added = added_bytes = 0
-        with transaction(self._connection, what="the outbox"):
-            for row in rows:
-                if self._connection.execute(_INSERT, row).rowcount:
-                    added += 1
-                    added_bytes += row[5]
-            freed_bytes = self._make_room(added_bytes)
-            own = [event.sequence for event in events if event.device_id == self.device_id]
-            if own:
-                self._set_meta("last_sequence", str(max(own)))
-        self._bytes += added_bytes - freed_bytes
-        return added
+    # ---- one row's way
 
-    def _make_room(self, wanted_bytes: int) -> int:
-        """Forget acknowledged rows first, then evict the least valuable, counting what is lost."""
-        excess = self._bytes + wanted_bytes - self._max_bytes
-        if excess <= 0:
-            return 0
-        freed = self._delete("acknowledged_ms IS NOT NULL ORDER BY id", excess, count=False)
-        if excess > freed:
-            freed += self._delete("acknowledged_ms IS NULL ORDER BY value, id", excess - freed, count=True)
-        return freed
+    def _sealed(self, event: Event) -> bytes:
+        """An event as it lies on the disk: the one place where a payload is written."""
+        plain = to_msgpack(event)
+        if self._keyring is None or not isinstance(event.body, Sample):
+            return plain
+        return self._keyring.seal(plain, context=_CONTEXT)
 
-    def _delete(self, which: str, excess_bytes: int, *, count: bool) -> int:
+    def _opened(self, payload: bytes) -> Event:
+        """And the one where it is read. Raises Corrupt or InvalidInput, Unavailable without the key that it needs."""
+        if not is_sealed(payload):
+            return from_msgpack(payload, Event, what="an outbox row")
+        if self._keyring is None:
+            raise Unavailable("the outbox holds sealed samples, and no --sample-key was given; they wait for it")
+        return from_msgpack(self._keyring.open(payload, context=_CONTEXT), Event, what="an outbox row")
+
+    def _append(self, bodies: list[Body], at_ms: int, change: Change) -> list[int]:
+        first = self._next()
+        events = [
+            Event(device_id=self.device_id, epoch=self.epoch, sequence=first + i, at_ms=at_ms, body=body)
+            for i, body in enumerate(bodies)
+        ]
+        added = self._insert(events, change)
+        assert added == len(events), "sequences are drawn within the transaction"
+        if events:
+            self._set_meta("last_sequence", str(events[-1].sequence))
+        sources = [body.source for body in bodies if isinstance(body, Reading)]
+        if sources:
+            self._set_meta("last_source", sources[-1])
+        return [event.sequence for event in events]
+
+    def _insert(self, events: Sequence[Event], change: Change) -> int:
+        """Returns how many were new."""
+        (is_any_aside,) = self._connection.execute("SELECT EXISTS (SELECT 1 FROM aside)").fetchone()
+        new = [event for event in events if not self._is_aside(event)] if is_any_aside else events
+        rows = [self._put(event, self._sealed(event), change, is_new=True) for event in new]
+        added = [row for row in rows if row is not None]
+        too_large = [row for row in added if row.size_bytes > _BROKEN_NEVER_WAIT]
+        self._set_aside(
+            {row.row: f"it is {row.size_bytes:,} bytes; a hub takes {_BROKEN_NEVER_WAIT:,}" for row in too_large},
+            change,
+        )
+        return len(added)
+
+    def _is_aside(self, event: Event) -> bool:
+        identity = (event.device_id, event.epoch, event.sequence)
+        found = self._connection.execute(f"SELECT 1 FROM aside WHERE {_IDENTITY}", identity)  # noqa: S608 - literals
+        return found.fetchone() is not None
+
+    def _put(self, event: Event, payload: bytes, change: Change, *, is_new: bool) -> Row | None:
+        """Queue one event; None if it is known already. is_new: and count it as appended."""
+        kind, value, _ = worth(event.body)
+        label = self._label(event) if is_audit(event.body) else None
+        tier = ALERTS if kind == ALERT else ORDINARY
+        identity = (event.device_id, event.epoch, event.sequence)
+        values = (*identity, kind, value, len(payload), payload, tier, label, self._now_ms())
+        cursor = self._connection.execute(_INSERT, values)
+        if not cursor.rowcount:
+            return None
+        row = Row(int(cursor.lastrowid or 0), event.device_id, kind, tier, len(payload))
+        change.move(row, out_of=None, into=(Fate.APPENDED, Fate.PENDING) if is_new else (Fate.PENDING,))
+        if label is not None:
+            self._guard(event.device_id, label, change)
+        return row
+
+    def _label(self, event: Event) -> str:
+        """What the reading before a sample says; empty if that is not here, or says nothing."""
+        identity = (event.device_id, event.epoch, event.sequence - 1)
+        query = f"SELECT payload FROM events WHERE kind = '{READING}' AND {_IDENTITY}"  # noqa: S608 - literals
+        row = self._connection.execute(query, identity).fetchone()
+        try:
+            body = self._opened(row[0]).body if row else None
+        except (Corrupt, InvalidInput, Unavailable):
+            return ""  # told when that reading's own turn comes
+        return (body.prediction.label or "") if isinstance(body, Reading) else ""
+
+    def _guard(self, device_id: str, label: str, change: Change) -> None:
+        """See to it that one audit sample of a label, if any waits, outlives other samples: the newest."""
+        waits = "FROM events WHERE acknowledged_ms IS NULL AND device_id = ? AND label = ? AND tier = ?"
+        if self._connection.execute(f"SELECT 1 {waits}", (device_id, label, LAST_AUDIT)).fetchone():
+            return
+        found = self._connection.execute(
+            f"SELECT {_ROW} {waits} ORDER BY id DESC", (device_id, label, ORDINARY)
+        ).fetchone()
+        if found is None:
+            return
+        row = Row(*found)
+        held_bytes = self._ledger.held_bytes(LAST_AUDIT, device_id, change)
+        if held_bytes + row.size_bytes <= self._bounds.max_bytes // _AUDIT_SHARE:
+            self._connection.execute("UPDATE events SET tier = ? WHERE id = ?", (LAST_AUDIT, row.row))
+            change.retier(row, LAST_AUDIT)
+
+    def _take_out(
+        self, row: Row, statement: str, values: tuple[int, ...], change: Change, *, into: Iterable[Fate]
+    ) -> None:
+        """A row no longer waits; if it was the audit sample that stays, another one does."""
+        label = None
+        if row.tier == LAST_AUDIT:
+            (label,) = self._connection.execute("SELECT label FROM events WHERE id = ?", (row.row,)).fetchone()
+        self._connection.execute(statement, values)
+        change.move(row, out_of=Fate.PENDING, into=into)
+        if label is not None:
+            self._guard(row.device_id, label, change)
+
+    def _give_up(self, row: Row, fate: Fate, change: Change) -> None:
+        """Delete a row that waits."""
+        self._take_out(row, "DELETE FROM events WHERE id = ?", (row.row,), change, into=(fate,))
+
+    def _set_aside(self, reasons: Mapping[int, str], change: Change) -> None:
+        rows = self._waiting(reasons)
+        if not rows:
+            return
+        now_ms = int(time.time() * 1000)
+        for row in rows:
+            self._connection.execute(
+                "INSERT INTO aside (device_id, epoch, sequence, kind, size_bytes, payload, reason, at_ms) "
+                "SELECT device_id, epoch, sequence, kind, size_bytes, payload, ?, ? FROM events WHERE id = ?",
+                (reasons[row.row], now_ms, row.row),
+            )
+            self._give_up(row, Fate.REJECTED, change)
+        before = int(self._meta("set_aside") or 0)
+        after = before + len(rows)
+        self._set_meta("set_aside", str(after))
+        # At every doubling, so that a hub that takes nothing is no flood, nor alerts that are set aside themselves.
+        if after.bit_length() > before.bit_length():
+            last = rows[-1]
+            detail = f"{after} so far; the last, {last.kind} of {last.device_id}: {reasons[last.row][:_LONGEST_REASON]}"
+            self._append([Alert(what="set_aside", detail=detail)], now_ms, change)
+
+    def _taken_back(self, row: int) -> tuple[Row, bytes]:
+        """Remove a row from those set aside. Raises NotFound."""
+        query = "SELECT id, device_id, kind, size_bytes, payload FROM aside WHERE id = ?"
+        found = self._connection.execute(query, (row,)).fetchone()
+        if found is None:
+            raise NotFound(f"no row {row} is set aside; 'edgeloop device outbox' lists those that are")
+        self._connection.execute("DELETE FROM aside WHERE id = ?", (row,))
+        number, device_id, kind, size_bytes, payload = found
+        return Row(number, device_id, kind, ORDINARY, size_bytes), payload
+
+    def _waiting(self, rows: Iterable[int]) -> list[Row]:
+        """Those of these rows that still wait."""
+        query = f"SELECT {_ROW} FROM events WHERE acknowledged_ms IS NULL AND id = ?"  # noqa: S608 - literals
+        found = (self._connection.execute(query, (row,)).fetchone() for row in rows)
+        return [Row(*one) for one in found if one is not None]
+
+    # ---- bounds
+
+    def _expire_due(self, change: Change) -> None:
+        now_ms = self._now_ms()
+        if now_ms - self._expired_at_ms < _EXPIRE_EVERY_MS:
+            return
+        self._expired_at_ms = now_ms
+        for kind, ttl_s in self._bounds.ttl_s.items():
+            self._expire_before(kind, now_ms - int(ttl_s * 1000), change)
+
+    def _expire_before(self, kind: str, before_ms: int, change: Change) -> None:
+        columns = f"SELECT since_ms, {_ROW} FROM events"  # noqa: S608 - literals
+        query = f"{columns} WHERE acknowledged_ms IS NULL AND kind = ? ORDER BY id LIMIT ?"
+        while rows := self._connection.execute(query, (kind, _AT_ONCE)).fetchall():
+            for since_ms, *row in rows:
+                if since_ms >= before_ms:  # ages follow the order of rows
+                    return
+                self._give_up(Row(*row), Fate.EXPIRED, change)
+
+    def _make_room(self, change: Change) -> None:
+        """Forget acknowledged rows first, then what was set aside, then give up the least valuable."""
+        excess = self._excess_bytes(change)
+        if excess > 0:
+            excess -= self._delete("events WHERE acknowledged_ms IS NOT NULL", Fate.RECORD, (), excess, change)
+        if excess > 0:
+            excess -= self._delete("aside WHERE 1", Fate.REJECTED, (Fate.EVICTED,), excess, change)
+        for tier in (ORDINARY, LAST_AUDIT, ALERTS):
+            while excess > 0 and (device_id := self._ledger.largest(tier, change)[0]) is not None:
+                excess -= self._evict(tier, device_id, excess, change)
+
+    def _excess_bytes(self, change: Change) -> int:
+        """How many bytes there are beyond the bound, or beyond what the disk has to spare."""
+        rows = self._ledger.disk_rows + change.disk_rows
+        over = self._ledger.disk_bytes + change.disk_bytes + rows * ROW_BYTES - self._bounds.max_bytes
+        grown = change.disk_bytes + change.disk_rows * ROW_BYTES
+        if grown <= 0 or self._bounds.keep_free_bytes <= 0:
+            return over
+        beyond = grown - self._spare_bytes()
+        self.is_cramped = beyond > 0
+        return max(over, min(beyond, over + self._bounds.max_bytes - LEAST_BYTES))
+
+    def _spare_bytes(self) -> int:
+        """How much more may be written: free pages of the file, and what the disk has beyond what is to stay free."""
+        (pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
+        (all_pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        try:
+            free_bytes = shutil.disk_usage(self._path.parent).free
+            # What stands in the log only will come into the file, and take its room there.
+            to_come_bytes = max(0, all_pages * page_bytes - self._path.stat().st_size)
+        except OSError as error:
+            raise Unavailable(f"the outbox cannot ask its disk for room: {error}. Check the disk.") from error
+        return int(pages * page_bytes + max(0, free_bytes - to_come_bytes - self._bounds.keep_free_bytes))
+
+    def _evict(self, tier: int, device_id: str, excess_bytes: int, change: Change) -> int:
+        """Rows of the device that holds most of a tier, for as long as it does; returns the bytes that were freed."""
+        query = (
+            f"SELECT {_ROW} FROM events WHERE acknowledged_ms IS NULL AND tier = ? AND device_id = ? "  # noqa: S608 - literals
+            "ORDER BY value, id LIMIT ?"
+        )
+        next_bytes = self._ledger.largest(tier, change, but=device_id)[1]
         freed = 0
-        query = f"SELECT id, kind, size_bytes FROM events WHERE {which} LIMIT {_EVICT_ROWS}"  # noqa: S608 - literals
-        while freed < excess_bytes and (rows := self._connection.execute(query).fetchall()):
-            freed += self._delete_rows(rows, excess_bytes - freed, count=count)
-        return freed
-
-    def _delete_rows(self, rows: list[tuple[int, str, int]], excess_bytes: int, *, count: bool) -> int:
-        freed = 0
-        for row, kind, size_bytes in rows:
-            if freed >= excess_bytes:
+        for found in self._connection.execute(query, (tier, device_id, _AT_ONCE)).fetchall():
+            if freed >= excess_bytes or (freed and self._ledger.held_bytes(tier, device_id, change) < next_bytes):
                 break
-            self._connection.execute("DELETE FROM events WHERE id = ?", (row,))
-            freed += size_bytes
-            if count:
-                self._connection.execute(
-                    "INSERT INTO evicted VALUES (?, 1, ?) ON CONFLICT (kind) "
-                    "DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes",
-                    (kind, size_bytes),
-                )
+            row = Row(*found)
+            self._give_up(row, Fate.EVICTED, change)
+            freed += row.size_bytes + ROW_BYTES
         return freed
+
+    def _delete(self, which: str, out_of: Fate, into: tuple[Fate, ...], excess_bytes: int, change: Change) -> int:
+        """Rows that do not wait, oldest first; returns the bytes that were freed."""
+        freed = 0
+        query = f"SELECT id, device_id, kind, 0, size_bytes FROM {which} ORDER BY id LIMIT {_AT_ONCE}"  # noqa: S608 - literals
+        table = which.split()[0]
+        while freed < excess_bytes and (rows := self._connection.execute(query).fetchall()):
+            for found in rows:
+                if freed >= excess_bytes:
+                    break
+                row = Row(*found)
+                change.move(row, out_of=out_of, into=into)
+                self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (row.row,))  # noqa: S608 - literals
+                freed += row.size_bytes + ROW_BYTES
+        return freed
+
+    # ---- the file
+
+    @contextmanager
+    def _changing(self) -> Iterator[Change]:
+        """One transaction: what is changed, what it makes necessary, and the accounts of both."""
+        change = Change()
+        with self._lock:
+            expired_at_ms = self._expired_at_ms
+            try:
+                with transaction(self._connection, what="the outbox"):
+                    self._ledger.refresh()
+                    yield change
+                    self._expire_due(change)
+                    self._make_room(change)
+                    self._ledger.write(change)
+                    self._set_meta("age_ms", str(self._now_ms()))
+            except BaseException:
+                self._expired_at_ms = expired_at_ms
+                raise
+            self._ledger.commit(change)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, reading(what="the outbox"):
+            yield
+
+    def _now_ms(self) -> int:
+        """For how long this outbox has been at work, over all its processes."""
+        return self._age_ms + int((self._clock_s() - self._opened_s) * 1000)
+
+    def _next(self) -> int:
+        query = "SELECT coalesce(max(sequence), 0) FROM events WHERE device_id = ? AND epoch = ?"
+        known = int(self._meta("last_sequence") or 0)
+        (highest,) = self._connection.execute(query, (self.device_id, self.epoch)).fetchone()
+        return 1 + max(known, int(highest))
 
     def _own_epoch(self) -> int:
         epoch = self._meta("epoch")
@@ -226,27 +639,63 @@ class Outbox:
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
         )
 
-    def _scalar(self, query: str, *values: object) -> int:
-        return int(self._connection.execute(query, values).fetchone()[0])
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._lock, reading(what="the outbox"):
-            yield
+def open_or_begin_anew(path: Path, device_id: str, *, bounds: Bounds, keyring: Keyring | None = None) -> Outbox:
+    """The outbox of this file or, where that is damaged, a new one, so that nobody has to come and move a file away.
+
+    The damaged file stays beside it, the newest one only, and an alert tells. Raises what Outbox does, but Corrupt.
+    """
+    try:
+        return Outbox(path, device_id, bounds=bounds, keyring=keyring)
+    except Corrupt as error:
+        for end in ("", "-wal", "-shm"):
+            _put_away(path.with_name(path.name + end), path.with_name(f"{path.name}.damaged{end}"))
+        detail = f"{error} It lies beside as {path.name}.damaged; what it held is lost unless a person reads it."
+        _log.error("outbox_begun_anew", path=str(path), detail=str(error))
+        outbox = Outbox(path, device_id, bounds=bounds, keyring=keyring)
+        outbox.append([Alert(what="storage", detail=detail)], at_ms=int(time.time() * 1000))
+        return outbox
 
 
-def _row(event: Event) -> tuple[str, int, int, str, float, int, bytes]:
-    payload = to_msgpack(event)
-    kind, value = _worth(event.body)
-    return event.device_id, event.epoch, event.sequence, kind, value, len(payload), payload
+def _put_away(path: Path, place: Path) -> None:
+    try:
+        place.unlink(missing_ok=True)
+        if path.exists():
+            path.replace(place)
+    except OSError as error:
+        raise storage_error(error, place, size_bytes=0) from error
 
 
-def _worth(body: Body) -> tuple[str, float]:
-    """Kind, and how much is lost if it goes: alerts over samples over readings, unsure readings over sure ones."""
-    if isinstance(body, Alert):
-        return "alert", 100.0
-    if isinstance(body, Sample):
-        return "sample", 50.0
-    assert isinstance(body, Reading)
-    margin = body.prediction.margin
-    return "reading", 10.0 * (1.0 - margin) if math.isfinite(margin) else 10.0
+class _Room:
+    """What a batch may hold: rows, bytes, and of each class what may go today."""
+
+    def __init__(self, limit: int, max_bytes: int, allowed_bytes: Mapping[str, int]) -> None:
+        self._rows = limit
+        self._looks = limit * 4
+        self._bytes = max_bytes
+        self._allowed_bytes = dict(allowed_bytes)
+        self._is_empty = True
+
+    def queries(self, *, oldest_first: bool) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+        """Rows that wait, as (id, kind, size_bytes, payload): alerts, then the others that may be small enough."""
+        columns = "SELECT id, kind, size_bytes, payload FROM events WHERE acknowledged_ms IS NULL"
+        yield f"{columns} AND kind = ? ORDER BY id", (ALERT,)
+        named = [one for pair in self._allowed_bytes.items() for one in pair]
+        fits = " AND NOT (kind = ? AND size_bytes > ?)" * len(self._allowed_bytes)
+        yield f"{columns} AND kind != ?{fits} ORDER BY id {'ASC' if oldest_first else 'DESC'}", (ALERT, *named)
+
+    def is_full(self, size_bytes: int) -> bool:
+        """Whether a row of this size ends the batch."""
+        self._looks -= 1
+        return self._rows <= 0 or self._looks < 0 or (size_bytes > self._bytes and not self._is_empty)
+
+    def take(self, kind: str, size_bytes: int) -> bool:
+        """Make room for a row, if its class has enough left."""
+        if size_bytes > self._allowed_bytes.get(kind, size_bytes):
+            return False
+        if kind in self._allowed_bytes:
+            self._allowed_bytes[kind] -= size_bytes
+        self._rows -= 1
+        self._bytes -= size_bytes
+        self._is_empty = False
+        return True

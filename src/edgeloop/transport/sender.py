@@ -1,70 +1,72 @@
-"""The loop that empties an outbox through an uplink: at least once on the wire, once in effect."""
+"""The loop that empties an outbox through an uplink: at least once on the wire, once in effect.
+
+Rules kept here: what is fresh overtakes the backlog, and the backlog drains: alerts go first, then the newest, but
+every fourth batch takes the oldest; a batch that a hub turns down whole is halved until the event that it is turned
+down for stands alone, and that one is set aside if the hub takes others; a day's budget is kept.
+"""
 
 import asyncio
-import random
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
 
-from edgeloop.contracts.errors import Corrupt, EdgeloopError
-from edgeloop.contracts.messages import SendRequest
-from edgeloop.transport.outbox import Outbox
+from edgeloop.backoff import Backoff
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
+from edgeloop.contracts.messages import SendReply, SendRequest
+from edgeloop.transport.budget import Budget
+from edgeloop.transport.outbox import Outbox, Queued
 from edgeloop.transport.uplink import Uplink
+from edgeloop.transport.worth import worth
 
 _log = structlog.get_logger(__name__)
 
 _BATCH_ROWS = 500
 _BATCH_BYTES = 1_000_000
-_FIRST_WAIT_S = 0.2
+BACKLOG_EVERY = 4
+"""One batch in so many takes the oldest rows: the backlog's share."""
+FIRST_WAIT_S = 0.2
+"""Before a link that failed is tried again."""
 _LONGEST_WAIT_S = 30.0
 
 
-class Backoff:
-    """Exponential waits with full jitter. Source: Brooker 2015, "Exponential Backoff And Jitter", AWS."""
-
-    def __init__(
-        self,
-        *,
-        first_s: float = _FIRST_WAIT_S,
-        longest_s: float = _LONGEST_WAIT_S,
-        draw: Callable[[], float] = random.random,
-    ) -> None:
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._draw = draw
-        self._failures = 0
-
-    def failed(self) -> float:
-        """Seconds to wait after one more failure: between half and all of the doubling bound."""
-        bound_s = min(self._longest_s, self._first_s * 2.0**self._failures)
-        self._failures = min(self._failures + 1, 20)
-        return bound_s * (0.5 + 0.5 * self._draw())
-
-    def worked(self) -> None:
-        """Start over."""
-        self._failures = 0
+def asked_wait_s(error: EdgeloopError, backoff: Backoff) -> float:
+    """How long to wait after a failure: as the back-off says, and not for less than the other side asked for."""
+    wait_s = backoff.failed()
+    return max(wait_s, error.retry_after_s) if isinstance(error, Unavailable) else wait_s
 
 
 class Sender:
     """Sends what the outbox holds, batch by batch, for as long as its task lives."""
 
     def __init__(
-        self, outbox: Outbox, uplink: Uplink, *, every_s: float = 0.5, longest_wait_s: float = _LONGEST_WAIT_S
+        self,
+        outbox: Outbox,
+        uplink: Uplink,
+        *,
+        every_s: float = 0.5,
+        longest_wait_s: float = _LONGEST_WAIT_S,
+        budget: Budget | None = None,
     ) -> None:
         self._outbox = outbox
         self._uplink = uplink
         self._every_s = every_s
-        self._backoff = Backoff(longest_s=longest_wait_s)
+        self._backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=longest_wait_s)
+        self._budget = budget
+        self._limit_rows = _BATCH_ROWS
+        self._turn = 0
+        # What the hub has, and the disk was too full to write down: not to be sent again.
+        self._unmarked: Callable[[], None] | None = None
 
     async def run(self) -> None:
         """Send until cancelled; a failure is logged, waited out and tried again."""
         while True:
             try:
                 sent = await self.send_once()
-                self._backoff.worked()
+                self._backoff.succeeded()
                 wait_s = 0.0 if sent else self._every_s
             except EdgeloopError as error:
-                wait_s = self._backoff.failed()
+                wait_s = asked_wait_s(error, self._backoff)
                 _log.warning("send_failed", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
             except Exception as error:  # noqa: BLE001 - the outer guard: sending goes on for as long as the process
                 wait_s = self._backoff.failed()
@@ -72,16 +74,81 @@ class Sender:
             await asyncio.sleep(wait_s)
 
     async def send_once(self) -> int:
-        """Send one batch and mark what the hub took; returns how many rows that was. Raises what the uplink raises."""
-        queued = await asyncio.to_thread(self._outbox.pending, limit=_BATCH_ROWS, max_bytes=_BATCH_BYTES)
-        if not queued:
-            return 0
-        reply = await self._uplink.send(SendRequest(events=tuple(one.event for one in queued)))
+        """Send one batch and mark what the hub took, or set aside the one event that it never will; returns how many
+        rows that was. Raises what the uplink raises, and Unavailable if the disk is full."""
+        await self._mark()
+        queued = await asyncio.to_thread(self._next)
+        while queued:
+            try:
+                reply = await self._send(queued)
+            except InvalidInput as error:
+                if len(queued) == 1:
+                    await self._put_aside(queued[0], error)
+                    break
+                queued = queued[: len(queued) // 2]
+                self._limit_rows = len(queued)
+            else:
+                self._limit_rows = min(_BATCH_ROWS, self._limit_rows * 2)
+                self._turn += 1
+                await self._take(queued, reply)
+                break
+        return len(queued)
+
+    def _next(self) -> list[Queued]:
+        self._outbox.expire()
+        return self._outbox.pending(
+            limit=self._limit_rows,
+            max_bytes=_BATCH_BYTES,
+            oldest_first=self._turn % BACKLOG_EVERY == BACKLOG_EVERY - 1,
+            allowed_bytes=self._budget.allowed_bytes() if self._budget else None,
+        )
+
+    async def _send(self, queued: list[Queued]) -> SendReply:
+        request = SendRequest(events=tuple(one.event for one in queued))
+        if self._budget is None:
+            return await self._uplink.send(request)
+        before_bytes = self._uplink.traffic_bytes["send"]
+        try:
+            return await self._uplink.send(request)
+        finally:
+            # Also of a batch that did not arrive: its bytes went over the link, and that is what is paid for.
+            await asyncio.to_thread(self._spend, queued, self._uplink.traffic_bytes["send"] - before_bytes)
+
+    def _spend(self, queued: list[Queued], wire_bytes: int) -> None:
+        """A batch travels compressed as a whole; each event pays by its size in the queue."""
+        assert self._budget is not None
+        queued_bytes = sum(one.size_bytes for one in queued)
+        spent: dict[str, Counter[str]] = {}
+        for one in queued:
+            found = worth(one.event.body)
+            spent.setdefault(found.kind, Counter())[found.what] += one.size_bytes
+        for kind, reasons in spent.items():
+            self._budget.spend(
+                kind, {reason: -(-size_bytes * wire_bytes // queued_bytes) for reason, size_bytes in reasons.items()}
+            )
+
+    async def _take(self, queued: list[Queued], reply: SendReply) -> None:
         answered = reply.accepted + reply.repeated + len(reply.rejected)
         if answered != len(queued) or any(one.index >= len(queued) for one in reply.rejected):
             raise Corrupt(f"the hub's answer speaks of {answered} events, {len(queued)} were sent; nothing was marked")
         rejected = {queued[one.index].row: one.reason for one in reply.rejected}
         for row, reason in rejected.items():
             _log.error("event_rejected", row=row, reason=reason)
-        await asyncio.to_thread(self._outbox.acknowledge, [one.row for one in queued], rejected=rejected)
-        return len(queued)
+        rows = [one.row for one in queued]
+        self._unmarked = lambda: self._outbox.acknowledge(rows, rejected=rejected)
+        await self._mark()
+
+    async def _mark(self) -> None:
+        """Write down what the hub took. Raises Unavailable where the disk is full, and keeps it in mind."""
+        if self._unmarked is not None:
+            await asyncio.to_thread(self._unmarked)
+            self._unmarked = None
+
+    async def _put_aside(self, one: Queued, error: InvalidInput) -> None:
+        """Only if the hub takes a batch without it. Raises Unavailable otherwise: it is then not this event's fault."""
+        try:
+            await self._uplink.send(SendRequest(events=()))
+        except InvalidInput as other:
+            raise Unavailable(f"the hub turns down whatever it is sent: {other}") from error
+        _log.error("event_set_aside", row=one.row, reason=str(error))
+        await asyncio.to_thread(self._outbox.set_aside, {one.row: str(error)})

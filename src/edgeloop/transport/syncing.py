@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from edgeloop.backoff import Backoff
 from edgeloop.contracts.errors import EdgeloopError, Refused
 from edgeloop.contracts.messages import Desired, DeviceReport, SyncRequest
-from edgeloop.transport.sender import Backoff
+from edgeloop.transport.sender import FIRST_WAIT_S, asked_wait_s
 from edgeloop.transport.uplink import Uplink
 
 _log = structlog.get_logger(__name__)
@@ -68,16 +69,16 @@ class SyncLoop:
             self._on_desired(desired)
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff(longest_s=self._longest_backoff_s)
+        backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=self._longest_backoff_s)
         while True:
             try:
                 await step()
-                backoff.worked()
+                backoff.succeeded()
             except EdgeloopError as error:
                 self.is_reachable = False
                 if isinstance(error, Refused):
                     self._on_refused()
-                wait_s = backoff.failed()
+                wait_s = asked_wait_s(error, backoff)
                 _log.warning("sync_failed", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
                 await asyncio.sleep(wait_s)
             except Exception as error:  # noqa: BLE001 - the outer guard: syncing goes on for as long as the process

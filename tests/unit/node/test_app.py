@@ -1,5 +1,6 @@
 """A whole node as its app wires it, between real devices' uplinks and a real cloud."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from edgeloop.cloud.store import fleet
 from edgeloop.contracts.errors import NotFound, Refused
-from edgeloop.contracts.messages import Desired, SyncRequest
+from edgeloop.contracts.messages import Account, Desired, SendRequest, SyncRequest
 from edgeloop.contracts.states import Kind
 from edgeloop.hub.waker import Waker
 from edgeloop.node.app import make_app, run_node
@@ -21,7 +22,7 @@ from edgeloop.transport.identity import Identity
 from edgeloop.transport.membership import Membership
 from edgeloop.transport.uplink import Uplink
 from house import Wire
-from small_cloud import SmallCloud, enrol_request, key_of, report, until
+from small_cloud import SmallCloud, enrol_request, event, key_of, report, until
 
 pytestmark = pytest.mark.anyio
 
@@ -85,6 +86,21 @@ async def _comes_up(site: Site, uplink: Uplink, active: str) -> None:
 async def test_report_of_a_device_comes_up(cloud: SmallCloud, tmp_path: Path) -> None:
     async with _site(cloud, tmp_path / "node") as site:
         await _comes_up(site, await site.join("camera-1"), "tiny@1.0.0")
+
+
+async def test_accounts_of_a_nodes_outbox_come_up_with_its_own_report(cloud: SmallCloud, tmp_path: Path) -> None:
+    async with _site(cloud, tmp_path / "node") as site:
+        uplink = await site.join("camera-1")
+        await uplink.send(SendRequest(events=(event(1), event(2))))
+
+        async def told() -> bool:
+            await _say(uplink, f"tiny@1.0.{next(versions)}")  # news of a device, with which the node reports itself
+            views = {view.device_id: view for view in await cloud.database.read(fleet.list_devices)}
+            report = views["gateway"].report
+            return report is not None and report.health.outbox.get("reading", Account()).acknowledged.rows == 2
+
+        versions = itertools.count()
+        await until(told, "the node's accounts")
 
 
 async def test_device_that_is_not_enrolled_here_is_refused(cloud: SmallCloud, tmp_path: Path) -> None:

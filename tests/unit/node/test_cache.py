@@ -263,3 +263,30 @@ async def test_last_copy_does_not_hide_what_the_cloud_says(
     above.is_away = True
     with pytest.raises(EdgeloopError, match="no"):
         await cache.get(TIMESTAMP)
+
+
+@pytest.mark.parametrize("path", [TIMESTAMP, "images/metadata/2.root.json"])
+async def test_those_who_ask_at_once_share_an_answer_that_is_newer_than_their_question(
+    cache: Cache, uplink: FakeUplink, path: str
+) -> None:
+    uplink.go = asyncio.Event()
+    first = asyncio.create_task(_outcome(cache, path))
+    while not uplink.asked:
+        await asyncio.sleep(0)
+    later = [asyncio.create_task(_outcome(cache, path)) for _ in range(20)]
+    await asyncio.sleep(0)
+    uplink.files[TIMESTAMP] = b"two"
+    uplink.go.set()
+    await first
+    expected = b"two" if path == TIMESTAMP else None
+    assert [await one for one in later] == [expected] * 20
+    assert len(uplink.asked) == 2
+    await _outcome(cache, path)
+    assert len(uplink.asked) == 3
+
+
+async def _outcome(cache: Cache, path: str) -> bytes | None:
+    try:
+        return await _whole(await cache.get(path))
+    except NotFound:
+        return None

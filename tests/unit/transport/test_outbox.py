@@ -14,7 +14,8 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.messages import Alert, Body, Event, Reading, Sample
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Reason
-from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.outbox import ROW_BYTES, Outbox
+from edgeloop.transport.worth import Bounds
 
 _APPEND_FOR_EVER = """
 import sys
@@ -34,7 +35,8 @@ from pathlib import Path
 from edgeloop.contracts.errors import Unavailable
 from edgeloop.contracts.messages import Alert
 from edgeloop.transport.outbox import Outbox
-outbox = Outbox(Path(sys.argv[1]), "camera-1", max_bytes=20_000)
+from edgeloop.transport.worth import Bounds
+outbox = Outbox(Path(sys.argv[1]), "camera-1", bounds=Bounds(max_bytes=20_000))
 alert = Alert(what="a", detail="b" * 1000)
 while not outbox.stats().evicted_rows:
     outbox.append([alert], at_ms=0)
@@ -72,8 +74,8 @@ def _alert(what: str = "drift") -> Alert:
     return Alert(what=what, detail="d")
 
 
-def _sample(size_bytes: int = 10) -> Sample:
-    return Sample(source="door", reason=Reason.AUDIT, media="image/png", data=bytes(size_bytes))
+def _sample(size_bytes: int = 10, reason: Reason = Reason.UNSURE) -> Sample:
+    return Sample(source="door", reason=reason, media="image/png", data=bytes(size_bytes))
 
 
 def _event(sequence: int, *, device_id: str = "sensor-7", epoch: int = 3, body: Body | None = None) -> Event:
@@ -90,7 +92,7 @@ def _bounded(tmp_path: Path, *, rows: int, body: Body) -> Outbox:
     probe.append([body], at_ms=0)
     size_bytes = probe.stats().pending_bytes
     probe.close()
-    return Outbox(tmp_path / "bounded.db", "camera-1", max_bytes=size_bytes * rows + rows)
+    return Outbox(tmp_path / "bounded.db", "camera-1", bounds=Bounds(max_bytes=(size_bytes + ROW_BYTES) * rows + rows))
 
 
 # ---- appending
@@ -314,7 +316,7 @@ def test_empty_outbox_has_nothing_pending(outbox: Outbox) -> None:
 
 
 def test_outbox_stays_within_its_bound(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "o.db", "camera-1", max_bytes=20_000)
+    outbox = Outbox(tmp_path / "o.db", "camera-1", bounds=Bounds(max_bytes=20_000))
     for _ in range(50):
         outbox.append([_sample(1000)], at_ms=0)
     total = outbox.stats().pending_bytes
@@ -392,7 +394,7 @@ def test_alert_outlives_a_reading_that_comes_after_it(tmp_path: Path) -> None:
 
 
 def test_event_larger_than_the_outbox_does_not_empty_it(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "o.db", "camera-1", max_bytes=5000)
+    outbox = Outbox(tmp_path / "o.db", "camera-1", bounds=Bounds(max_bytes=5000))
     outbox.append([_alert()], at_ms=0)
     outbox.append([_sample(10_000)], at_ms=0)
     kinds = [type(event.body).__name__ for event in outbox.events()]

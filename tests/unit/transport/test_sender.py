@@ -1,14 +1,14 @@
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.backoff import Backoff
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.messages import Alert, Event, Rejected, SendReply, SendRequest
 from edgeloop.transport.outbox import Outbox
-from edgeloop.transport.sender import Backoff, Sender
+from edgeloop.transport.sender import Sender, asked_wait_s
 
 Identity3 = tuple[str, int, int]
 
@@ -135,27 +135,24 @@ def test_rejected_event_does_not_block_the_others(outbox: Outbox) -> None:
     hub.reject = lambda event: "too old" if event.sequence == 2 else None
     _fill(outbox, 3)
     asyncio.run(_sender(outbox, hub).send_once())
-    assert (_sequences(hub), outbox.stats().pending_rows) == ([1, 3], 0)
+    assert _sequences(hub) == [1, 3]
 
 
 def test_rejected_event_is_not_sent_again(outbox: Outbox) -> None:
     hub = FakeHub()
-    hub.reject = lambda event: "too old"
+    hub.reject = lambda event: "too old" if event.sequence <= 3 else None
     _fill(outbox, 3)
-    sender = _sender(outbox, hub)
-    asyncio.run(sender.send_once())
-    assert asyncio.run(sender.send_once()) == 0
+    asyncio.run(_run_until(_sender(outbox, hub), lambda: outbox.stats().pending_rows == 0))
+    # The alert that tells of it is all that came after.
+    assert (_sequences(hub), outbox.stats().aside_rows) == ([4], 3)
 
 
-def test_reason_of_a_rejected_row_is_kept(outbox: Outbox, tmp_path: Path) -> None:
+def test_reason_of_a_rejected_row_is_kept(outbox: Outbox) -> None:
     hub = FakeHub()
     hub.reject = lambda event: "too old" if event.sequence == 2 else None
     _fill(outbox, 3)
     asyncio.run(_sender(outbox, hub).send_once())
-    connection = sqlite3.connect(tmp_path / "outbox.db")
-    found = connection.execute("SELECT sequence, rejected FROM events ORDER BY sequence").fetchall()
-    connection.close()
-    assert found == [(1, None), (2, "too old"), (3, None)]
+    assert [(one.sequence, one.reason) for one in outbox.aside()] == [(2, "too old")]
 
 
 def test_reply_that_does_not_fit_the_batch_is_an_edgeloop_error(outbox: Outbox) -> None:
@@ -164,23 +161,75 @@ def test_reply_that_does_not_fit_the_batch_is_an_edgeloop_error(outbox: Outbox) 
         asyncio.run(_sender(outbox, LyingHub()).send_once())
 
 
-# ---- backoff
+# ---- what a hub turns down whole
 
 
-@pytest.mark.parametrize(("draw", "expected"), [(0.0, [0.5, 1.0, 2.0, 4.0, 4.0]), (1.0, [1.0, 2.0, 4.0, 8.0, 8.0])])
-def test_waits_double_up_to_the_longest(draw: float, expected: list[float]) -> None:
-    backoff = Backoff(first_s=1.0, longest_s=8.0, draw=lambda: draw)
-    assert [backoff.failed() for _ in range(5)] == expected
+class PickyHub(FakeHub):
+    """Turns a whole batch down if it holds one of these, as a hub does that cannot read it."""
+
+    def __init__(self, *poison: int, takes_nothing: bool = False) -> None:
+        super().__init__()
+        self._poison = set(poison)
+        self._takes_nothing = takes_nothing
+
+    async def send(self, request: SendRequest) -> SendReply:
+        """Take a batch without poison."""
+        if self._takes_nothing or self._poison & {event.sequence for event in request.events}:
+            self.calls += 1
+            raise InvalidInput("the request (SendRequest) does not have the expected form")
+        return await super().send(request)
 
 
-def test_waits_start_over_after_a_success() -> None:
-    backoff = Backoff(first_s=1.0, longest_s=8.0, draw=lambda: 1.0)
-    backoff.failed()
-    backoff.failed()
-    backoff.worked()
-    assert backoff.failed() == 1.0
+@pytest.mark.parametrize("poison", [(1,), (250,), (500,), (3, 4, 400)])
+def test_event_that_spoils_its_batch_is_set_aside_and_the_others_arrive(
+    outbox: Outbox, poison: tuple[int, ...]
+) -> None:
+    hub = PickyHub(*poison)
+    _fill(outbox, 500)
+    asyncio.run(_run_until(_sender(outbox, hub), lambda: outbox.stats().pending_rows == 0))
+    assert [one.sequence for one in outbox.aside()] == list(poison)
+    assert set(range(1, 501)) - set(poison) <= set(_sequences(hub))
 
 
-def test_waits_stay_bounded_however_often_it_fails() -> None:
-    backoff = Backoff(first_s=1.0, longest_s=8.0, draw=lambda: 1.0)
-    assert max(backoff.failed() for _ in range(5000)) == 8.0
+def test_hub_that_turns_down_everything_costs_no_event(outbox: Outbox) -> None:
+    _fill(outbox, 50)
+    with pytest.raises(Unavailable, match="turns down whatever it is sent"):
+        asyncio.run(_sender(outbox, PickyHub(takes_nothing=True)).send_once())
+    assert (outbox.stats().pending_rows, outbox.aside()) == (50, [])
+
+
+# ---- the disk, while the hub is there
+
+
+class FullDisk:
+    """An outbox that cannot write down what the hub took, for so many tries."""
+
+    def __init__(self, outbox: Outbox, failures: int) -> None:
+        self._outbox = outbox
+        self._failures = failures
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._outbox, name)
+
+    def acknowledge(self, rows: list[int], *, rejected: dict[int, str]) -> None:
+        """See Outbox.acknowledge."""
+        self._failures -= 1
+        if self._failures >= 0:
+            raise Unavailable("the outbox cannot write: database or disk is full")
+        self._outbox.acknowledge(rows, rejected=rejected)
+
+
+def test_what_the_hub_has_is_not_sent_again_while_the_disk_is_full(outbox: Outbox) -> None:
+    hub = FakeHub()
+    _fill(outbox, 10)
+    sender = _sender(FullDisk(outbox, failures=3), hub)  # type: ignore[arg-type]
+    asyncio.run(_run_until(sender, lambda: outbox.stats().pending_rows == 0))
+    assert (hub.calls, _sequences(hub)) == (1, list(range(1, 11)))
+
+
+def test_hub_that_asks_for_patience_gets_it() -> None:
+    busy = Unavailable("too much was asked for")
+    busy.retry_after_s = 7.0
+    backoff = Backoff(first_s=0.1, longest_s=1.0)
+    assert asked_wait_s(busy, backoff) == 7.0
+    assert asked_wait_s(Unavailable("away"), backoff) <= 0.2

@@ -35,19 +35,19 @@ class Server:
         self._checker = ProofChecker(clock=lambda: now_s)
         self._answer = answer or (lambda request: httpx.Response(200, content=to_msgpack(SyncReply())))
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
         """Answer one request."""
         self.requests.append(request)
         path, _, query = request.url.raw_path.decode().partition("?")
         signed = read_signed(request.method, path, query, request.content, request.headers.get)
         try:
-            self._checker.check(signed, KEY.public_key().public_bytes_raw())
+            await self._checker.check(signed, KEY.public_key().public_bytes_raw())
         except StaleSignature as error:
             return _error(error, server_time_s=error.server_time_s)
         return self._answer(request)
 
 
-def _uplink(server: Answer, *, now_s: float = 1_000_000.0) -> Uplink:
+def _uplink(server: "Answer | Server", *, now_s: float = 1_000_000.0) -> Uplink:
     client = httpx.AsyncClient(transport=httpx.MockTransport(server), base_url="http://hub.test")
     return Uplink(client, Identity("camera-1", KEY), clock=lambda: now_s)
 
