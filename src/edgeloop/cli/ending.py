@@ -1,16 +1,17 @@
 """How a process of ours ends: an error becomes a line on standard error and an exit code, see `app`.
 
 Whoever reads our standard output may leave before its end (`| head -1`): we end then, without a word, as any program
-does that a closed pipe ends. Only there: a broken connection elsewhere is an error like others.
+does that a closed pipe ends. Only there: a broken connection elsewhere is an error like others. Where a full disk takes
+no more of what we print, that is an error that says so.
 """
 
 import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
-from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
 
 READER_LEFT = 141
 """What a shell shows of a program that a closed pipe ended: 128 + SIGPIPE."""
@@ -21,15 +22,14 @@ def run_to_end(work: Callable[[], object]) -> None:
     try:
         work()
     except EdgeloopError as error:
-        from rich.console import Console  # a process that ends well need not load it
-
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]{error.code}[/]: {_plain(str(error))}", highlight=False)
-        sys.exit(error.exit_code)
+        _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        # Here and not behind us, where Python would report that nobody reads it.
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()  # here and not behind us, where Python would report that nobody reads it
+        except EdgeloopError as error:
+            _fail(error)
 
 
 def heed_closed_pipes() -> None:
@@ -68,12 +68,33 @@ class _Pipe(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            self._drop_what_follows()
             if self._ends:
                 raise SystemExit(READER_LEFT) from None
             return len(data)
+        except OSError as error:
+            from edgeloop.bundle.durable import is_disk_full
+
+            if not is_disk_full(error):
+                raise
+            self._drop_what_follows()
+            if self._ends:
+                told = f"standard output takes no more: {error.strerror}. Free some space and try again."
+                raise Unavailable(told) from error
+            return len(data)
+
+    def _drop_what_follows(self) -> None:
+        """Else what is buffered would be tried again at the end, and fail again."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+def _fail(error: EdgeloopError) -> NoReturn:
+    from rich.console import Console  # a process that ends well need not load it
+
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]{error.code}[/]: {_plain(str(error))}", highlight=False)
+    sys.exit(error.exit_code)
 
 
 def _plain(text: str) -> str:

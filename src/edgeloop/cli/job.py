@@ -19,7 +19,9 @@ def submit(
     kind: Annotated[str, typer.Argument(help="train or retrain.")],
     bundle: Annotated[str, typer.Argument(help="NAME@VERSION that it will make.")],
     parent: Annotated[str | None, typer.Option(help="NAME@VERSION to go on from.")] = None,
-    data: Annotated[str, typer.Option(help="Where digits come from, as the worker sees it.")] = "bundled",
+    data: Annotated[
+        str, typer.Option(help="Where digits come from: bundled, keras, or a path in what the worker lends.")
+    ] = "bundled",
     operator: Operator = OPERATOR_DEFAULT,
     as_json: AsJson = False,
 ) -> None:

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from edgeloop.cli.progress import progress_bar
-from edgeloop.cli.say import emit_json
+from edgeloop.cli.say import emit_json, printable
 from edgeloop.cli.show import AsJson, console, percent, show_table, size
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.toolchain.nets.name import NetName
@@ -140,9 +140,8 @@ def inspect(
     if as_json:
         emit_json(manifest)
         return
-    console.print(
-        f"[bold]{manifest.ref}[/]  {manifest.task}, {len(manifest.labels)} labels: {escape(' '.join(manifest.labels))}"
-    )
+    labels = escape(printable(" ".join(manifest.labels)))
+    console.print(f"[bold]{manifest.ref}[/]  {manifest.task}, {len(manifest.labels)} labels: {labels}")
     steps = " → ".join(type(step).__name__.lower() for step in manifest.preprocess)
     console.print(f"input {manifest.input.shape} {manifest.input.modality}: {steps}", highlight=False)
     rows = [

@@ -12,7 +12,7 @@ from rich.markup import escape
 from edgeloop.cli.progress import progress_bar
 from edgeloop.cli.say import emit_json, printable
 from edgeloop.cli.show import AsJson, console, percent, show_table, size
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.output import Task
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from edgeloop.cli.watch import LeftOut
     from edgeloop.contracts.prediction import Prediction
-    from edgeloop.runtime.bench import Contender
+    from edgeloop.runtime.bench import Bench, Contender
+    from edgeloop.runtime.engines.settings import Found
     from edgeloop.runtime.predictor import Predictor
     from edgeloop.runtime.sources.port import Frame
     from edgeloop.runtime.streaming import StreamCounts
@@ -60,7 +61,7 @@ def predict(
     predictor = load(bundle, engine=engine, threads=threads, race_s=race_s, enrolled=enrolled)
     if draw is not None:
         _require_drawable(predictor)
-        draw.mkdir(parents=True, exist_ok=True)
+        _make_folder(draw)
     variant = predictor.variant
     table = _Rows(f"{predictor.manifest.ref} on {variant.engine} {variant.precision}, {predictor.setting}")
     failed = 0
@@ -69,7 +70,7 @@ def predict(
         for frame, made in Stream(predictor, source, cache=cache, smooth=False).answers():
             if isinstance(made, EdgeloopError):
                 failed += 1
-                typer.echo(f"{made.code}: {frame.name + ': ' if frame else ''}{made}", err=True)
+                typer.echo(_told(frame, made), err=True)
                 continue
             if as_json:
                 emit_json({"source": made.source, "prediction": made})
@@ -118,9 +119,11 @@ def watch(
 
     # Drawn by a thread of Rich's own, so that the rate falls to nothing when nothing comes.
     with Live(get_renderable=render, console=console, refresh_per_second=_REFRESH_HZ):
-        for _, made in stream.answers():
-            if not isinstance(made, EdgeloopError):
-                with lock:
+        for frame, made in stream.answers():
+            with lock:
+                if isinstance(made, EdgeloopError):
+                    view.fail(_told(frame, made))
+                else:
                     view.add(made)
 
 
@@ -148,12 +151,10 @@ def bench(
         remember_race(opened, able, race, threads=threads)
     if as_json:
         emit_json(found)
-        return
-    show_table(f"{found.bundle}, {found.rounds} rounds", _BENCH_COLUMNS, [_bench_row(one) for one in found.contenders])
-    for one in beside:
-        if one.problem:
-            console.print(f"passed over: {one.engine} {one.accelerator}: {one.problem}", style="dim", highlight=False)
-    console.print(found.why, highlight=False, markup=False)
+    else:
+        _show_bench(found, beside)
+    if race is None:
+        raise Unavailable(f"nothing of {found.bundle} may be used here; each contender's failure says why")
 
 
 def enrol(
@@ -215,6 +216,16 @@ def _left_out(counts: "StreamCounts") -> "LeftOut":
     )
 
 
+def _show_bench(found: "Bench", beside: "tuple[Found, ...]") -> None:
+    rows = [_bench_row(one) for one in found.contenders]
+    show_table(f"{found.bundle}, {found.rounds} rounds", _BENCH_COLUMNS, rows)
+    for one in beside:
+        if one.problem:
+            told = f"passed over: {one.engine} {one.accelerator}: {one.problem}"
+            console.print(told, style="dim", highlight=False, markup=False)
+    console.print(found.why, highlight=False, markup=False)
+
+
 def _bench_row(one: "Contender") -> tuple[str, ...]:
     def ms(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f} ms"
@@ -228,8 +239,12 @@ def _bench_row(one: "Contender") -> tuple[str, ...]:
         "-" if one.peak_memory_bytes is None else size(one.peak_memory_bytes),
         percent(one.agreement),
         size(one.size_bytes),
-        one.failure or "",
+        escape(one.failure or ""),
     )
+
+
+def _told(frame: "Frame | None", error: EdgeloopError) -> str:
+    return f"{error.code}: {frame.name + ': ' if frame else ''}{error}"
 
 
 def _row(made: "Prediction") -> tuple[str, ...]:
@@ -245,9 +260,9 @@ def _row(made: "Prediction") -> tuple[str, ...]:
     cached = " cached" if made.cached else ""
     return (
         escape(printable(made.source)),
-        escape(made.label or "none"),
+        escape(printable(made.label or "none")),
         score,
-        told,
+        escape(printable(told)),
         f"{made.latency_ms:.3f} ms{cached}",
     )
 
@@ -257,6 +272,15 @@ def _require_drawable(predictor: "Predictor") -> None:
         raise InvalidInput(f"{predictor.manifest.ref} takes {predictor.manifest.input.modality}; --draw is for images")
 
 
+def _make_folder(folder: Path) -> None:
+    from edgeloop.bundle.durable import make_folder, storage_error
+
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise storage_error(error, folder, size_bytes=0) from error
+
+
 def _draw(frame: "Frame", made: "Prediction", predictor: "Predictor", folder: Path) -> None:
     from edgeloop.bundle.durable import write_durable
     from edgeloop.runtime.draw import draw
@@ -264,4 +288,4 @@ def _draw(frame: "Frame", made: "Prediction", predictor: "Predictor", folder: Pa
 
     picture = draw(as_image(frame.data), made, predictor.manifest.labels)
     name = made.source.replace("/", "_")  # whole: a video's frames differ in their number alone
-    write_durable(folder / (name if name.endswith(".png") else f"{name}.png"), encode_png(picture))
+    write_durable(folder / (name if name.endswith(".png") else f"{name}.png"), encode_png(picture, quick=True))

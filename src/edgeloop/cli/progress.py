@@ -14,6 +14,7 @@ def progress_bar(beginning: str) -> Iterator[Callable[[float, str], None]]:
     Where standard error is no terminal, nothing is drawn.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(beginning, total=1.0)
         yield lambda share, line: bar.update(task, completed=share, description=line)

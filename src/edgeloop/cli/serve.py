@@ -22,7 +22,7 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads of one inference; unless told: 1 for many askers, the best for one."),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Inferences at a time; one a core unless told.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=1024, help="Inferences at a time; one a core unless told.")]
 Queue = Annotated[int, typer.Option(min=1, help="Inputs that may wait; more are answered 429 with Retry-After.")]
 MaxBatch = Annotated[
     int, typer.Option(min=1, help="At most so many inputs a run, where more than one is measured to pay; 1 for never.")

@@ -28,7 +28,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
         title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=index == 0)
+        table.add_column(column, no_wrap=index == 0, overflow="fold")  # over two lines rather than cut off
     for row in shown:
         table.add_row(*row)
     console.print(table)

@@ -50,6 +50,7 @@ class WatchView:
         self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES)
         self._last: deque[Prediction] = deque(maxlen=_ROWS)
         self._left_out = LeftOut()
+        self._problem = ""
 
     def add(self, prediction: Prediction) -> None:
         """One more answer."""
@@ -60,17 +61,22 @@ class WatchView:
         self._last.append(prediction)
         self._forget()
 
+    def fail(self, problem: str) -> None:
+        """An input that could not be used, and why; the last of them is shown."""
+        self._problem = problem
+
     def tell(self, left_out: LeftOut) -> None:
         """What was left out so far."""
         self._left_out = left_out
 
     def render(self) -> RenderableType:
-        """A panel: rate and latency, counters, the last answers, newest first."""
+        """A panel: rate and latency, counters, the last error if there was one, the last answers, newest first."""
         self._forget()
         rate = len(self._times_s) / _RATE_OVER_S
         parts = (
             Text(f"{rate:.1f} fps   {_latency_line(self._latencies_ms)}"),
             Text(_counter_line(self._answered, self._cached, self._left_out), style="dim"),
+            *([Text(f"last error: {printable(self._problem)}", style="red")] if self._problem else ()),
             _table(tuple(reversed(self._last))),
         )
         return Panel(Group(*parts), title=Text(printable(self._title)), title_align="left", box=box.ROUNDED)

@@ -1,5 +1,6 @@
 """The toolchain worker: does the cloud's jobs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,9 @@ def group() -> None:
 def run(
     operator: Operator = OPERATOR_DEFAULT,
     name: Annotated[str, typer.Option(help="The worker's name.")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="A folder of data that jobs may name; else only what edgeloop brings along.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Do jobs until Ctrl-C."""
@@ -28,4 +32,8 @@ def run(
 
     chosen = name or default_id("worker")
     where = read_operator(operator)
-    run_worker(where, name=chosen, on_ready=lambda: ready("worker", as_json=as_json, name=chosen, cloud=where.url))
+
+    def on_ready() -> None:
+        ready("worker", as_json=as_json, name=chosen, cloud=where.url)
+
+    run_worker(where, name=chosen, on_ready=on_ready, data=data)

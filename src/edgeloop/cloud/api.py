@@ -1,26 +1,31 @@
 """The REST API for people's tools and workers; its OpenAPI comes from the same types (contracts.api).
 
-Every route wants an operator's token. Neighbours: `transport.cloud_api` is the client; `app` mounts this.
+Every route states the role that it needs, and `door` asks for it. Neighbours: `transport.cloud_api` is the client;
+`app` mounts this.
 """
 
 import re
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, Response, Router, get, post, put
-from litestar.connection import ASGIConnection
+import sqlalchemy as sa
+from litestar import Controller, Response, Router, delete, get, post, put
 from litestar.di import NamedDependency, Provide
-from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.types import ASGIApp
 
 from edgeloop import __version__
 from edgeloop.cloud import publish as publishing
 from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.config import CloudConfig
+from edgeloop.cloud.door import OPERATOR, OWNER, UNLOGGED, VIEWER, AnyRequest, Doorkeeper, caller_of, note
 from edgeloop.cloud.hub import Stores
-from edgeloop.cloud.store import analysis, fleet, inbox, jobs, registry, rollouts
+from edgeloop.cloud.keys_api import KeyRoutes
+from edgeloop.cloud.store import access, analysis, fleet, inbox, jobs, registry, rollouts, roots
+from edgeloop.contracts.access import AccessEntry, AccessRequest, AccessToken, AccessView
 from edgeloop.contracts.api import (
+    AbortRequest,
     BundleView,
     DeviceView,
     DriftRow,
@@ -31,6 +36,7 @@ from edgeloop.contracts.api import (
     JobView,
     JoinToken,
     JoinTokenRequest,
+    JoinTokenView,
     LabelRequest,
     PublishRequest,
     ReadingView,
@@ -40,15 +46,16 @@ from edgeloop.contracts.api import (
     Status,
 )
 from edgeloop.contracts.codec import require_known_schema
-from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
-from edgeloop.contracts.join import Join, roots_fingerprint
+from edgeloop.contracts.errors import InvalidInput, NotFound
+from edgeloop.contracts.join import Join, secret_hash, token_id
 from edgeloop.contracts.names import BundleRef
+from edgeloop.hub.limits import Failures
+from edgeloop.hub.tls import ServerFiles, authority_der
 
 _ARTIFACT = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_MEDIA = re.compile(r"(?:image|audio|application)/[a-z0-9.+-]{1,60}")
+_MEDIA = re.compile(r"(?:image|audio|application)/[a-z0-9.+-]{1,60}|text/csv")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Limit = Annotated[int, QueryParameter(ge=1, le=10_000)]
-AnyRequest = Request[Any, Any, Any]
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -62,28 +69,22 @@ class Services(msgspec.Struct, frozen=True):
 Cloud = NamedDependency[Services]
 
 
-class AbortRequest(msgspec.Struct, frozen=True):
-    """Why a rollout is stopped."""
-
-    reason: str
-
-
 def api_router(services: Services) -> Router:
     """The routes under /api/v1."""
 
-    async def operators_only(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and token:
-            if await services.stores.database.read(lambda c: fleet.is_api_token(c, token)):
-                return
-            raise Refused("this token is not one of this cloud's; use the operator file that 'cloud init' wrote")
-        raise Refused("no token; send 'Authorization: Bearer TOKEN' with the token of the operator file")
+    door = Doorkeeper(services.stores.database, Failures(services.config.limits))
+
+    def before(app: ASGIApp) -> ASGIApp:  # not the method itself: Litestar copies what it is given, to the depths
+        return door.before(app)
 
     return Router(
         path="/api/v1",
-        route_handlers=[FleetRoutes, BundleRoutes, RolloutRoutes, InboxRoutes, JobRoutes],
-        dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
-        guards=[operators_only],
+        route_handlers=[FleetRoutes, AccessRoutes, BundleRoutes, KeyRoutes, RolloutRoutes, InboxRoutes, JobRoutes],
+        dependencies={
+            "services": Provide(lambda: services, sync_to_thread=False),
+            "stores": Provide(lambda: services.stores, sync_to_thread=False),
+        },
+        middleware=[before],
     )
 
 
@@ -93,7 +94,7 @@ class FleetRoutes(Controller):
     path = "/"
     tags = ["fleet"]
 
-    @get("/status")
+    @get("/status", security=VIEWER)
     async def status(self, services: Cloud) -> Status:
         """The cloud in a line."""
         database = services.stores.database
@@ -107,20 +108,56 @@ class FleetRoutes(Controller):
             samples=sum(row.samples for row in counts),
         )
 
-    @post("/join-tokens")
-    async def make_join_token(self, services: Cloud, data: JSONBody[JoinTokenRequest]) -> JoinToken:
+    @post("/join-tokens", security=OPERATOR)
+    async def make_join_token(
+        self, services: Cloud, request: AnyRequest, data: JSONBody[JoinTokenRequest]
+    ) -> JoinToken:
         """A token that admits devices; it is shown this once."""
-        now_s = time.time()
-        secret = await services.stores.database.write(lambda c: fleet.make_join_token(c, data, now_s=now_s))
-        fingerprint = roots_fingerprint(services.stores.images.root, services.stores.director.root)
-        return JoinToken(token=str(Join(secret, fingerprint)), uses=data.uses, expires_at_s=now_s + data.valid_s)
+        now_s, by = time.time(), caller_of(request).name
+        secret = await services.stores.database.write(lambda c: fleet.make_join_token(c, data, now_s=now_s, by=by))
+        fingerprint = (await services.stores.database.read(roots.read_roots)).fingerprint()
+        made = JoinToken(
+            token=str(Join(secret, fingerprint, authority_der(ServerFiles(services.config.tls)))),
+            uses=data.uses,
+            expires_at_s=now_s + data.valid_s,
+            token_id=token_id(secret_hash(secret)),
+        )
+        note(request, f"{made.token_id} for {data.uses} {data.note}")
+        return made
 
-    @get("/devices")
+    @get("/join-tokens", security=VIEWER)
+    async def join_tokens(self, services: Cloud) -> list[JoinTokenView]:
+        """All join tokens, without their secrets, newest first."""
+        return await services.stores.database.read(fleet.list_join_tokens)
+
+    @post("/join-tokens/{token:str}/revoke", status_code=200, security=OPERATOR)
+    async def revoke_join_token(self, services: Cloud, token: FromPath[str]) -> JoinTokenView:
+        """Let nobody else in with a token."""
+        return await services.stores.database.write(lambda c: fleet.revoke_join_token(c, token, now_s=time.time()))
+
+    @post("/devices/{device_id:str}/revoke", status_code=200, security=OPERATOR)
+    async def revoke_device(self, services: Cloud, device_id: FromPath[str]) -> DeviceView:
+        """Take nothing from a device, from its next request on; one that is held open ends."""
+
+        def operation(connection: sa.Connection) -> set[str]:
+            fleet.revoke(connection, device_id, now_s=time.time())
+            return fleet.with_carriers(connection, {device_id})
+
+        services.conductor.wake(await services.stores.database.write(operation))
+        return await services.stores.database.read(lambda c: fleet.get_device(c, device_id))
+
+    @post("/devices/{device_id:str}/allow", status_code=200, security=OPERATOR)
+    async def allow_device(self, services: Cloud, device_id: FromPath[str]) -> DeviceView:
+        """Let a revoked device enrol again, with a join token."""
+        await services.stores.database.write(lambda c: fleet.allow_rejoin(c, device_id))
+        return await services.stores.database.read(lambda c: fleet.get_device(c, device_id))
+
+    @get("/devices", security=VIEWER)
     async def devices(self, services: Cloud) -> list[DeviceView]:
         """All devices and nodes."""
         return await services.stores.database.read(fleet.list_devices)
 
-    @get("/devices/{device_id:str}/readings")
+    @get("/devices/{device_id:str}/readings", security=VIEWER)
     async def readings(
         self,
         services: Cloud,
@@ -134,34 +171,72 @@ class FleetRoutes(Controller):
         )
 
 
+class AccessRoutes(Controller):
+    """Who may do what, and who did what."""
+
+    path = "/access"
+    tags = ["access"]
+
+    @get("/", security=OWNER)
+    async def tokens(self, services: Cloud) -> list[AccessView]:
+        """Who has a token."""
+        return await services.stores.database.read(access.list_tokens)
+
+    @post("/", security=OWNER)
+    async def add_access(self, services: Cloud, request: AnyRequest, data: JSONBody[AccessRequest]) -> AccessToken:
+        """A token for somebody; it is shown this once."""
+        now_s, by = time.time(), caller_of(request).name
+        token = await services.stores.database.write(lambda c: access.add_token(c, data, by=by, now_s=now_s))
+        note(request, f"{data.name} {data.role}")
+        expires_at_s = None if data.valid_s is None else now_s + data.valid_s
+        return AccessToken(name=data.name, role=data.role, token=token, expires_at_s=expires_at_s)
+
+    @delete("/{name:str}", security=OWNER)
+    async def revoke_access(self, services: Cloud, name: FromPath[str]) -> None:
+        """Take somebody's token back, from the next request on."""
+        await services.stores.database.write(lambda c: access.revoke_token(c, name))
+
+    @get("/log", security=OWNER)
+    async def access_log(
+        self,
+        services: Cloud,
+        before: Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)] = None,
+        limit: Limit = 100,
+    ) -> list[AccessEntry]:
+        """What was done, newest first, or before an entry."""
+        return await services.stores.database.read(lambda c: access.list_log(c, before=before, limit=limit))
+
+
 class BundleRoutes(Controller):
     """What is published, and publishing."""
 
     path = "/"
     tags = ["bundles"]
 
-    @get("/bundles")
+    @get("/bundles", security=VIEWER)
     async def bundles(self, services: Cloud) -> list[BundleView]:
         """All published bundles."""
         return await services.stores.database.read(registry.list_bundles)
 
-    @post("/bundles")
-    async def publish(self, services: Cloud, data: JSONBody[PublishRequest]) -> BundleView:
+    @post("/bundles", security=OPERATOR)
+    async def publish(self, services: Cloud, request: AnyRequest, data: JSONBody[PublishRequest]) -> BundleView:
         """List a bundle whose files were handed over, with metadata signed by the targets key."""
         known = require_known_schema(data, "the request (PublishRequest)")
-        return await publishing.publish(services.stores, known, now_s=time.time())
+        made = await publishing.publish(services.stores, known, now_s=time.time())
+        note(request, f"{made.name}@{made.version}")
+        return made
 
-    @get("/targets", media_type="application/octet-stream")
+    @get("/targets", security=VIEWER, media_type="application/octet-stream")
     async def targets(self, services: Cloud) -> bytes:
         """The newest signed targets metadata."""
         return (await services.stores.database.read(registry.newest_targets)).metadata
 
-    @post("/files/missing", status_code=200)
+    @post("/files/missing", status_code=200, security=OPERATOR, opt=UNLOGGED)
     async def missing(self, services: Cloud, data: JSONBody[list[str]]) -> list[str]:
         """Which of these files the cloud lacks."""
         return await publishing.missing_files(services.stores, [_sha256(one) for one in data])
 
-    @put("/files/{sha256:str}", status_code=204)
+    @put("/files/{sha256:str}", status_code=204, security=OPERATOR)
     async def put_file(self, services: Cloud, sha256: FromPath[str], request: AnyRequest) -> None:
         """Hand over a bundle's file."""
         await publishing.take_file(services.stores, _sha256(sha256), await request.body())
@@ -173,25 +248,37 @@ class RolloutRoutes(Controller):
     path = "/rollouts"
     tags = ["rollouts"]
 
-    @get("/")
+    @get("/", security=VIEWER)
     async def rollouts(self, services: Cloud) -> list[RolloutView]:
         """All rollouts."""
         return await services.stores.database.read(rollouts.list_rollouts)
 
-    @post("/")
-    async def start(self, services: Cloud, data: JSONBody[RolloutRequest]) -> RolloutView:
+    @post("/", security=OPERATOR)
+    async def start(self, services: Cloud, request: AnyRequest, data: JSONBody[RolloutRequest]) -> RolloutView:
         """Begin one."""
-        return await services.conductor.start(data)
+        view = await services.conductor.start(data)
+        note(request, f"{view.rollout_id} {view.bundle} to {view.group}")
+        return view
 
-    @get("/{rollout_id:str}")
+    @get("/{rollout_id:str}", security=VIEWER)
     async def rollout(self, services: Cloud, rollout_id: FromPath[str]) -> RolloutView:
         """One rollout."""
         return await services.stores.database.read(lambda c: rollouts.get_rollout(c, rollout_id))
 
-    @post("/{rollout_id:str}/abort", status_code=200)
+    @post("/{rollout_id:str}/abort", status_code=200, security=OPERATOR)
     async def abort(self, services: Cloud, rollout_id: FromPath[str], data: JSONBody[AbortRequest]) -> RolloutView:
         """Stop one."""
-        return await services.conductor.abort(rollout_id, data.reason)
+        return await services.conductor.abort(rollout_id, data)
+
+    @post("/{rollout_id:str}/pause", status_code=200, security=OPERATOR)
+    async def pause(self, services: Cloud, rollout_id: FromPath[str]) -> RolloutView:
+        """Begin nothing more of one until it is resumed."""
+        return await services.conductor.pause(rollout_id)
+
+    @post("/{rollout_id:str}/resume", status_code=200, security=OPERATOR)
+    async def resume(self, services: Cloud, rollout_id: FromPath[str]) -> RolloutView:
+        """Go on with a paused one."""
+        return await services.conductor.resume(rollout_id)
 
 
 class InboxRoutes(Controller):
@@ -200,12 +287,12 @@ class InboxRoutes(Controller):
     path = "/"
     tags = ["inbox"]
 
-    @get("/events/counts")
+    @get("/events/counts", security=VIEWER)
     async def counts(self, services: Cloud) -> list[EventCount]:
         """How much is here, by device and epoch."""
         return await services.stores.database.read(inbox.count_events)
 
-    @get("/samples")
+    @get("/samples", security=VIEWER)
     async def samples(
         self,
         services: Cloud,
@@ -218,20 +305,20 @@ class InboxRoutes(Controller):
             lambda c: inbox.list_samples(c, device_id=device_id, labelled=labelled, limit=limit)
         )
 
-    @get("/samples/{sample_id:str}/data")
+    @get("/samples/{sample_id:str}/data", security=VIEWER)
     async def sample_data(self, services: Cloud, sample_id: FromPath[str]) -> Response[bytes]:
         """A sample's own bytes."""
         view, key = await services.stores.database.read(lambda c: inbox.get_sample(c, sample_id))
         headers = {"x-content-type-options": "nosniff", "content-disposition": "attachment"}
         media = view.media if _MEDIA.fullmatch(view.media) else "application/octet-stream"  # a device's own word
-        return Response(await services.stores.blobs.get(key), media_type=media, headers=headers)
+        return Response(await services.stores.samples.get(key), media_type=media, headers=headers)
 
-    @put("/samples/{sample_id:str}/label")
+    @put("/samples/{sample_id:str}/label", security=OPERATOR)
     async def label(self, services: Cloud, sample_id: FromPath[str], data: JSONBody[LabelRequest]) -> SampleView:
         """Say what a sample shows."""
         return await services.stores.database.write(lambda c: inbox.set_label(c, sample_id, data, now_s=time.time()))
 
-    @get("/analysis/drift")
+    @get("/analysis/drift", security=VIEWER)
     async def drift(self, services: Cloud, bundle: FromQuery[str], last: Limit = 200) -> list[DriftRow]:
         """Which devices' input has drifted."""
         ref = str(BundleRef.parse(bundle))
@@ -244,13 +331,13 @@ class JobRoutes(Controller):
     path = "/jobs"
     tags = ["jobs"]
 
-    @get("/")
+    @get("/", security=VIEWER)
     async def jobs(self, services: Cloud, bundle: FromQuery[str | None] = None) -> list[JobView]:
         """Jobs, oldest first."""
         return await services.stores.database.read(lambda c: jobs.list_jobs(c, bundle=bundle))
 
-    @post("/")
-    async def submit(self, services: Cloud, data: JSONBody[JobRequest]) -> JobView:
+    @post("/", security=OPERATOR)
+    async def submit(self, services: Cloud, request: AnyRequest, data: JSONBody[JobRequest]) -> JobView:
         """Queue a job."""
         require_known_schema(data, "the request (JobRequest)")
         BundleRef.parse(data.bundle)
@@ -258,9 +345,11 @@ class JobRoutes(Controller):
             BundleRef.parse(data.parent)
         elif data.kind == "retrain":
             raise InvalidInput("a retrain job needs a parent, such as digits@1.0.0")
-        return await services.stores.database.write(lambda c: jobs.add_job(c, data, now_s=time.time()))
+        job = await services.stores.database.write(lambda c: jobs.add_job(c, data, now_s=time.time()))
+        note(request, f"{job.job_id} {job.kind} {job.bundle}")
+        return job
 
-    @post("/claim", status_code=200)
+    @post("/claim", status_code=200, security=OPERATOR, opt=UNLOGGED)
     async def claim(self, services: Cloud, data: JSONBody[JobClaim]) -> JobView | None:
         """Take the oldest open job."""
         lease_s = services.config.job_lease_s
@@ -268,12 +357,12 @@ class JobRoutes(Controller):
             lambda c: jobs.claim_job(c, data.worker, now_s=time.time(), lease_s=lease_s)
         )
 
-    @get("/{job_id:str}")
+    @get("/{job_id:str}", security=VIEWER)
     async def job(self, services: Cloud, job_id: FromPath[str]) -> JobView:
         """One job."""
         return await services.stores.database.read(lambda c: jobs.get_job(c, job_id))
 
-    @put("/{job_id:str}")
+    @put("/{job_id:str}", security=OPERATOR, opt=UNLOGGED)
     async def update(self, services: Cloud, job_id: FromPath[str], data: JSONBody[JobUpdate]) -> JobView:
         """A worker's word on its job."""
         lease_s = services.config.job_lease_s
@@ -281,7 +370,7 @@ class JobRoutes(Controller):
             lambda c: jobs.update_job(c, job_id, data, now_s=time.time(), lease_s=lease_s)
         )
 
-    @put("/{job_id:str}/artifacts/{name:str}", status_code=204)
+    @put("/{job_id:str}/artifacts/{name:str}", status_code=204, security=OPERATOR)
     async def put_artifact(
         self, services: Cloud, job_id: FromPath[str], name: FromPath[str], request: AnyRequest
     ) -> None:
@@ -291,7 +380,7 @@ class JobRoutes(Controller):
         await services.stores.blobs.put(key, await request.body())
         await services.stores.database.write(lambda c: jobs.add_artifact(c, job_id, name))
 
-    @get("/{job_id:str}/artifacts/{name:str}", media_type="application/octet-stream")
+    @get("/{job_id:str}/artifacts/{name:str}", security=VIEWER, media_type="application/octet-stream")
     async def artifact(self, services: Cloud, job_id: FromPath[str], name: FromPath[str]) -> bytes:
         """What a job made."""
         job = await services.stores.database.read(lambda c: jobs.get_job(c, job_id))

@@ -11,12 +11,14 @@ import msgspec
 import sqlalchemy as sa
 
 from edgeloop.bundle.archive import digest
-from edgeloop.cloud.answer import Answerer
+from edgeloop.cloud.answer import PublishedModels
 from edgeloop.cloud.conductor import Conductor
-from edgeloop.cloud.repository import Director, Images, parse_metadata_name
-from edgeloop.cloud.store import fleet, inbox, registry, rollouts
+from edgeloop.cloud.online import OnlineKeys
+from edgeloop.cloud.repository import Given, MetadataName, director_metadata, images_metadata, parse_metadata_name
+from edgeloop.cloud.store import fleet, inbox, registry, rollouts, roots
 from edgeloop.cloud.store.blobs import Blobs
 from edgeloop.cloud.store.database import Database
+from edgeloop.cloud.store.samples import SampleBytes
 from edgeloop.contracts.errors import NotFound, Refused
 from edgeloop.contracts.messages import (
     Desired,
@@ -35,6 +37,8 @@ from edgeloop.contracts.names import BundleRef
 from edgeloop.hub.batches import sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.waker import Waker, wait_for_news
+from edgeloop.runtime.answerer import Answerer
+from edgeloop.transport.seal import Keyring
 
 _MANIFEST = re.compile(r"targets/bundles/(?P<name>[a-z0-9-]{1,63})/(?P<version>[0-9.]{5,32})/manifest\.json")
 _FILE = re.compile(r"targets/files/(?P<sha256>[0-9a-f]{64})")
@@ -47,8 +51,13 @@ class Stores(msgspec.Struct, frozen=True):
 
     database: Database
     blobs: Blobs
-    images: Images
-    director: Director
+    online: OnlineKeys
+    keyring: Keyring | None = None
+
+    @property
+    def samples(self) -> SampleBytes:
+        """The samples' bytes, sealed where there is a keyring."""
+        return SampleBytes(self.blobs, self.keyring)
 
 
 class CloudHub:
@@ -63,45 +72,53 @@ class CloudHub:
         self._conductor = conductor
         self._waker = waker
         self._clock = clock
-        self._answerer = Answerer(stores.database, stores.blobs)
+        self._answerer = Answerer(PublishedModels(stores.database, stores.blobs))
 
     async def public_key(self, device_id: str) -> bytes | None:
         """See Hub.public_key."""
-        return await self._database.read(lambda connection: fleet.public_key(connection, device_id))
+        return await self._database.look(lambda connection: fleet.public_key(connection, device_id))
 
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
         """See Hub.enrol."""
         await self._database.write(lambda connection: fleet.enrol(connection, request, now_s=self._clock()))
-        return EnrolReply(
-            device_id=request.device_id,
-            images_root=self._stores.images.root,
-            director_root=self._stores.director.root,
-        )
+        known = await self._database.read(roots.read_roots)
+        images_root, director_root = known.pair(request.roots)
+        return EnrolReply(device_id=request.device_id, images_root=images_root, director_root=director_root)
 
     async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:
         """See Hub.sync."""
         known = request.generations()
         await self._check_carries(device_id, known)
 
-        def newer_than_known(connection: sa.Connection) -> dict[str, int]:
-            return fleet.newer_generations(connection, device_id, known)
+        def take(connection: sa.Connection) -> tuple[bool, tuple[Desired, ...]]:
+            news = self._take(connection, device_id, request.reports)
+            return news, fleet.newer_desired(connection, device_id, known)
+
+        def newer_than_known(connection: sa.Connection) -> tuple[Desired, ...]:
+            fleet.require_good_standing(connection, device_id)
+            return fleet.newer_desired(connection, device_id, known)
 
         # One event a sender: news of a device that a node carries for wakes the node, however new the device is.
         with self._waker.listening([device_id]) as event:
-            news = await self._database.write(lambda connection: self._take(connection, request.reports))
-            newer = await self._database.read(newer_than_known)
+            news, newer = await self._database.write(take, alone=False)
             if news:
                 self._conductor.nudge()
             if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
                 newer = await self._database.read(newer_than_known)
-        desired = tuple(Desired(device_id=one, generation=generation) for one, generation in newer.items())
-        return SyncReply(desired=desired)
+        return SyncReply(desired=newer)
 
-    def _take(self, connection: sa.Connection, reports: tuple[DeviceReport, ...]) -> bool:
-        """Keep reports; True if any of them brings news of an update."""
+    def _take(self, connection: sa.Connection, sender: str, given: tuple[DeviceReport, ...]) -> bool:
+        """Keep reports, but for those of revoked devices; True if any of them brings news of an update.
+
+        Raises Refused if the sender itself was revoked.
+        """
+        heard = fleet.in_good_standing(connection, sender)
+        if sender not in heard:
+            fleet.require_good_standing(connection, sender)
+        reports = tuple(report for report in given if report.device_id in heard)
         fleet.save_reports(connection, reports, now_s=self._clock())
         updates = [(report.device_id, report.update) for report in reports if report.update is not None]
-        return rollouts.note_reports(connection, updates)
+        return rollouts.note_reports(connection, updates, now_s=self._clock())
 
     async def fetch(self, device_id: str, path: str) -> Served:
         """See Hub.fetch."""
@@ -114,18 +131,20 @@ class CloudHub:
         if found := _IMAGES.fullmatch(path):
             return await self._images_metadata(found["file"])
         if found := _DIRECTOR.fullmatch(path):
-            await self._check_carries(device_id, [found["device"]])
+            await self._check_may_have(device_id, found["device"])
             return await self._director_metadata(found["device"], found["file"])
         raise NotFound(f"there is no file {path!r} here")
 
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
         """See Hub.send."""
-        mine = await self._database.read(lambda connection: fleet.carried_by(connection, device_id))
+        mine = {device_id}
+        if any(event.device_id != device_id for event in request.events):
+            mine = await self._database.read(lambda connection: fleet.in_good_standing(connection, device_id))
         taken, rejected = sort_out(request, device_id, mine.__contains__)
         for event in taken:
             if isinstance(event.body, Sample):
-                await self._blobs.put(inbox.sample_key(digest(event.body.data)), event.body.data)
-        new = await self._database.write(lambda connection: inbox.add_events(connection, taken))
+                await self._stores.samples.put(inbox.sample_key(digest(event.body.data)), event.body.data)
+        new = await self._database.write(lambda connection: inbox.add_events(connection, taken), alone=False)
         return SendReply(accepted=new, repeated=len(taken) - new, rejected=rejected)
 
     async def close(self) -> None:
@@ -144,25 +163,30 @@ class CloudHub:
         if strangers - mine:
             raise Refused(f"{device_id!r} may not speak for {min(strangers - mine)!r}: it did not enrol through it")
 
+    async def _check_may_have(self, device_id: str, other: str) -> None:
+        """Whose assignments are served: one's own, and those of carried devices while they are in good standing."""
+        await self._check_carries(device_id, [other])
+        if other != device_id:
+            await self._database.look(lambda connection: fleet.require_good_standing(connection, other))
+
     async def _images_metadata(self, file: str) -> Served:
-        name = parse_metadata_name(file)
-        targets = await self._database.read(registry.newest_targets)
-        data = self._stores.images.metadata(
-            name, targets=targets.metadata, published_at_s=targets.published_at_s, now_s=self._clock()
-        )
-        return _served(data, immutable=name.version is not None)
+        name, find_key = parse_metadata_name(file), self._stores.online.find
+
+        def operation(connection: sa.Connection) -> bytes:
+            known, targets = roots.read_roots(connection).images, registry.newest_targets(connection)
+            return images_metadata(name, roots=known, targets=targets, find_key=find_key, now_s=self._clock())
+
+        return _metadata(name, await self._database.read(operation))
 
     async def _director_metadata(self, device_id: str, file: str) -> Served:
-        name = parse_metadata_name(file)
-        given = await self._database.read(lambda connection: fleet.assigned(connection, device_id))
-        data = self._stores.director.metadata(
-            name,
-            generation=given.generation,
-            assignment=given.assignment,
-            assigned_at_s=given.assigned_at_s,
-            now_s=self._clock(),
-        )
-        return _served(data, immutable=name.version is not None)
+        name, find_key = parse_metadata_name(file), self._stores.online.find
+
+        def operation(connection: sa.Connection) -> bytes:
+            known, told = roots.read_roots(connection).director, fleet.assigned(connection, device_id)
+            given = Given(device_id, told.generation, told.assignment, told.assigned_at_s)
+            return director_metadata(name, roots=known, given=given, find_key=find_key, now_s=self._clock())
+
+        return _metadata(name, await self._database.read(operation))
 
     async def _served_blob(self, key: str) -> Served:
         size_bytes = await self._blobs.size_bytes(key)
@@ -173,6 +197,10 @@ class CloudHub:
             return await self._blobs.get(key, start=start, stop=stop)
 
         return Served(size_bytes, True, read)
+
+
+def _metadata(name: MetadataName, data: bytes) -> Served:
+    return _served(data, immutable=name.version is not None)
 
 
 def _served(data: bytes, *, immutable: bool) -> Served:

@@ -1,12 +1,15 @@
 """The uplink's five verbs as HTTP, once, over whatever implements the hub's port.
 
-Bodies are MessagePack (contracts.messages), zstd where the sender says so, bounded before and after expansion.
-Every failure is answered with an ErrorReply in JSON. Neighbours: `port`, `proof`; `serve` runs the app.
+Bodies are MessagePack (contracts.messages), zstd where the sender says so, bounded before and after expansion. What
+nobody has proven yet costs little: a body is read once the sender is known by name, expanded once the signature holds.
+Every failure is answered with an ErrorReply in JSON. Neighbours: `port`, `proof`, `limits`; `serve` runs the app.
 """
 
 import io
+import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import structlog
@@ -17,7 +20,7 @@ from litestar.params import FromPath
 from litestar.response import Stream
 
 from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, by_code
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused, by_code
 from edgeloop.contracts.messages import (
     MAX_BODY_BYTES,
     EnrolRequest,
@@ -26,6 +29,8 @@ from edgeloop.contracts.messages import (
     SendRequest,
     SyncRequest,
 )
+from edgeloop.contracts.proof import Claim, parse_claim
+from edgeloop.hub.limits import Failures, Limits, Shares, TooMany
 from edgeloop.hub.port import Hub, Served
 from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, check_possession, read_signed
 
@@ -34,83 +39,107 @@ AnyRequest = Request[Any, Any, Any]
 
 _log = structlog.get_logger(__name__)
 _CHUNK_BYTES = 256 * 1024
+_MAX_ENROL_BYTES = 64 * 1024
+_MAX_WINDOW_BYTES = 32 * 1024 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 _HTTP_CODES = {400: "invalid_input", 401: "refused", 403: "refused", 404: "not_found", 405: "invalid_input",
                413: "invalid_input", 429: "unavailable", 503: "unavailable"}  # fmt: skip
 
 
 class _Border:
-    """Where requests are read and their senders proven."""
+    """Where requests are read, their senders proven, and both held to the limits."""
 
-    def __init__(self, hub: Hub, checker: ProofChecker) -> None:
+    def __init__(self, hub: Hub, checker: ProofChecker, limits: Limits) -> None:
         self._hub = hub
         self._checker = checker
+        self._shares = Shares(limits)
+        self._failures = Failures(limits)
 
-    async def signed(self, request: AnyRequest) -> tuple[SignedRequest, bytes]:
-        """The signed parts, not yet checked, and the expanded body."""
-        body = await request.body()
-        query = request.scope.get("query_string", b"").decode()
-        path = request.scope.get("raw_path", request.scope["path"].encode()).decode()
-        parts = read_signed(request.method, path, query, body, request.headers.get)
-        return parts, _expand(body, request.headers.get("content-encoding"))
+    @asynccontextmanager
+    async def proven(self, request: AnyRequest) -> AsyncIterator[tuple[str, bytes]]:
+        """The device that sent this, and the expanded body, while it is answered. Raises Refused or TooMany."""
+        with self._answering_for(request) as address:
+            claim = _claim(request)
+            self._failures.check(address, claim.device_id)
+            key = await self._hub.public_key(claim.device_id)
+            body = b"" if key is None else await request.body()  # a stranger's is not worth reading
+            device_id = await self._checker.check(_signed(request, body), key)
+        self._failures.note_proven(address, device_id)
+        with self._shares.taking(device_id, len(body)):
+            yield device_id, _expand(body, request.headers.get("content-encoding"), MAX_BODY_BYTES)
 
-    async def proven(self, request: AnyRequest) -> tuple[str, bytes]:
-        """The device that sent this, and the expanded body. Raises Refused."""
-        parts, body = await self.signed(request)
-        return await self.sender(parts), body
+    async def enrolment(self, request: AnyRequest) -> EnrolRequest:
+        """Who asks to be let in: the key that is enrolled signed for it; the request around is that key's, or an
+        enrolled node's. Raises Refused or TooMany.
+        """
+        with self._answering_for(request) as address:
+            claim = _claim(request)
+            self._failures.check(address, claim.device_id)
+            body = await _bounded_body(request, _MAX_ENROL_BYTES)
+            message = _message(_expand(body, request.headers.get("content-encoding"), _MAX_ENROL_BYTES), EnrolRequest)
+            check_possession(message)
+            is_carried = message.via is not None
+            key = await self._hub.public_key(claim.device_id) if is_carried else message.public_key
+            await self._checker.check(_signed(request, body), key)
+            if claim.device_id != (message.via or message.device_id):
+                raise InvalidInput(
+                    f"signed as {claim.device_id!r}, but enrolling {message.device_id!r} via {message.via!r}"
+                )
+        return message
 
-    async def sender(self, parts: SignedRequest) -> str:
-        """The enrolled device that signed this. Raises Refused."""
-        return self._checker.check(parts, await self._hub.public_key(parts.claim.device_id))
+    @contextmanager
+    def admitting(self, request: AnyRequest) -> Iterator[None]:
+        """Around the decision on an enrolment: a wrong join token counts against the address."""
+        with self._answering_for(request):
+            yield
 
-    async def check_enrol(self, parts: SignedRequest, message: EnrolRequest) -> None:
-        """The key that is enrolled signed for it; the request around is that key's, or an enrolled node's."""
-        check_possession(message)
-        if message.via is None:
-            if parts.claim.device_id != message.device_id:
-                raise InvalidInput(f"signed as {parts.claim.device_id!r}, but enrolling {message.device_id!r}")
-            self._checker.check(parts, message.public_key)
-        elif await self.sender(parts) != message.via:
-            raise InvalidInput(f"carried by {parts.claim.device_id!r}, but says via {message.via!r}")
+    @contextmanager
+    def _answering_for(self, request: AnyRequest) -> Iterator[str]:
+        address = request.client.host if request.client else "unknown"
+        try:
+            yield address
+        except StaleSignature:
+            raise  # a good signature by a wrong clock
+        except (Refused, InvalidInput, Corrupt):
+            self._failures.note_failure(address)
+            raise
 
 
-def hub_router(hub: Hub, checker: ProofChecker) -> Router:
+def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) -> Router:
     """The routes under /v1 for one hub."""
-    border = _Border(hub, checker)
-    proven = border.proven
+    border = _Border(hub, checker, limits or Limits())
 
     @post("/enrol", status_code=200)
     async def enrol(request: AnyRequest) -> Response[bytes]:
         """Ask for an identity."""
-        parts, body = await border.signed(request)
-        message = _message(body, EnrolRequest)
-        await border.check_enrol(parts, message)
-        return _reply(await hub.enrol(message))
+        message = await border.enrolment(request)
+        with border.admitting(request):
+            return _reply(await hub.enrol(message))
 
     @post("/sync", status_code=200)
     async def sync(request: AnyRequest) -> Response[bytes]:
         """Report and be told what is desired."""
-        device_id, body = await proven(request)
-        return _reply(await hub.sync(device_id, _message(body, SyncRequest)))
+        async with border.proven(request) as (device_id, body):
+            return _reply(await hub.sync(device_id, _message(body, SyncRequest)))
 
     @post("/send", status_code=200)
     async def send(request: AnyRequest) -> Response[bytes]:
         """Hand over events."""
-        device_id, body = await proven(request)
-        return _reply(await hub.send(device_id, _message(body, SendRequest)))
+        async with border.proven(request) as (device_id, body):
+            return _reply(await hub.send(device_id, _message(body, SendRequest)))
 
     @post("/infer", status_code=200)
     async def infer(request: AnyRequest) -> Response[bytes]:
         """Ask for a prediction."""
-        device_id, body = await proven(request)
-        return _reply(await hub.infer(device_id, _message(body, InferRequest)))
+        async with border.proven(request) as (device_id, body):
+            return _reply(await hub.infer(device_id, _message(body, InferRequest)))
 
     @get("/fetch/{path:path}")
     async def fetch(request: AnyRequest, path: FromPath[str]) -> Response[bytes] | Stream:
         """A file, or a range of it."""
-        device_id, _ = await proven(request)
-        served = await hub.fetch(device_id, path.lstrip("/"))
-        return _file(served, request.headers.get("range"))
+        async with border.proven(request) as (device_id, _):
+            served = await hub.fetch(device_id, path.lstrip("/"))
+            return await _file(served, request.headers.get("range"))
 
     return Router(
         path="/v1",
@@ -126,8 +155,16 @@ def error_handlers() -> dict[type[Exception] | int, Any]:
 
 
 def _answer_ours(_: AnyRequest, error: EdgeloopError) -> Response[bytes]:
-    server_time_s = error.server_time_s if isinstance(error, StaleSignature) else None
-    return _error(error.http_status, ErrorReply(code=error.code, message=str(error), server_time_s=server_time_s))
+    reply = ErrorReply(
+        code=error.code,
+        message=str(error),
+        server_time_s=error.server_time_s if isinstance(error, StaleSignature) else None,
+        retry_after_s=error.retry_after_s if isinstance(error, TooMany) else None,
+    )
+    answer = _error(error.http_status, reply)
+    if reply.retry_after_s is not None:
+        answer.set_header("retry-after", str(math.ceil(reply.retry_after_s)))
+    return answer
 
 
 def _answer_http(_: AnyRequest, error: HTTPException) -> Response[bytes]:
@@ -153,22 +190,42 @@ def _message(body: bytes, kind: type[T]) -> T:
     return from_msgpack(body, kind, what=f"the request ({kind.__name__})")
 
 
-def _expand(body: bytes, encoding: str | None) -> bytes:
+def _claim(request: AnyRequest) -> Claim:
+    return parse_claim(request.headers.get("signature-input"), request.headers.get("signature"))
+
+
+def _signed(request: AnyRequest, body: bytes) -> SignedRequest:
+    query = request.scope.get("query_string", b"").decode("latin-1")
+    path = request.scope.get("raw_path", request.scope["path"].encode()).decode("latin-1")
+    return read_signed(request.method, path, query, body, request.headers.get)
+
+
+async def _bounded_body(request: AnyRequest, max_bytes: int) -> bytes:
+    """The body, given up as soon as it is larger. Raises InvalidInput."""
+    chunks = bytearray()
+    async for chunk in request.stream():
+        chunks += chunk
+        if len(chunks) > max_bytes:
+            raise InvalidInput(f"the body is larger than {max_bytes:,} bytes")
+    return bytes(chunks)
+
+
+def _expand(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
     if encoding is None or encoding == "identity":
         return body
     if encoding != "zstd":
         raise InvalidInput(f"content-encoding {encoding!r} is not taken; send zstd or none")
     try:
-        with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body)) as reader:
-            expanded = reader.read(MAX_BODY_BYTES + 1)
+        with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(io.BytesIO(body)) as reader:
+            expanded = reader.read(max_bytes + 1)
     except zstandard.ZstdError as error:
         raise Corrupt(f"the body is not zstd: {error}") from error
-    if len(expanded) > MAX_BODY_BYTES:
-        raise InvalidInput(f"the body expands beyond {MAX_BODY_BYTES:,} bytes; send smaller batches")
+    if len(expanded) > max_bytes:
+        raise InvalidInput(f"the body expands beyond {max_bytes:,} bytes; send smaller batches")
     return expanded
 
 
-def _file(served: Served, wanted: str | None) -> Response[bytes] | Stream:
+async def _file(served: Served, wanted: str | None) -> Response[bytes] | Stream:
     start, stop = _bounds(wanted, served.size_bytes)
     partial = wanted is not None
     headers = {
@@ -178,12 +235,15 @@ def _file(served: Served, wanted: str | None) -> Response[bytes] | Stream:
     }
     if partial:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{served.size_bytes}"
+    status, media = 206 if partial else 200, "application/octet-stream"
+    if stop - start <= _CHUNK_BYTES:  # one part needs no stream, which costs two tasks
+        return Response(await served.read(start, stop), status_code=status, headers=headers, media_type=media)
 
     async def chunks() -> AsyncIterator[bytes]:
         for at in range(start, stop, _CHUNK_BYTES):
             yield await served.read(at, min(stop, at + _CHUNK_BYTES))
 
-    return Stream(chunks(), status_code=206 if partial else 200, headers=headers, media_type="application/octet-stream")
+    return Stream(chunks(), status_code=status, headers=headers, media_type=media)
 
 
 def _bounds(wanted: str | None, size_bytes: int) -> tuple[int, int]:

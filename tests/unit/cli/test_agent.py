@@ -20,7 +20,7 @@ from edgeloop.transport.membership import Membership
 
 FULL = DeviceConfig(
     folder=Path("état/device"),
-    source=Path("/in"),
+    source="rtsp://10.0.0.7/door",
     rate_hz=0.5,
     engines=(EngineName.LITERT, EngineName.OPENVINO),
     threads=2,
@@ -75,3 +75,25 @@ def test_failure_of_the_agent_ends_with_its_code_and_a_line(tmp_path: Path) -> N
     assert done.returncode == 3
     assert "is not enrolled yet" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("source", ["ftp://10.0.0.7/a", "rtsp://", "-"])
+def test_source_that_can_never_be_one_is_refused_before_anything_runs(enrolled: Path, source: str) -> None:
+    command = [sys.executable, "-m", "edgeloop", "device", "run", "--dir", str(enrolled), "--source", source]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 2
+    assert "expected" in done.stderr or "name a camera" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_agent_whose_camera_is_not_there_runs_and_has_loaded_nothing_to_read_it(enrolled: Path) -> None:
+    command = [sys.executable, "-m", "edgeloop", "device", "run", "--dir", str(enrolled), "--source", "/dev/video97"]
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "ready" in process.stdout.readline()
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        process.send_signal(signal.SIGTERM)
+        _, complaint = process.communicate(timeout=20)
+    assert [name for name in ("numpy", "cv2", "litert") if name in mapped] == []
+    assert process.returncode == 0, complaint

@@ -170,6 +170,7 @@ def test_there_is_a_command_for_every_noun() -> None:
         *("cloud", "node", "device", "worker", "fleet", "bundle", "rollout", "sample", "job", "data", "profile"),
         *("train", "transfer", "distil", "prune", "quantize", "convert", "check", "compress", "compare", "repeat"),
         *("pack", "inspect", "predict", "watch", "bench", "enrol", "serve", "doctor", "demo"),
+        *("access", "keys", "tls", "sample-key"),
     }
 
 
@@ -364,7 +365,8 @@ def test_serving_no_cloud_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_serving_others_without_tls_is_refused(tmp_path: Path) -> None:
-    code, message = _failed("cloud", "serve", "--dir", tmp_path, "--host", "0.0.0.0")
+    _init(tmp_path)
+    code, message = _failed("cloud", "serve", "--dir", tmp_path / "cloud", "--host", "0.0.0.0")
     assert (code, "--tls-cert and --tls-key" in message) == (2, True)
 
 
@@ -380,9 +382,10 @@ def test_cloud_that_is_away_is_unavailable_and_named(tmp_path: Path) -> None:
     assert (code, "127.0.0.1:9" in message) == (5, True)
 
 
-def test_device_without_its_images_is_not_found(tmp_path: Path) -> None:
-    code, message = _failed("device", "run", "--dir", tmp_path / "d", "--source", tmp_path / "nowhere")
-    assert (code, "--source" in message, _tree(tmp_path)) == (3, True, set())
+def test_source_that_no_device_could_ever_read_is_refused(tmp_path: Path) -> None:
+    # A folder or camera that is not there is waited for; this names nothing that could come.
+    code, message = _failed("device", "run", "--dir", tmp_path / "d", "--source", "gopher://camera/1")
+    assert (code, "gopher" in message, _tree(tmp_path)) == (2, True, set())
 
 
 @pytest.mark.parametrize("command", ["run", "status"])

@@ -115,3 +115,27 @@ def _start(arguments: tuple[str, ...], folder: Path, *, stdout: int) -> "subproc
     return subprocess.Popen(
         [sys.executable, "-m", "edgeloop", *arguments], cwd=folder, stdout=stdout, stderr=subprocess.PIPE
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+@pytest.mark.parametrize("arguments", [(*PREDICT, "--json"), PREDICT, ("inspect", "tiny-1.0.0.edgeloop")], ids=" ".join)
+def test_full_disk_under_standard_output_is_one_line_that_says_so(arguments: tuple[str, ...], work: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        _, said = _start(arguments, work, stdout=full.fileno()).communicate(timeout=60)
+    assert said.startswith(b"unavailable: standard output takes no more: No space left on device.")
+    assert said.count(b"\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_log_on_a_full_disk_ends_no_work(work: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgeloop", *PREDICT, "--json"],
+            cwd=work,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=os.environ | {"XDG_CACHE_HOME": "/proc/none"},  # which is logged
+            timeout=60,
+            check=False,
+        )
+    assert (done.stdout.count(b"\n"), done.returncode) == (600, 0)

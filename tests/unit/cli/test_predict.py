@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from builders import LABELS, make_bundle, quadrant_images
+from builders import LABELS, make_bundle, make_parts, pack, quadrant_images
 from edgeloop.bundle.archive import open_bundle
 from edgeloop.cli.app import app
-from edgeloop.contracts.errors import Corrupt, InvalidInput
+from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 from edgeloop.runtime.input.images import encode_png, read_image
 
 IMAGES = quadrant_images(4, seed=3)
@@ -41,6 +41,15 @@ def test_predict_prints_a_table(bundle: str, pictures: Path) -> None:
     said = _run("predict", bundle, str(pictures), "--race-s", "0").output
     assert all(label in said for label in LABELS)
     assert "tiny@1.0.0 on onnxruntime float32" in said
+
+
+def test_labels_that_look_like_markup_are_printed_as_they_are(pictures: Path, tmp_path: Path) -> None:
+    labels = ("[red]apple", "[/]pear", "plum\x1b[2J", "[bold]fig")
+    path = pack(make_parts().changed(labels=labels), tmp_path)
+    said = _run("predict", str(path), str(pictures), "--race-s", "0").output
+    assert "[red]apple" in said
+    assert "[/]pear" in said
+    assert "plum?[2J" in said
 
 
 def test_predict_prints_a_line_of_json_for_each_input(bundle: str, pictures: Path) -> None:
@@ -121,7 +130,6 @@ def test_enrol_is_for_embeddings_alone(bundle: str, pictures: Path, tmp_path: Pa
 
 
 def test_drawing_is_for_images_alone(tmp_path: Path) -> None:
-    from builders import make_parts, pack
     from edgeloop.contracts.manifest import InputSpec, Modality
 
     spec = InputSpec("image", Modality.TENSOR, (1, 8, 8, 1), "NHWC", (0.0, 1.0))
@@ -129,3 +137,22 @@ def test_drawing_is_for_images_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros((8, 8, 1), np.float32))
     with pytest.raises(InvalidInput, match="--draw is for images"):
         _run("predict", str(path), str(tmp_path / "one.npy"), "--draw", str(tmp_path / "out"), "--race-s", "0")
+
+
+def test_drawing_where_nothing_can_be_written_is_invalid_input(bundle: str, pictures: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"cannot write .*0\.png"):
+        _run("predict", bundle, str(pictures), "--draw", str(pictures / "0.png"), "--race-s", "0")
+
+
+def test_watch_says_why_an_input_could_not_be_used(bundle: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    path.write_bytes(b"no picture")
+    said = _run("watch", bundle, str(path), "--race-s", "0").output
+    assert "last error: corrupt: one.png: input is no image" in said
+
+
+def test_bench_of_what_may_not_be_used_here_fails_after_it_said_why(bundle: str) -> None:
+    result = CliRunner().invoke(app, ["bench", bundle, "--seconds", "0", "--threads", "100000", "--json"])
+    assert isinstance(result.exception, Unavailable)
+    (failure,) = {one["failure"] for one in json.loads(result.stdout)["contenders"]}
+    assert failure == "does not load: threads are at most 1,024, got 100,000"

@@ -45,6 +45,15 @@ def _rows(text: str) -> list[str]:
     return [line for line in text.splitlines() if "door#" in line]
 
 
+def test_last_error_is_shown_without_control_characters() -> None:
+    view = WatchView("pets")
+    view.fail("corrupt: a.png: first")
+    view.fail("corrupt: b\x1b[2J.png: second")
+    text = _text(view)
+    assert "last error: corrupt: b?[2J.png: second" in text
+    assert "first" not in text
+
+
 def test_nothing_was_answered_yet() -> None:
     text = _text(WatchView("pets@1.0.0 on door"))
     assert "pets@1.0.0 on door" in text

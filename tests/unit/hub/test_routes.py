@@ -24,6 +24,7 @@ from edgeloop.contracts.messages import (
     SyncRequest,
 )
 from edgeloop.contracts.states import Kind
+from edgeloop.hub.limits import Limits
 from edgeloop.hub.port import Served
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
@@ -376,3 +377,52 @@ def test_bug_while_fetching_is_answered_too() -> None:
 def test_route_that_is_not_there_is_answered_with_an_error(method: str, path: str, status: int, code: str) -> None:
     response = _ask(FakeHub(), method, path)
     assert (response.status_code, _error(response).code) == (status, code)
+
+
+# ---- limits
+
+
+def _burst(requests: int, *, identity: Identity, limits: Limits) -> list[httpx.Response]:
+    """Requests one after another at one app, all from one address."""
+    app = Litestar(
+        route_handlers=[hub_router(FakeHub(), ProofChecker(clock=lambda: NOW_S), limits)],
+        exception_handlers=error_handlers(),
+        openapi_config=None,
+        logging_config=None,
+    )
+
+    async def exchange() -> list[httpx.Response]:
+        answers = []
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://hub.test") as client:
+            for sender in (*[identity] * requests, Identity(CAMERA, KEY)):
+                request = client.build_request("POST", "/v1/sync", content=SYNC)
+                sender.sign(request, created_s=int(NOW_S))
+                answers.append(await client.send(request))
+        return answers
+
+    return asyncio.run(exchange())
+
+
+def test_device_beyond_its_share_is_told_when_to_come_again() -> None:
+    *_, last = _burst(3, identity=Identity(CAMERA, KEY), limits=Limits(requests_hz=0.1, requests_burst=3))
+    assert (last.status_code, last.headers["retry-after"]) == (429, "10")
+    assert (_error(last).code, round(_error(last).retry_after_s or 0)) == ("unavailable", 10)
+
+
+def test_address_with_too_many_wrong_signatures_is_held_up() -> None:
+    limits = Limits(failures_hz=0.01, failures_burst=3)
+    answers = _burst(5, identity=Identity(CAMERA, OTHER_KEY), limits=limits)
+    assert [one.status_code for one in answers] == [403, 403, 403, 429, 429, 429]
+
+
+def test_body_of_a_stranger_is_not_expanded() -> None:
+    bomb = zstandard.compress(bytes(64 * 1024 * 1024))
+    stranger = Identity("camera-9", OTHER_KEY)
+    response = _ask(FakeHub(), "POST", "/v1/send", bomb, {"content-encoding": "zstd"}, identity=stranger)
+    assert (response.status_code, "not enrolled" in _error(response).message) == (403, True)
+
+
+def test_enrolment_is_small() -> None:
+    response = _ask(FakeHub(), "POST", "/v1/enrol", bytes(70_000))
+    assert (response.status_code, "65,536" in _error(response).message) == (400, True)

@@ -28,6 +28,7 @@ from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.contracts.messages import WatchBounds
 from edgeloop.contracts.states import JobState, RolloutState, UpdateState
 from edgeloop.toolchain.data.dataset import Dataset, Part
+from edgeloop.toolchain.data.digits import BUNDLED, KERAS
 from edgeloop.toolchain.data.open import open_dataset
 from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
@@ -51,7 +52,9 @@ class Loop:
         self._steps = steps
         self._source = data
         self._seed = seed
-        self._recipe: dict[str, str | int | float | bool] = {"source": data, "seed": seed}
+        self._lent = () if data in (BUNDLED, KERAS) else ("--data", str(Path(data).resolve()))
+        source = self._lent[-1] if self._lent else data
+        self._recipe: dict[str, str | int | float | bool] = {"source": source, "seed": seed}
 
     def run(self) -> Report:
         """All of it. Raises edgeloop's errors if a step cannot be done."""
@@ -143,7 +146,8 @@ class Loop:
 
     def _make_first(self, api: CloudApi, cameras: list[Camera]) -> Path:
         with self._steps.step("1-2 train, quantize, convert, prove (worker); meanwhile start node and devices"):
-            self._fleet.start("worker", "worker", "run", "--operator", str(self._folder / "cloud" / "operator.json"))
+            operator = str(self._folder / "cloud" / "operator.json")
+            self._fleet.start("worker", "worker", "run", "--operator", operator, *self._lent)
             job = api.submit_job(JobRequest(kind="train", bundle=V1, recipe=self._recipe))
             self._start_devices(api, cameras)
             return self._finished(api, job)
@@ -283,7 +287,7 @@ class Loop:
             ended = sum(device.state is not None and device.state.is_final for device in view.devices)
             states = ", ".join(f"{device.device_id} {device.state or 'waits'}" for device in view.devices)
             self._steps.tell(ended / len(view.devices), states)
-            return view.state is not RolloutState.RUNNING
+            return view.state.is_final
 
         self._until(is_over, f"the rollout of {view.bundle}")
         return view

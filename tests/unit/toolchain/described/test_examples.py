@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from benchmarks.photos import still_scene
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from assets import assets_or_skip
-from benchmarks.photos import still_scene
 from edgeloop.bundle.archive import Bundle, open_bundle
 from edgeloop.contracts.manifest import Reuse
 from edgeloop.contracts.output import Anomaly
