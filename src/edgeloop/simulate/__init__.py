@@ -1,0 +1,1 @@
+"""A fleet that is not there: true uplinks without engines, against a real cloud."""

@@ -1,0 +1,99 @@
+"""`edgeloop fleet simulate` as a process, small; and that devices that check ask for as much as those that do not."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from edgeloop.simulate.fleet import Fleet
+from edgeloop.simulate.plan import Plan
+from edgeloop.simulate.run import Place, at_operator, fleet_at, own_place, roll_out
+
+COMMAND = (sys.executable, "-m", "edgeloop", "fleet", "simulate", "--beat-s", "2", "--send-every-s", "1")
+WITHIN_S = 60.0
+
+
+def test_a_fleet_behind_a_node_and_bad_links_gets_the_bundle_and_hands_over_its_readings() -> None:
+    options = ("--devices", "12", "--nodes", "1", "--link", "wifi", "--faults", "resets=5%,loss=1%", "--minutes", "0.4")
+    done = subprocess.run([*COMMAND, *options, "--json"], capture_output=True, text=True, timeout=120, check=True)
+    report = json.loads(done.stdout)
+    assert report["enrolled"] == 12
+    assert report["spreading"]["reached"] == 12
+    assert report["spreading"]["to_all_s"] >= report["spreading"]["to_half_s"] > 0
+    assert report["steady"]["readings_acknowledged_per_s"] > 1
+    assert report["steady"]["sync_p99_ms"] > 0
+    assert report["steady"]["server_peak_mb"] > 10
+
+
+def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    running = subprocess.Popen([*COMMAND, "--devices", "4"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        children = _children(running.pid, at_least=2)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+        gone, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive
+        assert len(gone) == len(children)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+
+
+def _children(pid: int, *, at_least: int) -> list[psutil.Process]:
+    """What it has started, once that is the cloud that serves and a worker."""
+    for _ in range(600):
+        found = psutil.Process(pid).children(recursive=True)
+        if len(found) >= at_least and any("worker" in " ".join(_words(one)) for one in found):
+            return found
+        psutil.wait_procs(found, timeout=0.05)
+    raise AssertionError("no cloud and worker within 30 s")
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--hub", "http://127.0.0.1:1"), "--join"),
+        (("--bundle", "a@1.0.0"), "--operator"),
+        (("--link", "pigeon"), "ethernet"),
+        (("--faults", "fire=2%"), "resets"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: tuple[str, ...], why: str) -> None:
+    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert why in done.stderr
+
+
+def test_devices_that_check_signatures_ask_for_as_much_as_those_that_do_not(tmp_path: Path) -> None:
+    plan = Plan(devices=2, beat_s=1.0, readings_per_s=0.0, checked=1.0)
+    unchecked = msgspec.structs.replace(plan, checked=0.0)
+    with own_place(plan, tmp_path, size_bytes=5_000) as (place, _):
+        assert place.operator is not None
+        once_more = at_operator(unchecked, place.operator, bundle="simulated@1.0.0")
+        fetches = [_fetches(plan, place, tmp_path), _fetches(unchecked, once_more, tmp_path)]
+    assert fetches[0] == fetches[1] > 2 * 10
+
+
+def _fetches(plan: Plan, place: Place, folder: Path) -> int:
+    """How many files were asked for until all devices had the bundle."""
+    fleet: Fleet
+    with fleet_at(place, plan, folder) as fleet:
+        fleet.enrol()
+        fleet.run()
+        _, spread = roll_out(fleet, place, folder, within_s=WITHIN_S)
+        assert spread.reached == plan.devices
+        fleet.watch(1.5)
+        return fleet.total.requests["fetch"]
