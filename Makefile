@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-rest check bench-toolchain bench-runtime format lock clean
+.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-breaks test-rest check bench-toolchain bench-runtime bench-fleet torture format lock clean
 
 help:
 	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
@@ -15,6 +15,8 @@ help:
 	@echo "make check    formatting, lint, types, layers"
 	@echo "make bench-toolchain   the toolchain's figures beside its peers', in build/bench-toolchain.json (about an hour)"
 	@echo "make bench-runtime     the runtime's figures beside its peers', in build/bench-runtime.json (half an hour)"
+	@echo "make torture  break things on purpose, in build/torture.json (up to an hour); ONLY=cuts, MINUTES=10"
+	@echo "make bench-fleet       what one cloud carries, in build/bench-fleet.json (half an hour)"
 	@echo "make setup    make .venv (the others do it by themselves)"
 	@echo "make format   let ruff format the code"
 	@echo "make lock     renew constraints.txt from .venv"
@@ -32,13 +34,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/edgeloop demo --report build/demo.json
 
-# Five processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
+# Six processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
 # and all the rest in a single process it has died of a segmentation fault. Each prints when it has ended.
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target \
-		test-search test-shrinking test-toolchain test-processes test-rest
+		test-search test-shrinking test-toolchain test-processes test-breaks test-rest
 
 SEARCHES := tests/process/test_search_killed.py tests/process/test_search_kinds.py
+BREAKS := $(patsubst %,tests/process/test_%.py,\
+	torture sender_killed cloud_killed bad_models replicas cloud_restored trust_attacked malformed_requests simulate)
 SHRINKING := $(addprefix tests/unit/toolchain/,compress prune quantize)
 
 test-search: $(STAMP)
@@ -51,7 +55,11 @@ test-toolchain: $(STAMP)
 	@$(BIN)/python -m pytest tests/unit/toolchain $(SHRINKING:%=--ignore=%)
 
 test-processes: $(STAMP)
-	@$(BIN)/python -m pytest tests/process tests/flow $(SEARCHES:%=--ignore=%)
+	@$(BIN)/python -m pytest tests/process tests/flow $(SEARCHES:%=--ignore=%) $(BREAKS:%=--ignore=%)
+
+# What is killed, cut, attacked and overloaded on purpose.
+test-breaks: $(STAMP)
+	@$(BIN)/python -m pytest $(BREAKS)
 
 test-rest: $(STAMP)
 	@$(BIN)/python -m pytest --ignore=tests/process --ignore=tests/flow --ignore=tests/unit/toolchain
@@ -67,6 +75,12 @@ bench-toolchain: $(STAMP)
 
 bench-runtime: $(STAMP)
 	@$(BIN)/python -m benchmarks.runtime $(ARGS)
+
+bench-fleet: $(STAMP)
+	@$(BIN)/python -m benchmarks.fleet $(ARGS)
+
+torture: $(STAMP)
+	@$(BIN)/python -m torture $(addprefix --only ,$(ONLY)) $(addprefix --minutes ,$(MINUTES)) $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
