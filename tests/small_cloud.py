@@ -20,7 +20,7 @@ from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.found import found
 from edgeloop.cloud.hub import CloudHub
-from edgeloop.cloud.store import fleet, registry
+from edgeloop.cloud.store import fleet, registry, roots
 from edgeloop.contracts.api import BundleView, JoinTokenRequest, PublishRequest
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.join import enrol_statement
@@ -91,6 +91,11 @@ class SmallCloud:
         """Close what is open."""
         self.waker.release()
         self.database.close()
+
+    @property
+    def roots(self) -> roots.Roots:
+        """All roots of trust."""
+        return self.database.read_now(roots.read_roots)
 
     def join_secret(self, *, uses: int = 1, valid_s: float = 3600.0, labels: dict[str, str] | None = None) -> str:
         """The secret of a new join token, made now by this cloud's clock."""

@@ -16,6 +16,7 @@ from edgeloop.contracts.output import Task
 from edgeloop.contracts.prediction import Box, Prediction, Scored
 from edgeloop.contracts.preprocess import Step
 from edgeloop.serve import metrics
+from edgeloop.toolchain.described.description import Description
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "edgeloop"
@@ -123,6 +124,14 @@ def _below(text: str, heading: str) -> str:
 
 def _names(section: str) -> set[str]:
     return {row[0].strip("`") for row in _rows(section)}
+
+
+def test_runtime_page_names_exactly_the_keys_of_a_description() -> None:
+    named = _names(_below(_text("runtime.md"), "Bring a model").split("\n### ")[0])
+    cells = re.findall(r"^\| (`.+?) \|", _below(_text("runtime.md"), "Bring a model").split("\n### ")[0], re.MULTILINE)
+    assert named
+    keys = {re.sub(r"\W.*", "", key.strip("`[]")) for cell in cells for key in cell.split(", ")}
+    assert keys == set(Description.__struct_fields__)
 
 
 def test_runtime_page_shows_exactly_the_modalities_and_steps_there_are() -> None:

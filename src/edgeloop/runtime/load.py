@@ -1,5 +1,6 @@
 """Open a bundle and have it answer: the variant, engine and setting that answer soonest here."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Una
 from edgeloop.contracts.manifest import EngineName, Variant
 from edgeloop.runtime.candidates import candidates
 from edgeloop.runtime.engines.installed import installed_engines
-from edgeloop.runtime.engines.port import Setting
+from edgeloop.runtime.engines.port import MOST_THREADS, Setting
 from edgeloop.runtime.engines.settings import Found
 from edgeloop.runtime.known import known_accelerators
 from edgeloop.runtime.outcome import RACE_S, Race
@@ -37,8 +38,10 @@ def load(
     embedding, as `Predictor.save_enrolled` wrote them. Raises NotFound, Corrupt, InvalidInput, or Unavailable if no
     engine here runs any variant.
     """
-    if threads is not None and threads < 1:
-        raise InvalidInput(f"threads is {threads}; at least 1 is needed")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InvalidInput(f"threads is {threads:,}; expected 1 to {MOST_THREADS:,}")
+    if not (race_s >= 0 and math.isfinite(race_s)):
+        raise InvalidInput(f"race_s is {race_s}; expected seconds, or 0 for no race")
     bundle = open_bundle(path)
     predictor = load_fastest(bundle, able_here(bundle, engine), threads=threads, race_s=race_s)
     if cache:

@@ -1,5 +1,7 @@
 """What a race came to, as data: it is kept for the next start, and a predictor says what chose it."""
 
+from typing import Annotated
+
 import msgspec
 
 from edgeloop.contracts.manifest import EngineName, Precision
@@ -27,7 +29,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
 class Race(msgspec.Struct, frozen=True, kw_only=True):
     """A race's outcome: runners, the winner first. seconds: that it took; 0.0 of one that was remembered."""
 
-    runners: tuple[Runner, ...]
+    runners: Annotated[tuple[Runner, ...], msgspec.Meta(min_length=1)]
     seconds: float
 
     @property

@@ -18,7 +18,7 @@ import structlog
 import uvicorn
 
 from edgeloop.contracts.errors import EdgeloopError
-from edgeloop.hub.serve import bind, url_of
+from edgeloop.hub.serve import bind, loop_factory, url_of
 from edgeloop.serve.config import ServeConfig
 from edgeloop.serve.models import Models
 from edgeloop.serve.routes import Routes
@@ -43,7 +43,7 @@ def run_server(config: ServeConfig, *, on_ready: Callable[[str], None]) -> None:
     handle = bind(config.listen)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(config, handle, on_ready=on_ready))
     finally:
         handle.close()
@@ -126,15 +126,6 @@ def _uvicorn_config(routes: Routes, config: ServeConfig) -> uvicorn.Config:
         ssl_certfile=config.listen.tls_cert,
         ssl_keyfile=config.listen.tls_key,
     )
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's event loop where it is installed; it is about twice as fast."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 class _Server(uvicorn.Server):

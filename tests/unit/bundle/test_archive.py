@@ -14,6 +14,7 @@ from builders import MemoryFiles, Parts, as_bundle, make_bundle, make_parts, pac
 from edgeloop.bundle.archive import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
+    MAX_VARIANTS,
     Bundle,
     digest,
     entries,
@@ -23,7 +24,7 @@ from edgeloop.bundle.archive import (
 )
 from edgeloop.contracts.codec import SCHEMA, to_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound
-from edgeloop.contracts.manifest import FileEntry, Lineage
+from edgeloop.contracts.manifest import FileEntry, Lineage, Reuse
 from edgeloop.contracts.output import (
     Activation,
     Anomaly,
@@ -184,6 +185,42 @@ def test_manifest_that_refers_to_a_file_it_does_not_list_is_corrupt(parts: Parts
 def test_manifest_without_variants_is_refused(parts: Parts) -> None:
     with pytest.raises(InvalidInput, match="variants"):
         parse_manifest(to_json(parts.changed(variants=()).manifest))
+
+
+def test_manifest_that_lists_a_variant_twice_is_refused(parts: Parts) -> None:
+    (first, *_) = parts.manifest.variants
+    again = msgspec.structs.replace(first, tensors={"other": "name"})
+    with pytest.raises(InvalidInput, match=rf"the variant {first.engine} {first.precision} of file \w+ more than once"):
+        parse_manifest(to_json(parts.changed(variants=(first, again)).manifest))
+
+
+@pytest.mark.parametrize("count", [MAX_VARIANTS, MAX_VARIANTS + 1])
+def test_manifest_has_a_bounded_number_of_variants(parts: Parts, count: int) -> None:
+    (first, *_) = parts.manifest.variants
+    contents = [f"model {number}".encode() for number in range(count)]
+    variants = tuple(msgspec.structs.replace(first, file=digest(data)) for data in contents)
+    many = parts.changed(variants=variants, files=entries([*parts.files.values(), *contents])).manifest
+    if count == MAX_VARIANTS:
+        assert len(parse_manifest(to_json(many)).variants) == count
+    else:
+        with pytest.raises(InvalidInput, match="has 65 variants; at most 64 are taken"):
+            parse_manifest(to_json(many))
+
+
+@pytest.mark.parametrize("asked", [0, 4097, 2**31])
+def test_manifest_that_asks_for_too_many_answers_to_be_kept_is_refused(parts: Parts, asked: int) -> None:
+    manifest = parts.changed(reuse=Reuse(entries=asked)).manifest
+    with pytest.raises(InvalidInput, match=r"Expected `int` .=.*reuse\.entries"):
+        parse_manifest(to_json(manifest))
+
+
+def test_bundle_from_before_reuse_and_budget_is_read(parts: Parts) -> None:
+    document = msgspec.json.decode(to_json(parts.manifest))
+    for later in ("reuse", "budget"):
+        document.pop(later)
+    assert parse_manifest(to_json(document)).reuse == Reuse()
+    document["reuse"] = {"entries": 4096, "max_age_s": 60.0, "near": 0.02}
+    assert parse_manifest(to_json(document)).reuse.entries == 4096
 
 
 @pytest.mark.parametrize("labels", [(), ("a",), ("a", "a"), ("a", "b", "a")])

@@ -9,6 +9,7 @@ from builders import LABELS, Damage, Parts, as_bundle, make_bundle, make_parts, 
 from edgeloop.bundle.archive import Bundle
 from edgeloop.contracts.errors import InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.manifest import EngineName, Variant
+from edgeloop.runtime.engines.port import MOST_THREADS
 from edgeloop.runtime.load import load, load_fastest, load_first, race_key
 from edgeloop.runtime.outcome import Race
 from edgeloop.runtime.predictor import Predictor
@@ -47,6 +48,18 @@ def test_unknown_engine_is_invalid_input(tmp_path: Path) -> None:
 def test_no_threads_at_all_is_invalid_input(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="threads is 0"):
         load(make_bundle(tmp_path), threads=0)
+
+
+@pytest.mark.parametrize("threads", [-1, MOST_THREADS + 1])
+def test_threads_beyond_reason_are_invalid_input(tmp_path: Path, threads: int) -> None:
+    with pytest.raises(InvalidInput, match="expected 1 to 1,024"):
+        load(make_bundle(tmp_path), threads=threads)
+
+
+@pytest.mark.parametrize("race_s", [-1.0, float("nan"), float("inf")])
+def test_race_of_no_length_is_invalid_input(tmp_path: Path, race_s: float) -> None:
+    with pytest.raises(InvalidInput, match="race_s is"):
+        load(make_bundle(tmp_path), race_s=race_s)
 
 
 def test_engine_that_no_variant_is_for_is_unavailable(tmp_path: Path) -> None:
@@ -110,11 +123,12 @@ def test_another_machine_calls_for_another_race(tmp_path: Path) -> None:
     assert recall(tmp_path, msgspec.structs.replace(key, machine=f"{key.machine} more cores"), Race) is None
 
 
-def test_memory_that_is_damaged_calls_for_another_race(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"{ half of", b"", b'{"runners": [], "seconds": 1.0}'])
+def test_memory_that_is_damaged_calls_for_another_race(tmp_path: Path, damage: bytes) -> None:
     bundle = _bundle()
     _fastest(bundle, tmp_path)
     for path in tmp_path.iterdir():
-        path.write_bytes(b"{ half of")
+        path.write_bytes(damage)
     again = _fastest(bundle, tmp_path)
     assert again.race is not None
     assert _known(bundle, tmp_path) is not None

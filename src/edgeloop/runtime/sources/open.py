@@ -110,6 +110,8 @@ def make_cut(spec: InputSpec, steps: tuple[Step, ...], *, sequence: bool = False
 
 
 def _named(source: int | str | os.PathLike[str], spec: InputSpec, steps: tuple[Step, ...], wish: _Wish) -> FrameSource:
+    if source == "":  # an unset variable of a shell; pathlib takes it for the folder that one stands in
+        raise InvalidInput("the source is an empty name; expected a file, a folder, a camera, a URL or - (here is .)")
     if source == STANDARD_INPUT:
         return _standard_input(make_cut(spec, steps, sequence=wish.follow), wish)
     video = _video(source, follow=wish.follow, rate_hz=wish.rate_hz)
@@ -136,7 +138,7 @@ def _video(source: int | str | os.PathLike[str], *, follow: bool, rate_hz: float
     if not (is_number or device.is_char_device() or device.is_relative_to("/dev")):
         return None
     if sys.platform.startswith("linux") and not follow and not device.exists():
-        raise NotFound(f"there is no camera {device}; plug it in, or let it be waited for (follow)")
+        raise NotFound(f"there is no camera {device}; plug it in, or let it be waited for (follow=True in Python)")
     return LiveVideo(text, partial(open_camera, int(text) if is_number else text), rate_hz=rate_hz)
 
 
@@ -145,7 +147,8 @@ def _url(url: str, scheme: str, *, follow: bool, rate_hz: float) -> Reader:
     if Path(urlsplit(url).path).suffix.lower() in VIDEO_SUFFIXES and scheme.startswith("http"):
         if follow:
             raise _no_follow("a video file")
-        return VideoFile(name, partial(open_video, url, open_s=_FILE_OPEN_S, read_s=_FILE_OPEN_S), rate_hz=rate_hz)
+        opened = partial(open_video, url, open_s=_FILE_OPEN_S, read_s=_FILE_OPEN_S)
+        return VideoFile(name, opened, rate_hz=rate_hz, is_remote=True)
     opened = partial(open_video, url, open_s=_PATIENCE.open_s, read_s=_PATIENCE.stall_s)
     return LiveVideo(name, opened, rate_hz=rate_hz, patience=_PATIENCE)
 

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from edgeloop.contracts.errors import Corrupt
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, Unavailable
 from edgeloop.runtime.sources.capture import Capture, rgb
 from edgeloop.runtime.sources.pace import Pace
 from edgeloop.runtime.sources.port import Frame, FrameError, Tally
@@ -21,30 +21,39 @@ _QUICK_S = 1.0  # what fails after longer waited for a network, and would again
 class VideoFile:
     """Every frame of a video file, or rate_hz of them for each second of the video; a Reader.
 
-    name: what frames and errors call it. opened: opens it, or returns None.
+    name: what frames and errors call it. opened: opens it, or returns None. is_remote: it lies on a server.
     """
 
     has_own_time = True
 
-    def __init__(self, name: str, opened: Callable[[], Capture | None], *, rate_hz: float = 0.0) -> None:
+    def __init__(
+        self, name: str, opened: Callable[[], Capture | None], *, rate_hz: float = 0.0, is_remote: bool = False
+    ) -> None:
         self._name = name
+        self._is_remote = is_remote
         self._opened = opened
         self._rate_hz = rate_hz
 
     def read(self, stop: threading.Event, tally: Tally) -> Iterator[Frame | FrameError]:
-        """See Reader. Yields a FrameError of Corrupt if it is no video, or ends long before it says."""
+        """See Reader. Yields a FrameError of Corrupt if it is no video, or ends long before it says; of
+        Unavailable if it is a server's and cannot be opened."""
         yield from Pump[Frame | FrameError](lambda pump: self._fill(pump, tally), name="video", room=_AHEAD).items(stop)
 
     def _fill(self, pump: Pump[Frame | FrameError], tally: Tally) -> None:
         capture = self._opened()
         if capture is None:
-            told = "is no video that can be read; expected one that FFmpeg reads, such as H.264 in MP4"
-            pump.put(FrameError(self._name, Corrupt(f"{self._name} {told}"), 0.0))
+            pump.put(FrameError(self._name, self._not_opened(), 0.0, is_lost=self._is_remote))
             return
         try:
             self._drain(capture, pump, tally)
         finally:
             capture.close()
+
+    def _not_opened(self) -> EdgeloopError:
+        wanted = "a video that FFmpeg reads, such as H.264 in MP4"
+        if self._is_remote:  # FFmpeg does not say which of the two it was
+            return Unavailable(f"{self._name}: its server does not answer, or not with {wanted}; try again")
+        return Corrupt(f"{self._name} is no video that can be read; expected {wanted}")
 
     def _drain(self, capture: Capture, pump: Pump[Frame | FrameError], tally: Tally) -> None:
         pace, said = Pace(self._rate_hz), capture.frame_count()

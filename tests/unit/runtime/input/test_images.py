@@ -52,6 +52,11 @@ def test_red_png_is_red() -> None:
     assert decode_image(RED_PNG, what="x").tolist() == [[[255, 0, 0]]]
 
 
+@pytest.mark.parametrize("image", [COLOURS, GREYS], ids=["colours", "greys"])
+def test_quick_png_holds_the_same_pixels(image: NDArray[np.uint8]) -> None:
+    assert decode_image(encode_png(image, quick=True), what="x").tolist() == image.tolist()
+
+
 def test_colour_image_survives_png() -> None:
     assert decode_image(encode_png(COLOURS), what="x").tolist() == COLOURS.tolist()
 

@@ -9,7 +9,7 @@ from cameras import jpeg
 from specs import IMAGE, SERIES, SOUND, TENSOR
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.manifest import Modality
+from edgeloop.contracts.manifest import InputSpec, Modality
 from edgeloop.contracts.preprocess import Scale, Window
 from edgeloop.runtime.input.images import encode_png
 from edgeloop.runtime.sources.names import without_secrets
@@ -64,6 +64,12 @@ def test_folder_named_by_digits_goes_before_a_camera(
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "a.png").write_bytes(PNG)
     assert [frame.name for frame in open_source("0", IMAGE, ()).frames(stop)] == ["a.png"]
+
+
+@pytest.mark.parametrize("spec", [IMAGE, SOUND, SERIES, TENSOR], ids=lambda spec: spec.modality)
+def test_empty_name_is_not_the_folder_that_one_stands_in(spec: InputSpec) -> None:
+    with pytest.raises(InvalidInput, match="empty name"):
+        open_source("", spec, ())
 
 
 def test_missing_path_is_not_found(tmp_path: Path) -> None:

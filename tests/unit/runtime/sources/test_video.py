@@ -1,5 +1,6 @@
 import itertools
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from cameras import HEIGHT, WIDTH, number_in, picture
 from specs import IMAGE, SOUND
 
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from edgeloop.runtime.sources.open import open_source
 from edgeloop.runtime.sources.port import Frame, FrameError
 
@@ -127,6 +128,16 @@ def test_file_that_is_damaged_in_its_middle_goes_on_behind_it(tmp_path: Path, st
     frames = [one for one in found if isinstance(one, Frame)]
     assert _numbers(found[:12] + found[13:]) == [*range(12), *range(17, 40)]
     assert [one.missed for one in frames if one.missed] == [5]
+
+
+def test_video_of_a_server_that_does_not_answer_may_come_later(stop: threading.Event) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    (frame,) = open_source(f"http://127.0.0.1:{port}/clip.mp4", IMAGE, ()).frames(stop)
+    assert isinstance(frame, FrameError)
+    assert isinstance(frame.error, Unavailable)
+    assert "does not answer" in str(frame.error)
+    assert frame.is_lost
 
 
 def test_missing_video_is_not_found(tmp_path: Path) -> None:
