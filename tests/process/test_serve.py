@@ -366,7 +366,10 @@ def test_sigterm_answers_what_was_taken_and_says_farewell_to_the_rest(tmp_path: 
         server.send(signal.SIGTERM)
         farewell = next(_readiness(idle))
         assert farewell == (503, "close")
-        assert {one.result()[0] for one in under_way} == {200}
+        answers = [one.result()[0] for one in under_way]
+        # Eight at the least were taken when the signal came; a client that was slow to ask is one of the rest.
+        assert answers.count(200) >= 8
+        assert set(answers) <= {200, 503}
     assert server.process.handle is not None
     assert server.process.handle.wait(timeout=TIMEOUT_S) == -signal.SIGTERM
     with pytest.raises(ConnectionRefusedError):
