@@ -67,13 +67,15 @@ def _question(parts: Parts, folder: Path, *, within_s: float = ENOUGH_S) -> Ques
 async def _endless(folder: Path) -> AsyncIterator[tuple[psutil.Process, "asyncio.Task[Findings]"]]:
     """A process at work on a model that never answers, and who waits for it."""
     parts = _with(endless())
+    before = set(psutil.Process().children())  # servers of other tests
     task = asyncio.create_task(ask_process(_question(parts, folder), to_json(parts.manifest)))
     try:
-        while not (children := psutil.Process().children()):
+        while not (children := set(psutil.Process().children()) - before):
             assert not task.done()
             await asyncio.sleep(0.01)
-        await _when_it_computes(children[0])
-        yield children[0], task
+        (child,) = children
+        await _when_it_computes(child)
+        yield child, task
     finally:
         task.cancel()
         await asyncio.wait([task])
