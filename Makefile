@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-breaks test-rest check bench-toolchain bench-runtime bench-fleet torture format lock clean
+.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-breaks test-runtime test-rest check bench-toolchain bench-runtime bench-fleet torture format lock clean
 
 help:
 	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
@@ -34,11 +34,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/edgeloop demo --report build/demo.json
 
-# Six processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
+# Seven processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
 # and all the rest in a single process it has died of a segmentation fault. Each prints when it has ended.
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target \
-		test-search test-shrinking test-toolchain test-processes test-breaks test-rest
+		test-search test-shrinking test-toolchain test-processes test-breaks test-runtime test-rest
 
 SEARCHES := tests/process/test_search_killed.py tests/process/test_search_kinds.py
 BREAKS := $(patsubst %,tests/process/test_%.py,\
@@ -61,8 +61,12 @@ test-processes: $(STAMP)
 test-breaks: $(STAMP)
 	@$(BIN)/python -m pytest $(BREAKS)
 
+RUNTIME := tests/contract tests/unit/runtime tests/unit/serve
+test-runtime: $(STAMP)
+	@$(BIN)/python -m pytest $(RUNTIME)
+
 test-rest: $(STAMP)
-	@$(BIN)/python -m pytest --ignore=tests/process --ignore=tests/flow --ignore=tests/unit/toolchain
+	@$(BIN)/python -m pytest --ignore=tests/process --ignore=tests/flow --ignore=tests/unit/toolchain $(RUNTIME:%=--ignore=%)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
