@@ -1,5 +1,6 @@
 """The signature profile against an independent implementation of RFC 9421 and RFC 9530 (pyauth's)."""
 
+import asyncio
 import datetime
 import time
 
@@ -81,7 +82,7 @@ def test_hub_accepts_a_signature_made_by_an_independent_library(key: Ed25519Priv
     )
     signed = read_signed("POST", "/v1/send", "a=1", b"body", request.headers.get)
     checker = ProofChecker(clock=lambda: 1000.0)
-    assert checker.check(signed, key.public_key().public_bytes_raw()) == "camera-1"
+    assert asyncio.run(checker.check(signed, key.public_key().public_bytes_raw())) == "camera-1"
 
 
 def test_content_digest_is_that_of_the_standard() -> None:

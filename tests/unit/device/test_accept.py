@@ -141,9 +141,10 @@ def test_crash_of_the_engine_is_a_failure_that_names_the_signal(tmp_path: Path) 
 
 
 def test_model_that_never_answers_is_stopped(tmp_path: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))  # servers of other tests
     found = _judged(_with(endless()), tmp_path, accept_s=SOON_S)
     assert found == Findings(failure="it was not done within 3 s here and was stopped")
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_model_that_needs_more_memory_than_there_is_is_a_failure(tmp_path: Path) -> None:
