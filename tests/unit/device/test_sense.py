@@ -312,8 +312,8 @@ def test_table_is_read_on_after_a_kill_with_each_window_answered_once(tmp_path: 
             assert "answered\n" in iter(process.stdout.readline, "")
             process.send_signal(signal.SIGKILL)
     with Device(tmp_path, str(table), series()) as device:
+        device.until(lambda: len(device.readings()) >= 14, "reading the table")
         made = device.readings()
-        made = device.until_read(14 - len(made))
     assert [one.source for one in made] == [f"t.csv#{row:06d}" for row in range(1, 28, 2)]
 
 

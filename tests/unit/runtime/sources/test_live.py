@@ -215,6 +215,9 @@ def test_nothing_is_written_to_standard_error(
     assert capfd.readouterr().err == ""
 
 
+_TIME_TO_SEE_S = 2.0  # until it is opened again: a frame that came by then would take the place of what went wrong
+
+
 class _Hanging:
     """A Capture whose reads hang, as FFmpeg's can whatever it was told, until it is let go."""
 
@@ -270,7 +273,7 @@ def _opening(*captures: Capture) -> Callable[[], Capture]:
 
 
 def test_read_that_hangs_is_left_behind(let_go: threading.Event, stop: threading.Event) -> None:
-    patience = Patience(open_s=0.1, stall_s=0.1, grace_s=0.1, first_wait_s=0.01)
+    patience = Patience(open_s=0.1, stall_s=0.1, grace_s=0.1, first_wait_s=_TIME_TO_SEE_S)
     source = Stream(LiveVideo("door", _opening(_Hanging(let_go), _Steady(let_go)), patience=patience))
     frames = source.frames(stop)
     assert isinstance(next(frames), FrameError)
@@ -280,7 +283,7 @@ def test_read_that_hangs_is_left_behind(let_go: threading.Event, stop: threading
 
 
 def test_frame_that_comes_after_the_time_is_up_is_an_old_one(let_go: threading.Event, stop: threading.Event) -> None:
-    patience = Patience(stall_s=0.2, first_wait_s=0.01)
+    patience = Patience(stall_s=0.2, first_wait_s=_TIME_TO_SEE_S)
     source = Stream(LiveVideo("door", _opening(_Late(let_go), _Steady(let_go)), patience=patience))
     frames = source.frames(stop)
     told = next(frames)
