@@ -134,7 +134,6 @@ def entries(
         (variant, setting)
         for variant in variants
         for setting in settings_for(variant.engine, cores=cores, threads=threads, found=found, lean=lean)
-        if threads is None or setting.threads == threads
     ]
 
 

@@ -41,10 +41,10 @@ def settings_for(
     """What is worth racing on an engine: each interface with 1, 2, 4, ... and all cores, then the accelerators.
 
     cores: those that this process may use; physical ones, since two threads on one core only share it. threads: so
-    many on the CPU and no other number, more than there are cores, too. found: what `find_accelerators` answered;
-    those with a problem and those of other engines are passed over. lean: leave out an engine's further interfaces,
-    each of which keeps its library in memory for good once it was tried: LiteRT's compiled model takes 8 MB and was
-    within 3 % of the interpreter on every model tried.
+    many and no other number, more than there are cores, too; an accelerator counts as one. found: what
+    `find_accelerators` answered; those with a problem and those of other engines are passed over. lean: leave out an
+    engine's further interfaces, each of which keeps its library in memory for good once it was tried: LiteRT's
+    compiled model takes 8 MB and was within 3 % of the interpreter on every model tried.
     """
     on_cpu = [
         Setting(threads=count, interface=interface)
@@ -54,7 +54,7 @@ def settings_for(
     beyond = [
         Setting(interface=one.interface, accelerator=one.accelerator)
         for one in found
-        if one.engine is name and not one.problem
+        if one.engine is name and not one.problem and threads in (None, DEFAULT.threads)
     ]
     return (*on_cpu, *beyond)
 
