@@ -30,7 +30,7 @@ from edgeloop.device.update import Updater
 from edgeloop.transport.budget import DOWNLOAD, Budget, DaySettings
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
-from edgeloop.transport.outbox import CRAMPED, Outbox, open_or_begin_anew
+from edgeloop.transport.outbox import Outbox, open_or_begin_anew
 from edgeloop.transport.seal import Keyring
 from edgeloop.transport.sender import FIRST_WAIT_S, Sender
 from edgeloop.transport.syncing import SyncLoop
@@ -309,7 +309,7 @@ class Agent:
             clock_ms=int(time.time() * 1000),
             outbox=stats.accounts,
             day=day,
-            storage=self._record.trouble or (CRAMPED if self._outbox.is_cramped else ""),
+            storage=self._record.trouble or self._outbox.trouble,
             trust=self._signed.trust,
         )
 

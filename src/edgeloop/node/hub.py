@@ -32,7 +32,7 @@ from edgeloop.hub.waker import Waker, wait_for_news
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
 from edgeloop.transport.keep import Keep
-from edgeloop.transport.outbox import CRAMPED, Outbox
+from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
 
@@ -159,7 +159,7 @@ class NodeHub:
             outbox_bytes=stats.pending_bytes,
             clock_ms=int(time.time() * 1000),
             outbox=stats.accounts,
-            storage=CRAMPED if self._outbox.is_cramped else "",
+            storage=self._outbox.trouble,
         )
 
     def _take(self, report: DeviceReport) -> None:

@@ -8,7 +8,6 @@ Acknowledged rows stay as the device's own record until their room is needed. Wh
 """
 
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,91 +18,18 @@ import msgspec
 import structlog
 
 from edgeloop.bundle.durable import storage_error
-from edgeloop.contracts.codec import from_msgpack, to_msgpack
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
-from edgeloop.contracts.messages import MAX_BODY_BYTES, Account, Alert, Body, Event, Reading, Sample
+from edgeloop.contracts.messages import MAX_BODY_BYTES, Account, Alert, Body, Event, Reading
+from edgeloop.transport.batch import Room
+from edgeloop.transport.bounding import ROW, Bounding
 from edgeloop.transport.ledger import Change, Fate, Ledger, Row
-from edgeloop.transport.seal import Keyring, is_sealed
+from edgeloop.transport.outbox_schema import SCHEMA
+from edgeloop.transport.payloads import Payloads
+from edgeloop.transport.seal import Keyring
 from edgeloop.transport.sqlite import open_durable, reading, transaction
-from edgeloop.transport.worth import (
-    ALERT,
-    ALERTS,
-    LAST_AUDIT,
-    ORDINARY,
-    READING,
-    Bounds,
-    is_audit,
-    worth,
-)
+from edgeloop.transport.worth import ALERT, ALERTS, LAST_AUDIT, ORDINARY, READING, Bounds, is_audit, worth
 
 _log = structlog.get_logger(__name__)
-
-_SCHEMA = (
-    """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    device_id TEXT NOT NULL,
-    epoch INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    value REAL NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    payload BLOB NOT NULL,
-    acknowledged_ms INTEGER,
-    rejected TEXT,
-    UNIQUE (device_id, epoch, sequence)
-) STRICT;
-CREATE INDEX IF NOT EXISTS pending ON events (id) WHERE acknowledged_ms IS NULL;
-CREATE INDEX IF NOT EXISTS acknowledged ON events (id) WHERE acknowledged_ms IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_value ON events (value, id) WHERE acknowledged_ms IS NULL;
-CREATE TABLE IF NOT EXISTS evicted (kind TEXT PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
-""",
-    """
-ALTER TABLE events ADD COLUMN tier INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE events ADD COLUMN label TEXT;
-ALTER TABLE events ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 0;
-UPDATE events SET tier = 2 WHERE kind = 'alert';
-CREATE TABLE aside (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    device_id TEXT NOT NULL,
-    epoch INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    payload BLOB NOT NULL,
-    reason TEXT NOT NULL,
-    at_ms INTEGER NOT NULL,
-    UNIQUE (device_id, epoch, sequence)
-) STRICT;
-INSERT INTO aside (device_id, epoch, sequence, kind, size_bytes, payload, reason, at_ms)
-    SELECT device_id, epoch, sequence, kind, size_bytes, payload, rejected, acknowledged_ms FROM events
-    WHERE rejected IS NOT NULL ORDER BY id;
-DELETE FROM events WHERE rejected IS NOT NULL;
-CREATE TABLE account (
-    device_id TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    fate TEXT NOT NULL,
-    rows INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    PRIMARY KEY (device_id, kind, fate)
-) STRICT, WITHOUT ROWID;
-INSERT INTO account SELECT device_id, kind, 'pending', count(*), sum(size_bytes) FROM events
-    WHERE acknowledged_ms IS NULL GROUP BY 1, 2;
-INSERT INTO account SELECT device_id, kind, 'record', count(*), sum(size_bytes) FROM events
-    WHERE acknowledged_ms IS NOT NULL GROUP BY 1, 2;
-INSERT INTO account SELECT device_id, kind, 'acknowledged', rows, bytes FROM account WHERE fate = 'record';
-INSERT INTO account SELECT device_id, kind, 'rejected', count(*), sum(size_bytes) FROM aside GROUP BY 1, 2;
-INSERT INTO account SELECT '', kind, 'evicted', rows, bytes FROM evicted;
-INSERT INTO account SELECT device_id, kind, 'appended', sum(rows), sum(bytes) FROM account
-    WHERE fate != 'record' GROUP BY 1, 2;
-DROP TABLE evicted;
-DROP INDEX by_value;
-CREATE INDEX by_worth ON events (tier, device_id, value, id, size_bytes) WHERE acknowledged_ms IS NULL;
-CREATE INDEX by_kind ON events (kind, id) WHERE acknowledged_ms IS NULL;
-CREATE INDEX audits ON events (device_id, label, id) WHERE label IS NOT NULL AND acknowledged_ms IS NULL
-""",
-)
 
 _INSERT = (
     "INSERT OR IGNORE INTO events "
@@ -111,19 +37,11 @@ _INSERT = (
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _IDENTITY = "device_id = ? AND epoch = ? AND sequence = ?"
-_ROW = "id, device_id, kind, tier, size_bytes"
-LEAST_BYTES = 1024 * 1024
-"""What an outbox may always hold, however little its disk has free."""
+_CRAMPED = "the disk is nearly full: the outbox does not grow, and gives up what is worth least"
 
-CRAMPED = "the disk is nearly full: the outbox does not grow, and gives up what is worth least"
-
-ROW_BYTES = 160
-"""What a row takes on the disk beside its payload: its columns, and its places in the indexes."""
-_CONTEXT = b"edgeloop outbox"
 _BROKEN_NEVER_WAIT = MAX_BODY_BYTES - 64 * 1024
 _AUDIT_SHARE = 4
 _EXPIRE_EVERY_MS = 60_000
-_AT_ONCE = 200
 _LONGEST_REASON = 300
 
 
@@ -165,8 +83,7 @@ class Outbox:
     """A bounded, durable queue of events. Safe to use from many threads, and beside other processes.
 
     clock_s: seconds that pass, from anywhere: what rows' ages are counted by, since a device's clock may say 1970. Time
-    in which the process does not run ages nothing. is_cramped: there was less free on the disk than is to stay free
-    when something was added last.
+    in which the process does not run ages nothing.
     """
 
     def __init__(
@@ -179,21 +96,20 @@ class Outbox:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.device_id = device_id
-        self._path = path
         self._bounds = bounds
-        self._keyring = keyring
+        self._payloads = Payloads(keyring)
         self._clock_s = clock_s
         self._lock = threading.Lock()
         fix = "Move it away; a new one is made."
-        self._connection = open_durable(path, _SCHEMA, fix=fix)
+        self._connection = open_durable(path, SCHEMA, fix=fix)
         self._opened_s = clock_s()
         self._expired_at_ms = -_EXPIRE_EVERY_MS
-        self.is_cramped = False
         self._locked = ""
         with reading(what="the outbox"):
             self._age_ms = int(self._meta("age_ms") or 0)
             self.epoch = self._own_epoch()
             self._ledger = Ledger(self._connection)
+        self._bounding = Bounding(self._connection, self._ledger, bounds, path, give_up=self._give_up)
 
     # ---- in
 
@@ -232,7 +148,7 @@ class Outbox:
         found: list[Queued] = []
         broken: dict[int, str] = {}
         locked = ""
-        room = _Room(limit, max_bytes, allowed_bytes or {})
+        room = Room(limit, max_bytes, allowed_bytes or {})
         with self._reading():
             for query, values in room.queries(oldest_first=oldest_first):
                 for row, kind, size_bytes, payload in self._connection.execute(query, values):
@@ -241,7 +157,7 @@ class Outbox:
                     if not room.take(kind, size_bytes):
                         continue
                     try:
-                        found.append(Queued(row, self._opened(payload), size_bytes))
+                        found.append(Queued(row, self._payloads.read(payload), size_bytes))
                     except (Corrupt, InvalidInput) as error:
                         broken[row] = str(error)
                     except Unavailable as error:
@@ -283,7 +199,7 @@ class Outbox:
         with self._changing() as change:
             moved = [self._taken_back(row) for row in rows]
             for aside, payload in moved:
-                event = self._opened(payload)
+                event = self._payloads.read(payload)
                 back = self._put(event, payload, change, is_new=False)
                 assert back is not None, "what is set aside is in no other place"
                 change.move(aside, out_of=Fate.REJECTED, into=())
@@ -301,7 +217,7 @@ class Outbox:
 
     def expire(self) -> None:
         """Give up what has waited for longer than its class may; looks once a minute."""
-        if self._now_ms() - self._expired_at_ms >= _EXPIRE_EVERY_MS:
+        if self._is_expiry_due():
             with self._changing():
                 pass
 
@@ -309,7 +225,7 @@ class Outbox:
         """Every row that is still kept, acknowledged or not, oldest first: the device's own record."""
         with self._reading():
             payloads = self._connection.execute("SELECT payload FROM events ORDER BY id").fetchall()
-        return (self._opened(payload) for (payload,) in payloads)
+        return (self._payloads.read(payload) for (payload,) in payloads)
 
     def last_source(self) -> str:
         """What the newest reading of this device's own was read from, also if it has left; empty when there is none."""
@@ -319,7 +235,7 @@ class Outbox:
             row = None if known is not None else self._connection.execute(query, (self.device_id,)).fetchone()
         if row is None:
             return known or ""
-        body = self._opened(row[0]).body
+        body = self._payloads.read(row[0]).body
         return body.source if isinstance(body, Reading) else ""
 
     def stats(self, device_id: str | None = None) -> OutboxStats:
@@ -339,6 +255,11 @@ class Outbox:
                 accounts=ledger.accounts(device_id),
             )
 
+    @property
+    def trouble(self) -> str:
+        """Why it does not grow; empty while it may."""
+        return _CRAMPED if self._bounding.is_cramped else ""
+
     def waiting_bytes(self, kind: str) -> int:
         """What waits of a class, from memory: asked for each input."""
         with self._lock:
@@ -356,21 +277,6 @@ class Outbox:
             self._connection.close()
 
     # ---- one row's way
-
-    def _sealed(self, event: Event) -> bytes:
-        """An event as it lies on the disk: the one place where a payload is written."""
-        plain = to_msgpack(event)
-        if self._keyring is None or not isinstance(event.body, Sample):
-            return plain
-        return self._keyring.seal(plain, context=_CONTEXT)
-
-    def _opened(self, payload: bytes) -> Event:
-        """And the one where it is read. Raises Corrupt or InvalidInput, Unavailable without the key that it needs."""
-        if not is_sealed(payload):
-            return from_msgpack(payload, Event, what="an outbox row")
-        if self._keyring is None:
-            raise Unavailable("the outbox holds sealed samples, and no --sample-key was given; they wait for it")
-        return from_msgpack(self._keyring.open(payload, context=_CONTEXT), Event, what="an outbox row")
 
     def _append(self, bodies: list[Body], at_ms: int, change: Change) -> list[int]:
         first = self._next()
@@ -391,7 +297,7 @@ class Outbox:
         """Returns how many were new."""
         (is_any_aside,) = self._connection.execute("SELECT EXISTS (SELECT 1 FROM aside)").fetchone()
         new = [event for event in events if not self._is_aside(event)] if is_any_aside else events
-        rows = [self._put(event, self._sealed(event), change, is_new=True) for event in new]
+        rows = [self._put(event, self._payloads.write(event), change, is_new=True) for event in new]
         added = [row for row in rows if row is not None]
         too_large = [row for row in added if row.size_bytes > _BROKEN_NEVER_WAIT]
         self._set_aside(
@@ -427,7 +333,7 @@ class Outbox:
         query = f"SELECT payload FROM events WHERE kind = '{READING}' AND {_IDENTITY}"  # noqa: S608 - literals
         row = self._connection.execute(query, identity).fetchone()
         try:
-            body = self._opened(row[0]).body if row else None
+            body = self._payloads.read(row[0]).body if row else None
         except (Corrupt, InvalidInput, Unavailable):
             return ""  # told when that reading's own turn comes
         return (body.prediction.label or "") if isinstance(body, Reading) else ""
@@ -438,7 +344,7 @@ class Outbox:
         if self._connection.execute(f"SELECT 1 {waits}", (device_id, label, LAST_AUDIT)).fetchone():
             return
         found = self._connection.execute(
-            f"SELECT {_ROW} {waits} ORDER BY id DESC", (device_id, label, ORDINARY)
+            f"SELECT {ROW} {waits} ORDER BY id DESC", (device_id, label, ORDINARY)
         ).fetchone()
         if found is None:
             return
@@ -497,94 +403,9 @@ class Outbox:
 
     def _waiting(self, rows: Iterable[int]) -> list[Row]:
         """Those of these rows that still wait."""
-        query = f"SELECT {_ROW} FROM events WHERE acknowledged_ms IS NULL AND id = ?"  # noqa: S608 - literals
+        query = f"SELECT {ROW} FROM events WHERE acknowledged_ms IS NULL AND id = ?"  # noqa: S608 - literals
         found = (self._connection.execute(query, (row,)).fetchone() for row in rows)
         return [Row(*one) for one in found if one is not None]
-
-    # ---- bounds
-
-    def _expire_due(self, change: Change) -> None:
-        now_ms = self._now_ms()
-        if now_ms - self._expired_at_ms < _EXPIRE_EVERY_MS:
-            return
-        self._expired_at_ms = now_ms
-        for kind, ttl_s in self._bounds.ttl_s.items():
-            self._expire_before(kind, now_ms - int(ttl_s * 1000), change)
-
-    def _expire_before(self, kind: str, before_ms: int, change: Change) -> None:
-        columns = f"SELECT since_ms, {_ROW} FROM events"  # noqa: S608 - literals
-        query = f"{columns} WHERE acknowledged_ms IS NULL AND kind = ? ORDER BY id LIMIT ?"
-        while rows := self._connection.execute(query, (kind, _AT_ONCE)).fetchall():
-            for since_ms, *row in rows:
-                if since_ms >= before_ms:  # ages follow the order of rows
-                    return
-                self._give_up(Row(*row), Fate.EXPIRED, change)
-
-    def _make_room(self, change: Change) -> None:
-        """Forget acknowledged rows first, then what was set aside, then give up the least valuable."""
-        excess = self._excess_bytes(change)
-        if excess > 0:
-            excess -= self._delete("events WHERE acknowledged_ms IS NOT NULL", Fate.RECORD, (), excess, change)
-        if excess > 0:
-            excess -= self._delete("aside WHERE 1", Fate.REJECTED, (Fate.EVICTED,), excess, change)
-        for tier in (ORDINARY, LAST_AUDIT, ALERTS):
-            while excess > 0 and (device_id := self._ledger.largest(tier, change)[0]) is not None:
-                excess -= self._evict(tier, device_id, excess, change)
-
-    def _excess_bytes(self, change: Change) -> int:
-        """How many bytes there are beyond the bound, or beyond what the disk has to spare."""
-        rows = self._ledger.disk_rows + change.disk_rows
-        over = self._ledger.disk_bytes + change.disk_bytes + rows * ROW_BYTES - self._bounds.max_bytes
-        grown = change.disk_bytes + change.disk_rows * ROW_BYTES
-        if grown <= 0 or self._bounds.keep_free_bytes <= 0:
-            return over
-        beyond = grown - self._spare_bytes()
-        self.is_cramped = beyond > 0
-        return max(over, min(beyond, over + self._bounds.max_bytes - LEAST_BYTES))
-
-    def _spare_bytes(self) -> int:
-        """How much more may be written: free pages of the file, and what the disk has beyond what is to stay free."""
-        (pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
-        (all_pages,) = self._connection.execute("PRAGMA page_count").fetchone()
-        try:
-            free_bytes = shutil.disk_usage(self._path.parent).free
-            # What stands in the log only will come into the file, and take its room there.
-            to_come_bytes = max(0, all_pages * page_bytes - self._path.stat().st_size)
-        except OSError as error:
-            raise Unavailable(f"the outbox cannot ask its disk for room: {error}. Check the disk.") from error
-        return int(pages * page_bytes + max(0, free_bytes - to_come_bytes - self._bounds.keep_free_bytes))
-
-    def _evict(self, tier: int, device_id: str, excess_bytes: int, change: Change) -> int:
-        """Rows of the device that holds most of a tier, for as long as it does; returns the bytes that were freed."""
-        query = (
-            f"SELECT {_ROW} FROM events WHERE acknowledged_ms IS NULL AND tier = ? AND device_id = ? "  # noqa: S608 - literals
-            "ORDER BY value, id LIMIT ?"
-        )
-        next_bytes = self._ledger.largest(tier, change, but=device_id)[1]
-        freed = 0
-        for found in self._connection.execute(query, (tier, device_id, _AT_ONCE)).fetchall():
-            if freed >= excess_bytes or (freed and self._ledger.held_bytes(tier, device_id, change) < next_bytes):
-                break
-            row = Row(*found)
-            self._give_up(row, Fate.EVICTED, change)
-            freed += row.size_bytes + ROW_BYTES
-        return freed
-
-    def _delete(self, which: str, out_of: Fate, into: tuple[Fate, ...], excess_bytes: int, change: Change) -> int:
-        """Rows that do not wait, oldest first; returns the bytes that were freed."""
-        freed = 0
-        query = f"SELECT id, device_id, kind, 0, size_bytes FROM {which} ORDER BY id LIMIT {_AT_ONCE}"  # noqa: S608 - literals
-        table = which.split()[0]
-        while freed < excess_bytes and (rows := self._connection.execute(query).fetchall()):
-            for found in rows:
-                if freed >= excess_bytes:
-                    break
-                row = Row(*found)
-                change.move(row, out_of=out_of, into=into)
-                self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (row.row,))  # noqa: S608 - literals
-                freed += row.size_bytes + ROW_BYTES
-        return freed
 
     # ---- the file
 
@@ -598,8 +419,10 @@ class Outbox:
                 with transaction(self._connection, what="the outbox"):
                     self._ledger.refresh()
                     yield change
-                    self._expire_due(change)
-                    self._make_room(change)
+                    if self._is_expiry_due():
+                        self._expired_at_ms = self._now_ms()
+                        self._bounding.expire(self._expired_at_ms, change)
+                    self._bounding.make_room(change)
                     self._ledger.write(change)
                     self._set_meta("age_ms", str(self._now_ms()))
             except BaseException:
@@ -611,6 +434,9 @@ class Outbox:
     def _reading(self) -> Iterator[None]:
         with self._lock, reading(what="the outbox"):
             yield
+
+    def _is_expiry_due(self) -> bool:
+        return self._now_ms() - self._expired_at_ms >= _EXPIRE_EVERY_MS
 
     def _now_ms(self) -> int:
         """For how long this outbox has been at work, over all its processes."""
@@ -664,38 +490,3 @@ def _put_away(path: Path, place: Path) -> None:
             path.replace(place)
     except OSError as error:
         raise storage_error(error, place, size_bytes=0) from error
-
-
-class _Room:
-    """What a batch may hold: rows, bytes, and of each class what may go today."""
-
-    def __init__(self, limit: int, max_bytes: int, allowed_bytes: Mapping[str, int]) -> None:
-        self._rows = limit
-        self._looks = limit * 4
-        self._bytes = max_bytes
-        self._allowed_bytes = dict(allowed_bytes)
-        self._is_empty = True
-
-    def queries(self, *, oldest_first: bool) -> Iterator[tuple[str, tuple[str | int, ...]]]:
-        """Rows that wait, as (id, kind, size_bytes, payload): alerts, then the others that may be small enough."""
-        columns = "SELECT id, kind, size_bytes, payload FROM events WHERE acknowledged_ms IS NULL"
-        yield f"{columns} AND kind = ? ORDER BY id", (ALERT,)
-        named = [one for pair in self._allowed_bytes.items() for one in pair]
-        fits = " AND NOT (kind = ? AND size_bytes > ?)" * len(self._allowed_bytes)
-        yield f"{columns} AND kind != ?{fits} ORDER BY id {'ASC' if oldest_first else 'DESC'}", (ALERT, *named)
-
-    def is_full(self, size_bytes: int) -> bool:
-        """Whether a row of this size ends the batch."""
-        self._looks -= 1
-        return self._rows <= 0 or self._looks < 0 or (size_bytes > self._bytes and not self._is_empty)
-
-    def take(self, kind: str, size_bytes: int) -> bool:
-        """Make room for a row, if its class has enough left."""
-        if size_bytes > self._allowed_bytes.get(kind, size_bytes):
-            return False
-        if kind in self._allowed_bytes:
-            self._allowed_bytes[kind] -= size_bytes
-        self._rows -= 1
-        self._bytes -= size_bytes
-        self._is_empty = False
-        return True

@@ -14,7 +14,8 @@ from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.messages import Alert, Body, Event, Reading, Sample
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Reason
-from edgeloop.transport.outbox import ROW_BYTES, Outbox
+from edgeloop.transport.bounding import ROW_BYTES
+from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.worth import Bounds
 
 _APPEND_FOR_EVER = """

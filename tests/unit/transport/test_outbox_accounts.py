@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from edgeloop.contracts.messages import Account, Alert, Body, Event, Reading, Sample
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Reason
-from edgeloop.transport.outbox import ROW_BYTES, Outbox
+from edgeloop.transport.bounding import ROW_BYTES
+from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.worth import ALERT, READING, SAMPLE, Bounds
 
 OWN = "camera-1"
