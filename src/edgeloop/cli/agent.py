@@ -13,11 +13,13 @@ import msgspec
 from edgeloop.cli.ending import heed_closed_pipes, run_to_end
 from edgeloop.cli.logs import hidden, set_up_logging
 from edgeloop.cli.say import ready
+from edgeloop.contracts.errors import InvalidInput
 from edgeloop.device.config import DeviceConfig
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent is told, as JSON in its one argument."""
+    """What the agent is told, as JSON through a pipe: a camera's address may hold a password, and arguments are for
+    everybody to see."""
 
     config: DeviceConfig
     as_json: bool
@@ -26,15 +28,31 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 def become_agent(order: Order) -> None:
     """Replace this process by the agent; on Windows, which knows no such thing, run it here.
 
-    Does not return where it replaces. Nothing may be open that has to be closed.
+    Does not return where it replaces. Nothing may be open that has to be closed. Raises InvalidInput if the order is
+    longer than a pipe holds, some 64 KB.
     """
     if os.name != "posix":
         _run(order)
         return
     sys.stdout.flush()
     sys.stderr.flush()
+    reading = _held(to_text(order).encode())
     # -P: else -m would import what lies in the working folder before what is installed.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, to_text(order)])  # noqa: S606 - ourselves
+    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, str(reading)])  # noqa: S606 - ourselves
+
+
+def _held(text: bytes) -> int:
+    """The end of a pipe to read it from, in the process that this one becomes."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    written = os.write(writing, text)
+    os.close(writing)
+    if written < len(text):
+        raise InvalidInput(
+            f"these options are {len(text):,} bytes in all, of which a pipe takes {written:,}; shorten them"
+        )
+    os.set_inheritable(reading, True)
+    return reading
 
 
 def to_text(order: Order) -> str:
@@ -54,7 +72,9 @@ def main() -> None:
     with hidden("click"):
         # Where httpx finds click it loads its command line, with rich and pygments: 5 MB.
         import httpx  # noqa: F401
-    run_to_end(lambda: _run(from_text(sys.argv[1])))
+    with os.fdopen(int(sys.argv[1]), encoding="utf-8") as pipe:
+        order = from_text(pipe.read())
+    run_to_end(lambda: _run(order))
 
 
 def _run(order: Order) -> None:

@@ -1,12 +1,17 @@
-"""The cloud: found it, serve it, migrate it, back it up, restore it."""
+"""The cloud: found it, serve it, tidy it, migrate it, back it up, restore it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeloop.cli.say import emit_json, ready
+from edgeloop.cli.service import add_service_commands, is_rehearsal
+from edgeloop.cli.service.unit import Tier
 from edgeloop.cli.show import AsJson, console
+
+if TYPE_CHECKING:
+    from edgeloop.cloud.store.tidying import Keep
 
 app = typer.Typer(help="The cloud tier.", no_args_is_help=True)
 
@@ -27,6 +32,12 @@ SampleKey = Annotated[
 ]
 DeviceHz = Annotated[float, typer.Option(help="Requests a second that one device or node may make.")]
 DeviceBytes = Annotated[str, typer.Option(help="What one device or node may send a second, such as 8MB.")]
+
+KeepReadings = Annotated[str | None, typer.Option(help="Remove readings that came up so long ago, such as 90d.")]
+KeepAlerts = Annotated[str | None, typer.Option(help="Remove alerts that came up so long ago, such as 365d.")]
+KeepSamples = Annotated[
+    str | None, typer.Option(help="Remove samples that came up so long ago and that nobody labelled, such as 30d.")
+]
 
 
 @app.command()
@@ -74,6 +85,7 @@ def _default_url(hosts: tuple[str, ...]) -> str:
 
 @app.command()
 def serve(
+    context: typer.Context,
     folder: Folder = Path("cloud"),
     host: Host = "127.0.0.1",
     port: Port = 8400,
@@ -87,14 +99,19 @@ def serve(
     sample_key: SampleKey = None,
     device_hz: DeviceHz = 100.0,
     device_bytes: DeviceBytes = "8MB",
+    keep_readings: KeepReadings = None,
+    keep_alerts: KeepAlerts = None,
+    keep_samples: KeepSamples = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the cloud until Ctrl-C; on PostgreSQL as one of several replicas."""
     from edgeloop.cli.units import parse_size_bytes
     from edgeloop.cloud.app import run_cloud
     from edgeloop.cloud.config import CloudConfig
+    from edgeloop.cloud.found import require_founded
+    from edgeloop.crowd import expect_a_crowd
     from edgeloop.hub.limits import limits_of
-    from edgeloop.hub.serve import listening
+    from edgeloop.hub.serve import listening, require_listenable
 
     config = CloudConfig(
         folder=folder,
@@ -104,8 +121,47 @@ def serve(
         migrates=migrates,
         sample_key=sample_key,
         limits=limits_of(device_hz, parse_size_bytes(device_bytes)),
+        keep=_keep(keep_readings, keep_alerts, keep_samples),
     )
+    if is_rehearsal(context):
+        require_founded(config)
+        require_listenable(config.listen)
+        return
+    expect_a_crowd()
     run_cloud(config, on_ready=lambda url: ready("cloud", as_json=as_json, url=url))
+
+
+@app.command()
+def tidy(
+    folder: Folder = Path("cloud"),
+    keep_readings: KeepReadings = None,
+    keep_alerts: KeepAlerts = None,
+    keep_samples: KeepSamples = None,
+    database: Database = None,
+    blobs: Blobs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove now what is older than it is to be kept; a cloud on SQLite must not be served meanwhile."""
+    from edgeloop.cloud.config import CloudConfig
+    from edgeloop.cloud.tidy import account, tidy_cloud
+
+    config = CloudConfig(folder=folder, database_url=database, blobs_url=blobs)
+    removed = account(tidy_cloud(config, _keep(keep_readings, keep_alerts, keep_samples)))
+    if as_json:
+        emit_json(removed)
+        return
+    console.print(f"removed: {_told(dict(removed))}", highlight=False)
+
+
+def _keep(readings: str | None, alerts: str | None, samples: str | None) -> "Keep":
+    from edgeloop.cli.units import parse_duration_s
+    from edgeloop.cloud.store.tidying import Keep
+    from edgeloop.cloud.tidy import require_sane
+
+    readings_s, alerts_s, samples_s = (
+        None if text is None else parse_duration_s(text) for text in (readings, alerts, samples)
+    )
+    return require_sane(Keep(readings_s=readings_s, alerts_s=alerts_s, samples_s=samples_s))
 
 
 @app.command()
@@ -114,6 +170,9 @@ def migrate(
     to: Annotated[
         str | None, typer.Option("--to", help="The version to go to, such as 0003; an older one loses what it lacks.")
     ] = None,
+    lose_roots: Annotated[
+        bool, typer.Option("--lose-roots", help="Go back even where there is no place for the roots of trust.")
+    ] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +180,8 @@ def migrate(
     from edgeloop.cloud.config import CloudConfig
     from edgeloop.cloud.migrate import migrate_cloud
 
-    before, after = migrate_cloud(CloudConfig(folder=folder, database_url=database), to=to)
+    config = CloudConfig(folder=folder, database_url=database)
+    before, after = migrate_cloud(config, to=to, lose_roots=lose_roots)
     if as_json:
         emit_json({"from": before, "to": after})
         return
@@ -165,7 +225,15 @@ def restore(
         emit_json({"cloud": str(folder), **made.figures()})
         return
     console.print(f"{folder}: {_told(made.figures())}. 'edgeloop cloud serve' serves it.", highlight=False)
+    console.print(
+        "Devices that saw a later list of bundles than this backup has take no update until it is signed anew: run "
+        "'edgeloop keys lift', where the targets key is, once the cloud is served.",
+        highlight=False,
+    )
 
 
 def _told(figures: dict[str, object]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+
+
+add_service_commands(app, Tier.CLOUD, verb="serve")

@@ -6,8 +6,22 @@ from typing import Annotated
 import typer
 
 from edgeloop.cli.cloud import SampleKey
-from edgeloop.cli.node import Backoff, Ca, Hub, Join, KeepFree, OutboxMax, Ttl, default_id
+from edgeloop.cli.node import (
+    Backoff,
+    Ca,
+    DayBegins,
+    DayBytes,
+    Hub,
+    Join,
+    KeepFree,
+    OutboxMax,
+    Ttl,
+    default_id,
+    require_way_in,
+)
 from edgeloop.cli.say import emit_json
+from edgeloop.cli.service import add_service_commands, is_rehearsal
+from edgeloop.cli.service.unit import Tier
 from edgeloop.cli.show import AsJson, console, show_table
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.manifest import EngineName
@@ -21,13 +35,17 @@ RowNumbers = Annotated[list[int] | None, typer.Option(min=1, help="A row that is
 
 @app.command()
 def run(
+    context: typer.Context,
     folder: Folder = Path("device"),
     hub: Hub = None,
     join: Join = None,
     device_id: Annotated[str, typer.Option("--id", help="The device's id.")] = "",
     source: Annotated[
         str | None,
-        typer.Option(help="A camera (0, /dev/video0), an rtsp:// or http:// URL, a video, a folder, a .wav, a .csv."),
+        typer.Option(
+            envvar="EDGELOOP_SOURCE",
+            help="A camera (0, /dev/video0), an rtsp:// or http:// URL, a video, a folder, a .wav, a .csv.",
+        ),
     ] = None,
     rate_hz: Annotated[float, typer.Option(min=0, help="At most so many readings a second; 0 for no limit.")] = 0.0,
     engine: Annotated[list[EngineName] | None, typer.Option(help="Engines to use; all that are installed.")] = None,
@@ -38,6 +56,9 @@ def run(
     accept_s: Annotated[
         float, typer.Option(min=1.0, help="The longest that trying a new version may take, all its variants together.")
     ] = 45.0,
+    answer_s: Annotated[
+        float, typer.Option(min=0.1, help="The longest that a version may take for one input before it counts as hung.")
+    ] = 10.0,
     keep_versions: Annotated[int, typer.Option(min=2, help="Versions that stay here, with the one that runs.")] = 3,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Let an answer stand while the input does not change.")
@@ -45,10 +66,8 @@ def run(
     outbox_max: OutboxMax = "256MB",
     keep_free: KeepFree = "64MB",
     ttl: Ttl = None,
-    day_bytes: Annotated[
-        str, typer.Option(help="What downloads, readings and samples may use of the link a day, such as 20MB.")
-    ] = "",
-    day_begins_h: Annotated[int, typer.Option(min=0, max=23, help="The hour, UTC, at which a day begins.")] = 0,
+    day_bytes: DayBytes = "",
+    day_begins_h: DayBegins = 0,
     ca: Ca = None,
     longest_backoff_s: Backoff = 30.0,
     sample_key: SampleKey = None,
@@ -74,6 +93,7 @@ def run(
         threads=threads,
         race_s=race_s,
         accept_s=accept_s,
+        answer_s=answer_s,
         keep_versions=keep_versions,
         longest_backoff_s=longest_backoff_s,
         outbox=bounds_of(outbox_max, keep_free, ttl or ()),
@@ -84,6 +104,9 @@ def run(
     )
     if source is not None:
         check_lasting(source)
+    if is_rehearsal(context):
+        require_way_in(folder, hub, join)
+        return
     if hub is not None and join is not None:
         name = device_id or default_id("device")
         enrol(folder, hub_url=hub, token=join, device_id=name, kind=Kind.DEVICE, profile=this_machine(), ca=ca)
@@ -191,3 +214,6 @@ def outbox(
             for one in aside
         ],
     )
+
+
+add_service_commands(app, Tier.DEVICE, verb="run")

@@ -16,7 +16,7 @@ import typer
 
 from edgeloop.cli.say import emit_json
 from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, show_table
-from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Unavailable
 
 _OLDEST_SENSIBLE_S = 1_767_225_600  # 2026-01-01: this code is not older than that
 _NEWEST_SENSIBLE_S = 4_102_444_800  # 2100-01-01
@@ -193,12 +193,14 @@ def _hub(folder: Path) -> list[Finding]:
     """The hub that a device or node in this folder belongs to."""
     from edgeloop.transport.membership import read_membership
 
-    if not (folder / "membership.json").is_file():
-        return []
     try:
         member = read_membership(folder)
         trusted = ssl.create_default_context(cafile=member.ca) if member.ca else True
         answer = httpx.get(f"{member.hub_url}/v1/sync", timeout=_HUB_TIMEOUT_S, verify=trusted)
+    except NotFound:
+        return []
+    except InvalidInput as error:
+        return [Finding("hub", "error", str(error), "what was found says what to do")]
     except EdgeloopError as error:
         return [Finding("hub", "error", str(error), "enrol again in a new folder")]
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

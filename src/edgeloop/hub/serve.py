@@ -13,6 +13,7 @@ import uvicorn
 from edgeloop.contracts.errors import InvalidInput, Unavailable
 from edgeloop.contracts.names import is_loopback
 from edgeloop.hub.tls import ServerFiles, follow, warn_of_expiry
+from edgeloop.supervisor import Supervisor
 
 _GRACE_S = 2
 
@@ -37,7 +38,7 @@ def listening(folder: Path, host: str, port: int, cert: Path | None, key: Path |
 
 def bind(listen: Listen) -> socket.socket:
     """A listening socket. Raises Unavailable if the port is taken, InvalidInput if the address is no good."""
-    _require_tls(listen)
+    require_listenable(listen)
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     # With the protocol named, asyncio sends small packets at once; else each answer waits 40 ms for the client's ACK.
     handle = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -54,7 +55,8 @@ def bind(listen: Listen) -> socket.socket:
     return handle
 
 
-def _require_tls(listen: Listen) -> None:
+def require_listenable(listen: Listen) -> None:
+    """Raise InvalidInput unless its certificate is of use, which it needs everywhere but on loopback."""
     if listen.tls_cert is None:
         if listen.tls_key is not None:
             raise InvalidInput(f"--tls-key {listen.tls_key} is given without its certificate: give --tls-cert, too")
@@ -93,11 +95,23 @@ async def serve(
     *,
     on_ready: Callable[[str], None],
     on_ending: Callable[[], None],
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Serve an ASGI app on a bound socket until SIGTERM or SIGINT.
 
-    on_ready gets the URL once it answers; on_ending is called before open requests are waited for.
+    on_ready gets the URL once it answers; on_ending is called before open requests are waited for. supervisor: hears
+    of both, and that the event loop turns.
     """
+    heard = supervisor or Supervisor({})
+
+    def ready() -> None:
+        heard.ready()
+        on_ready(url_of(handle, tls=listen.tls_cert is not None))
+
+    def ending() -> None:
+        heard.ending()
+        on_ending()
+
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -108,7 +122,7 @@ async def serve(
         ssl_certfile=listen.tls_cert,
         ssl_keyfile=listen.tls_key,
     )
-    server = _Announcing(config, lambda: on_ready(url_of(handle, tls=listen.tls_cert is not None)), on_ending)
+    server = _Announcing(config, ready, ending)
     config.load()
     renewing = None if config.ssl is None else asyncio.create_task(follow(config.ssl, listen.tls_cert, listen.tls_key))
     try:

@@ -32,7 +32,7 @@ FULL = DeviceConfig(
 
 @pytest.mark.parametrize("config", [DeviceConfig(folder=Path("d")), FULL])
 @pytest.mark.parametrize("as_json", [True, False])
-def test_order_survives_the_way_through_an_argument(config: DeviceConfig, as_json: bool) -> None:
+def test_order_survives_the_way_through_a_pipe(config: DeviceConfig, as_json: bool) -> None:
     order = Order(config=config, as_json=as_json)
     again = from_text(to_text(order))
     assert again == order
@@ -69,9 +69,14 @@ def test_run_becomes_the_agent_under_its_own_number_and_ends_well_when_told(enro
 
 
 def test_failure_of_the_agent_ends_with_its_code_and_a_line(tmp_path: Path) -> None:
-    order = to_text(Order(config=DeviceConfig(folder=tmp_path / "nowhere"), as_json=False))
-    command = [sys.executable, "-m", "edgeloop.cli.agent", order]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "NO_COLOR": "1"})
+    order = tmp_path / "order"
+    order.write_text(to_text(Order(config=DeviceConfig(folder=tmp_path / "nowhere"), as_json=False)))
+    environment = {**os.environ, "NO_COLOR": "1"}
+    with order.open() as file:
+        command = [sys.executable, "-m", "edgeloop.cli.agent", str(file.fileno())]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=environment, pass_fds=[file.fileno()]
+        )
     assert done.returncode == 3
     assert "is not enrolled yet" in done.stderr
     assert "Traceback" not in done.stderr
@@ -84,6 +89,28 @@ def test_source_that_can_never_be_one_is_refused_before_anything_runs(enrolled: 
     assert done.returncode == 2
     assert "expected" in done.stderr or "name a camera" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_password_of_a_camera_is_not_for_everybody_to_see(enrolled: Path) -> None:
+    command = [sys.executable, "-m", "edgeloop", "device", "run", "--dir", str(enrolled), "--json"]
+    environment = {**os.environ, "EDGELOOP_SOURCE": "rtsp://admin:geheim@127.0.0.1:9/door"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert b"ready" in process.stdout.readline()
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        process.send_signal(signal.SIGTERM)
+        _, complaint = process.communicate(timeout=20)
+    assert b"edgeloop.cli.agent" in words
+    assert b"geheim" not in words
+    assert process.returncode == 0, complaint
+
+
+def test_order_that_a_pipe_does_not_hold_is_refused_by_its_size(enrolled: Path) -> None:
+    command = [sys.executable, "-m", "edgeloop", "device", "run", "--dir", str(enrolled), "--source", "x" * 100_000]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 2
+    assert "of which a pipe takes" in done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
