@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from edgeloop.bundle.durable import write_durable
+from edgeloop.bundle.durable import is_of_storage, storage_error, translated, write_durable
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.contracts.manifest import FileEntry, Manifest
@@ -167,10 +167,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open and check an archive; contents are verified as they are read.
 
     Raises NotFound if there is no such file, Corrupt if it is not a sound bundle, InvalidInput if it is of a
-    newer schema.
+    newer schema or may not be read, Unavailable if the disk failed.
     """
     source = Path(path)
-    if not source.is_file():
+    with translated(source, doing="read"):
+        is_there = source.is_file()
+    if not is_there:
         raise NotFound(f"no bundle at {source}; expected a file NAME-VERSION{SUFFIX}, as 'edgeloop pack' writes it")
     files = _ArchiveFiles(source)
     manifest_bytes = files.manifest_bytes()
@@ -186,6 +188,7 @@ class _ArchiveFiles:
             with zipfile.ZipFile(path) as archive:
                 self._members = {info.filename: info for info in self._checked(archive)}
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            _require_sound_disk(error, path)
             raise Corrupt(f"{path.name} is not a bundle, or is truncated: {error}. Fetch or build it again.") from error
 
     def _checked(self, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -242,7 +245,14 @@ class _ArchiveFiles:
             with zipfile.ZipFile(self._path) as archive:
                 return archive.read(self._members[name])
         except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError) as error:
+            _require_sound_disk(error, self._path)
             raise Corrupt(f"{self._path.name}: {name} cannot be read: {error}. Fetch or build it again.") from error
+
+
+def _require_sound_disk(error: Exception, path: Path) -> None:
+    """Raise Unavailable or InvalidInput if reading failed for the disk's sake: that says nothing of the bytes."""
+    if isinstance(error, OSError) and is_of_storage(error):
+        raise storage_error(error, path, doing="read") from error
 
 
 def _zip(members: Mapping[str, bytes]) -> bytes:

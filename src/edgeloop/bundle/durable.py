@@ -8,17 +8,26 @@ are written through here.
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# EUCLEAN: what a filesystem finds in itself, by Linux' name alone.
+_FAILED = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, getattr(errno, "EUCLEAN", errno.EIO))
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+DISK_FAILED = "Look at the system's log ('dmesg'), check cable, card and power, and replace the disk if it goes on"
+"""What to do about a disk that fails: nothing is known yet of what lies on it."""
 
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put `data` at `path`, atomically and on the disk when this returns; nothing is left behind on failure.
 
-    Raises Unavailable if the disk is full, InvalidInput if the place cannot be written.
+    Raises what `storage_error` says.
     """
     try:
         make_folder(path.parent)
@@ -65,9 +74,39 @@ def is_disk_full(error: BaseException) -> bool:
     return any(os.strerror(code) in str(error) for code in _NO_ROOM)
 
 
-def storage_error(error: OSError, path: Path, *, size_bytes: int) -> InvalidInput | Unavailable:
-    """What an OSError from writing `path` means to the caller. size_bytes: 0 where it is not known."""
+def is_of_storage(error: OSError) -> bool:
+    """Whether an error is the disk's or its permissions', and not of the bytes that were read."""
+    return error.errno in (*_NO_ROOM, *_FAILED, *_FORBIDDEN, errno.EROFS)
+
+
+def storage_error(
+    error: OSError, path: Path, *, size_bytes: int = 0, doing: Literal["read", "write"] = "write"
+) -> InvalidInput | Unavailable:
+    """What an OSError from the disk means to the caller: Unavailable where the disk must be seen to, InvalidInput where
+    another place must be named. size_bytes: that were to be written, 0 where it is not known.
+    """
+    said = error.strerror or str(error)
     if error.errno in _NO_ROOM:
         what = f"for {size_bytes:,} bytes at" if size_bytes else "at"
-        return Unavailable(f"no room {what} {path}: {error.strerror}. Free some space and try again.")
-    return InvalidInput(f"cannot write {path}: {error.strerror}. Choose a folder that you may write to.")
+        return Unavailable(f"no room {what} {path}: {said}. Free some space and try again.")
+    if error.errno in _FAILED:
+        return Unavailable(f"cannot {doing} {path}: the disk failed ({said}). {DISK_FAILED}.")
+    if error.errno == errno.EROFS:
+        return Unavailable(
+            f"cannot {doing} {path}: its disk is read-only ({said}). Mount it for writing, or choose another place. If "
+            "it became so by itself, the disk failed: look at the system's log ('dmesg')."
+        )
+    if error.errno in _FORBIDDEN:
+        return InvalidInput(
+            f"cannot {doing} {path}: {said}. Give this user the right to, or choose a place where it has that."
+        )
+    return InvalidInput(f"cannot {doing} {path}: {said}. Choose another place.")
+
+
+@contextmanager
+def translated(path: Path, *, doing: Literal["read", "write"], size_bytes: int = 0) -> Iterator[None]:
+    """Around what is done at `path`: an OSError comes out as `storage_error` says."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path, size_bytes=size_bytes, doing=doing) from error

@@ -77,6 +77,30 @@ def file_target(sha256: str) -> str:
     return f"files/{sha256}"
 
 
+NOTHING = "nothing"
+"""In the place of a base's hash: a patch that needs none."""
+
+_OFFER = re.compile(rf"patches/(?P<want>[0-9a-f]{{64}})/(?P<base>[0-9a-f]{{64}}|{NOTHING})")
+
+
+class PatchName(msgspec.Struct, frozen=True):
+    """Which patch is meant: to the content `want` out of the content `base`, by their hashes; base: or NOTHING."""
+
+    want: Sha256
+    base: str
+
+    @property
+    def offer_path(self) -> str:
+        """Where a hub says whether there is one; the patch itself is fetched as any file is, by its own hash."""
+        return f"patches/{self.want}/{self.base}"
+
+
+def parse_offer_path(path: str) -> PatchName | None:
+    """Which patch a fetch path asks for; None for any other path."""
+    found = _OFFER.fullmatch(path)
+    return PatchName(found["want"], found["base"]) if found else None
+
+
 def is_loopback(host: str) -> bool:
     """True for names and addresses that never leave this machine."""
     if host == "localhost":

@@ -1,11 +1,14 @@
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from edgeloop.bundle.durable import write_durable
-from edgeloop.contracts.errors import InvalidInput
+from edgeloop.bundle.durable import storage_error, translated, write_durable
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
 
 _WRITE_WITHOUT_ROOM = """
 import resource, sys
@@ -126,3 +129,39 @@ def test_kill_while_writing_leaves_one_whole_content(tmp_path: Path) -> None:
             process.stdout.readline()
         process.kill()
     assert path.read_bytes() in (b"a" * 1_000_000, b"b" * 1_000_000)
+
+
+@pytest.mark.parametrize("doing", ["read", "write"])
+@pytest.mark.parametrize(
+    ("code", "kind", "said", "advice"),
+    [
+        (errno.ENOSPC, Unavailable, "no room for 7 bytes", "Free some space"),
+        (errno.EDQUOT, Unavailable, "no room for 7 bytes", "Free some space"),
+        (errno.EIO, Unavailable, "the disk failed (Input/output error)", "'dmesg'"),
+        (errno.ENODEV, Unavailable, "the disk failed (No such device)", "'dmesg'"),
+        (errno.EROFS, Unavailable, "its disk is read-only (Read-only file system)", "Mount it for writing"),
+        (errno.EACCES, InvalidInput, "Permission denied", "Give this user the right"),
+        (errno.EPERM, InvalidInput, "Operation not permitted", "Give this user the right"),
+        (errno.ENOTDIR, InvalidInput, "Not a directory", "Choose another place"),
+        (errno.ENAMETOOLONG, InvalidInput, "File name too long", "Choose another place"),
+    ],
+    ids=lambda one: errno.errorcode[one] if isinstance(one, int) else "",
+)
+def test_error_of_the_disk_is_told_as_what_it_is_with_what_to_do(
+    code: int, kind: type[EdgeloopError], said: str, advice: str, doing: Literal["read", "write"]
+) -> None:
+    found = storage_error(OSError(code, os.strerror(code)), Path("/disk/a"), size_bytes=7, doing=doing)
+    assert type(found) is kind
+    assert said in str(found)
+    assert "/disk/a" in str(found)
+    others = {"Free some space", "'dmesg'", "Mount it for writing", "Give this user", "Choose another place"}
+    alien = {one for one in others if one in str(found) and not advice.startswith(one)}
+    assert advice in str(found)
+    assert code == errno.EROFS or not alien
+
+
+def test_file_that_the_disk_does_not_give_back_is_not_called_damaged(tmp_path: Path) -> None:
+    """A real EIO: a process' memory has nothing at address 0."""
+    (tmp_path / "a").symlink_to("/proc/self/mem")
+    with pytest.raises(Unavailable, match="the disk failed"), translated(tmp_path / "a", doing="read"):
+        (tmp_path / "a").read_bytes()
