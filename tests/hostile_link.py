@@ -71,8 +71,9 @@ def file_at(content: bytes, *, ranges: bool = True) -> Answer:
         wanted = request.headers.get("range")
         if not ranges or wanted is None:
             return Reply(200, {}, content)
-        start = int(wanted.removeprefix("bytes=").rstrip("-"))
-        return Reply(206, {"content-range": f"bytes {start}-{len(content) - 1}/{len(content)}"}, content[start:])
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, stop = int(first), int(last) + 1 if last else len(content)
+        return Reply(206, {"content-range": f"bytes {start}-{stop - 1}/{len(content)}"}, content[start:stop])
 
     return answer
 

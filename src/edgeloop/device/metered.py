@@ -1,18 +1,13 @@
 """Downloads within the day's budget: what does not fit into what is left of it waits for the next day, and says so."""
 
-import asyncio
 from collections.abc import Callable
-
-import structlog
 
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.messages import Assignment
 from edgeloop.device.update import Supply
-from edgeloop.transport.budget import DOWNLOAD, Budget
+from edgeloop.transport.budget import Budget
+from edgeloop.transport.metering import Meter
 from edgeloop.transport.uplink import Uplink
-
-_log = structlog.get_logger(__name__)
-_LOOK_EVERY_S = 60.0
 
 
 class MeteredSupply:
@@ -24,9 +19,17 @@ class MeteredSupply:
     def __init__(self, supply: Supply, uplink: Uplink, budget: Budget, *, on_wait: Callable[[], None]) -> None:
         self._supply = supply
         self._uplink = uplink
-        self._budget = budget
-        self._on_wait = on_wait
-        self.is_waiting = False
+        self._meter = Meter(budget, on_wait=on_wait)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a download waits for the next day."""
+        return self._meter.is_waiting
+
+    @property
+    def waited_s(self) -> float:
+        """See Supply.waited_s."""
+        return self._meter.waited_s + self._supply.waited_s
 
     async def assignment(self) -> Assignment | None:
         """See Supply.assignment."""
@@ -38,24 +41,9 @@ class MeteredSupply:
 
     async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
         """See Supply.fetch."""
-        await self._wait(target, size_bytes - min(size_bytes, shelf.part_size_bytes(sha256)))
+        await self._meter.leave(target, size_bytes - min(size_bytes, shelf.part_size_bytes(sha256)))
         before_bytes = self._uplink.traffic_bytes["fetch"]
         try:
             await self._supply.fetch(target, shelf, sha256, size_bytes)
         finally:
-            came_bytes = self._uplink.traffic_bytes["fetch"] - before_bytes
-            await asyncio.to_thread(self._budget.spend, DOWNLOAD, {target: came_bytes})
-
-    async def _wait(self, target: str, size_bytes: int) -> None:
-        try:
-            while not self._budget.may_download(size_bytes):
-                if not self.is_waiting:
-                    self.is_waiting = True
-                    left = self._budget.left_bytes(DOWNLOAD)
-                    _log.warning("download_waits", target=target, size_bytes=size_bytes, left_bytes=left)
-                    self._on_wait()
-                await asyncio.sleep(min(_LOOK_EVERY_S, self._budget.until_next_s()))
-        finally:
-            if self.is_waiting:
-                self.is_waiting = False
-                self._on_wait()
+            await self._meter.spend(target, self._uplink.traffic_bytes["fetch"] - before_bytes)

@@ -6,17 +6,16 @@ nothing here any more, the floor of time rises, and it is known in time when not
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from edgeloop.backoff import Backoff
 from edgeloop.bundle.shelf import Shelf
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, Refused, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, Refused, Unavailable
 from edgeloop.contracts.messages import Assignment, TrustHealth
+from edgeloop.transport.download import Download
 from edgeloop.transport.membership import Membership
 from edgeloop.transport.trusted import Trusted
 from edgeloop.transport.uplink import Uplink
@@ -32,15 +31,13 @@ _FIRST_REFRESH_S = 3600.0
 _REFRESH_EVERY_S = 86_400.0
 _REFRESH_AGAIN_S = 3600.0
 _WARN_S = 2 * 86_400.0
-_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 2.0
-_MOST_FRUITLESS = 4
-"""Cuts in a row after nothing came before the caller decides when it is tried again."""
-_WORTH_TRYING_S = 5.0
 
 
 class HubSupply:
     """Implements update.Supply. Belongs to one event loop; TUF's checks run on a thread."""
+
+    waited_s = 0.0
+    """See Supply.waited_s: nothing waits for leave here."""
 
     def __init__(self, uplink: Uplink, member: Membership, folder: Path) -> None:
         self._uplink = uplink
@@ -81,6 +78,9 @@ class HubSupply:
             except EdgeloopError as error:
                 _log.warning("signed_words_not_fresh", code=error.code, detail=str(error))
                 wait_s = _REFRESH_AGAIN_S
+            except Exception as error:  # noqa: BLE001 - the outer guard: what is signed is asked for as long as it runs
+                _log.error("refresh_broke", exc_info=error)
+                wait_s = _REFRESH_AGAIN_S
             else:
                 wait_s = _REFRESH_EVERY_S
 
@@ -115,50 +115,9 @@ class HubSupply:
         return int(found.length)
 
     async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """See Supply.fetch. What came over several tries and a power cut may be torn: it is fetched once more whole."""
-        try:
-            await self._download(target, shelf, sha256, size_bytes)
-        except Corrupt as torn:
-            shelf.discard_part(sha256)
-            try:
-                await self._download(target, shelf, sha256, size_bytes)
-            except Corrupt as error:
-                raise Unavailable(f"{target} came damaged twice ({error}); it is tried again later") from torn
-
-    async def _download(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """Go on from cut to cut, as long as something comes that is worth the waiting."""
-        backoff = Backoff(first_s=_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
-        fruitless = 0
-        if shelf.part_size_bytes(sha256) > size_bytes:
-            shelf.discard_part(sha256)
-        while (have_bytes := shelf.part_size_bytes(sha256)) < size_bytes:
-            shelf.require_room(size_bytes - have_bytes)
-            begun_s = time.monotonic()
-            try:
-                await self._take_up(target, shelf, sha256, size_bytes)
-            except Unavailable:
-                took_s = time.monotonic() - begun_s
-                gained_bytes = shelf.part_size_bytes(sha256) - have_bytes
-                slowest = self._uplink.patience
-                if gained_bytes * slowest.window_s > slowest.least_bytes * took_s:
-                    fruitless = 0
-                    backoff.succeeded()
-                    continue
-                fruitless += 1
-                if fruitless == _MOST_FRUITLESS or took_s >= _WORTH_TRYING_S:
-                    raise
-                await asyncio.sleep(backoff.failed())
-        await asyncio.to_thread(shelf.finish_part, sha256)
-
-    async def _take_up(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """What is left, over one connection. Raises Unavailable if it ends before the file does."""
-        have_bytes = shelf.part_size_bytes(sha256)
-        left_bytes = size_bytes - have_bytes
-        async for chunk in self._uplink.fetch_from(f"targets/{target}", offset_bytes=have_bytes, max_bytes=left_bytes):
-            shelf.append_part(sha256, chunk)
-        got_bytes = shelf.part_size_bytes(sha256)
-        if got_bytes < size_bytes:
-            raise Unavailable(f"{target} broke off after {got_bytes:,} of {size_bytes:,} bytes")
+        """See Supply.fetch."""
+        path = f"targets/{target}"
+        await Download(self._uplink, path, shelf, sha256=sha256, size_bytes=size_bytes).run()
 
     async def _fetch(self, path: str, max_bytes: int) -> bytes:
         return await self._uplink.fetch(path, max_bytes=max_bytes)

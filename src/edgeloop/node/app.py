@@ -18,9 +18,12 @@ from edgeloop.node.cache import Cache
 from edgeloop.node.config import NodeConfig
 from edgeloop.node.hub import NodeHub
 from edgeloop.node.signed import SignedModels
+from edgeloop.supervisor import Supervisor
+from edgeloop.transport.budget import Budget
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership, open_client, open_identity, read_membership
-from edgeloop.transport.outbox import open_or_begin_anew
+from edgeloop.transport.metering import Meter
+from edgeloop.transport.reopen import open_or_begin_anew
 from edgeloop.transport.seal import open_keyring
 from edgeloop.transport.sender import Sender
 from edgeloop.transport.syncing import SyncLoop
@@ -32,21 +35,32 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
     keep = Keep(config.folder / "node.db")
     keyring = None if config.sample_key is None else open_keyring(config.sample_key, os.environ)
     outbox = open_or_begin_anew(config.folder / "outbox.db", member.device_id, bounds=config.outbox, keyring=keyring)
-    cache = Cache(config.folder / "cache", uplink)
+    budget = Budget(keep, limit_bytes=config.day_bytes, begins_h=config.day_begins_h)
+    meter = Meter(budget, on_wait=lambda: syncing.changed())
+    cache = Cache(config.folder / "cache", uplink, meter)
     models = SignedModels(cache, member, config.folder / "trust") if config.answers else None
     answering = Answering(uplink, models)
-    hub = NodeHub(uplink, keep=keep, cache=cache, outbox=outbox, answering=answering, waker=waker)
+    hub = NodeHub(
+        uplink,
+        keep=keep,
+        cache=cache,
+        outbox=outbox,
+        answering=answering,
+        waker=waker,
+        budget=budget,
+        meter=meter,
+    )
     syncing = SyncLoop(
         uplink,
         reports=hub.reports,
         known=hub.known,
         on_desired=hub.on_desired,
-        on_refused=hub.on_refused,
+        on_failed=hub.on_sync_failed,
         wait_s=config.sync_wait_s,
         longest_backoff_s=config.longest_backoff_s,
     )
     hub.sync_loop = syncing
-    sender = Sender(outbox, uplink, every_s=config.send_every_s, longest_wait_s=config.longest_backoff_s)
+    sender = Sender(outbox, uplink, every_s=config.send_every_s, longest_wait_s=config.longest_backoff_s, budget=budget)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -60,6 +74,8 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
                 with suppress(asyncio.CancelledError):
                     await task
             await answering.close()
+            await cache.close()
+            budget.close()
             outbox.close()
             keep.close()
 
@@ -92,4 +108,6 @@ async def _run(
         uplink = Uplink(client, open_identity(config.folder, member.device_id))
         waker = Waker()
         app = make_app(config, member, uplink, waker)
-        await serve(app, handle, config.listen, on_ready=on_ready, on_ending=waker.release)
+        await serve(
+            app, handle, config.listen, on_ready=on_ready, on_ending=waker.release, supervisor=Supervisor(os.environ)
+        )

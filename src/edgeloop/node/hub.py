@@ -3,17 +3,20 @@
 Rules kept here: events are acknowledged once they are in the node's own outbox, durable, whether the hub above is
 there or away; devices that enrolled through this node are known to it, so they can prove themselves while the
 cloud is away, until it hears that one was revoked; a device hears of a new desired state as soon as the node does.
-Questions go to `answer`.
+What a device reports goes up once; all of it again after a sync that failed, and now and then, since whoever is above
+may have forgotten it. Questions go to `answer`.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.messages import (
+    MAX_BODY_BYTES,
+    MAX_REPORT_BYTES,
     Desired,
     DeviceReport,
     EnrolReply,
@@ -26,15 +29,22 @@ from edgeloop.contracts.messages import (
     SyncReply,
     SyncRequest,
 )
-from edgeloop.hub.batches import sort_out
+from edgeloop.hub.batches import answered, sort_out
 from edgeloop.hub.port import Served
+from edgeloop.hub.reports import sort_out_reports
 from edgeloop.hub.waker import Waker, wait_for_news
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
+from edgeloop.transport.budget import DOWNLOAD, Budget
 from edgeloop.transport.keep import Keep
+from edgeloop.transport.metering import Meter
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
+
+_TELL_ALL_EVERY_S = 300.0
+_MOST_REPORTS = MAX_BODY_BYTES // MAX_REPORT_BYTES - 2
+"""So many fit into one request, however large each is."""
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +58,12 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeHub:
-    """Implements hub.port.Hub."""
+    """Implements hub.port.Hub. Belongs to one event loop.
 
-    def __init__(
+    budget: of a day's bytes; meter: which downloads wait for it. clock_s: seconds that pass.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it works with, each of another kind
         self,
         uplink: Uplink,
         *,
@@ -59,6 +72,9 @@ class NodeHub:
         outbox: Outbox,
         answering: Answering,
         waker: Waker,
+        budget: Budget,
+        meter: Meter,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node_id = uplink.identity.device_id
         self._keep = keep
@@ -67,9 +83,14 @@ class NodeHub:
         self._uplink = uplink
         self._answering = answering
         self._waker = waker
+        self._budget = budget
+        self._meter = meter
+        self._clock_s = clock_s
         self._children = keep.get("children", dict[str, Child]) or {}
-        self._enrolling = asyncio.Lock()
         self._reports: dict[str, tuple[float, DeviceReport]] = {}
+        # Whose newest report the hub above has, as far as is known: a sync that fails begins that anew.
+        self._told: set[str] = set()
+        self._told_all_at_s = float("-inf")
         self._desired: dict[str, int] = keep.get("desired", dict[str, int]) or {}
         self.sync_loop: SyncLoop | None = None
 
@@ -82,16 +103,19 @@ class NodeHub:
         """See Hub.enrol: the cloud decides, the node carries and remembers."""
         reply = await self._uplink.enrol(msgspec.structs.replace(request, via=self._node_id))
         child = Child(public_key=request.public_key, speaker=request.via or request.device_id)
-        async with self._enrolling:
-            self._children = self._children | {request.device_id: child}
-            await asyncio.to_thread(self._keep.set, {"children": self._children})
+        children = self._children | {request.device_id: child}
+        # Known only once it is kept: who is answered now must be known after a restart, too. On the loop, where nothing
+        # else changes who is known meanwhile, such as a revocation.
+        self._keep.set({"children": children})
+        self._children = children
         return reply
 
     async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:
         """See Hub.sync."""
         known = request.generations()
         self._check_carries(device_id, known)
-        for report in request.reports:
+        reports, rejected = sort_out_reports(request.reports, device_id)
+        for report in reports:
             self._take(report)
         with self._waker.listening([device_id]) as event:
             newer = self._newer(device_id, known)
@@ -99,7 +123,7 @@ class NodeHub:
                 newer = self._newer(device_id, known)
         if self._is_revoked(device_id):
             raise Refused(f"{device_id!r} was revoked; nothing is taken from it any more")
-        return SyncReply(desired=newer, upstream_reachable=self._is_reachable())
+        return SyncReply(desired=newer, upstream_reachable=self._is_reachable(), rejected=rejected)
 
     async def fetch(self, device_id: str, path: str) -> Served:
         """See Hub.fetch."""
@@ -113,20 +137,37 @@ class NodeHub:
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
         """See Hub.send."""
         taken, rejected = sort_out(request, device_id, lambda other: self._may_speak_for(device_id, other))
-        accepted, repeated = await asyncio.to_thread(self._outbox.accept, taken)
-        return SendReply(accepted=accepted, repeated=repeated, rejected=rejected)
+        new, repeated = await asyncio.to_thread(self._outbox.accept, taken)
+        reused = await asyncio.to_thread(self._outbox.reused, taken) if repeated else ()
+        return answered(request, taken, rejected, new=new, reused=reused)
 
     async def infer(self, device_id: str, request: InferRequest) -> InferReply:
         """See Hub.infer."""
         return await self._answering.infer(request)
 
     def reports(self) -> tuple[DeviceReport, ...]:
-        """What the hub above is told: of this node, and of each device that reported."""
+        """What the hub above is told: of this node, and of each device what it said since this was asked last."""
         own = DeviceReport(
             device_id=self._node_id, known_generation=self._desired.get(self._node_id, 0), health=self._health()
         )
-        now_s = time.monotonic()
-        return (own, *(_aged(report, now_s - since_s) for since_s, report in self._reports.values()))
+        now_s = self._clock_s()
+        if now_s - self._told_all_at_s >= _TELL_ALL_EVERY_S:
+            self._told.clear()
+            self._told_all_at_s = now_s
+        due = [one for one in self._reports if one not in self._told]
+        if len(due) > _MOST_REPORTS and self.sync_loop is not None:
+            self.sync_loop.changed()  # the rest goes with the next one
+        due = due[:_MOST_REPORTS]
+        self._told.update(due)
+        return (own, *(_aged(report, now_s - since_s) for since_s, report in map(self._reports.__getitem__, due)))
+
+    def on_sync_failed(self, error: Exception) -> None:
+        """What the hub above has of the reports is not known: all of them are due. Where it turned them down, a device
+        may have moved to another hub: what is known is taken anew."""
+        self._told.clear()
+        if isinstance(error, Refused):
+            self._reports.clear()
+            self._desired.clear()
 
     def known(self) -> dict[str, int]:
         """Which desired states this node has heard of, for devices that are there and devices that are not."""
@@ -145,26 +186,26 @@ class NodeHub:
             self._desired = known
             self._waker.wake({desired.device_id, child.speaker if child else desired.device_id})
 
-    def on_refused(self) -> None:
-        """The hub above turned a sync down: a device may have moved to another hub. What is known is taken anew."""
-        self._reports.clear()
-        self._desired.clear()
-
     def _health(self) -> Health:
         """Of the node's own disk: what it carries for others waits there."""
         stats = self._outbox.stats()
+        day = self._budget.spending(stats.accounts)
+        if self._meter.is_waiting:
+            day = msgspec.structs.replace(day, waits=(*day.waits, DOWNLOAD))
         return Health(
             dropped=stats.evicted_rows,
             outbox_rows=stats.pending_rows,
             outbox_bytes=stats.pending_bytes,
             clock_ms=int(time.time() * 1000),
             outbox=stats.accounts,
+            day=day,
             storage=self._outbox.trouble,
         )
 
     def _take(self, report: DeviceReport) -> None:
         _, before = self._reports.get(report.device_id, (0.0, None))
-        self._reports[report.device_id] = (time.monotonic() - report.age_s, report)
+        self._reports[report.device_id] = (self._clock_s() - report.age_s, report)
+        self._told.discard(report.device_id)
         is_news = before is None or (before.update, before.active) != (report.update, report.active)
         if is_news and self.sync_loop is not None:
             self.sync_loop.changed()

@@ -6,17 +6,23 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from edgeloop.backoff import Backoff
-from edgeloop.contracts.errors import EdgeloopError, Refused
+from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.messages import Desired, DeviceReport, SyncRequest
 from edgeloop.transport.sender import FIRST_WAIT_S, asked_wait_s
 from edgeloop.transport.uplink import Uplink
 
 _log = structlog.get_logger(__name__)
 _SHORTEST_S = 0.05
+_TELL_EVERY_S = 0.1
+"""What changes within this time goes up together: of a node's devices, many do at once."""
 
 
 class SyncLoop:
-    """Reports and listens for as long as its task lives."""
+    """Reports and listens for as long as its task lives.
+
+    reports, known: what the next request says; see SyncRequest. on_failed: told of each sync that was turned down, or
+    not answered: what it said may have arrived or not.
+    """
 
     def __init__(
         self,
@@ -27,12 +33,12 @@ class SyncLoop:
         wait_s: float,
         longest_backoff_s: float,
         known: Callable[[], dict[str, int]] = dict,
-        on_refused: Callable[[], None] = lambda: None,
+        on_failed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self._uplink = uplink
         self._reports = reports
         self._known = known
-        self._on_refused = on_refused
+        self._on_failed = on_failed
         self._on_desired = on_desired
         self._wait_s = wait_s
         self._longest_backoff_s = longest_backoff_s
@@ -61,10 +67,13 @@ class SyncLoop:
         except BaseException:
             self._changed.set()
             raise
+        await asyncio.sleep(_TELL_EVERY_S)
 
     async def _sync(self, wait_s: float) -> None:
         reply = await self._uplink.sync(SyncRequest(reports=self._reports(), known=self._known(), wait_s=wait_s))
         self.is_reachable = True
+        for one in reply.rejected:
+            _log.warning("report_turned_down", device_id=one.device_id, reason=one.reason)
         for desired in reply.desired:
             self._on_desired(desired)
 
@@ -75,14 +84,16 @@ class SyncLoop:
                 await step()
                 backoff.succeeded()
             except EdgeloopError as error:
-                self.is_reachable = False
-                if isinstance(error, Refused):
-                    self._on_refused()
+                self._lost(error)
                 wait_s = asked_wait_s(error, backoff)
                 _log.warning("sync_failed", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
                 await asyncio.sleep(wait_s)
             except Exception as error:  # noqa: BLE001 - the outer guard: syncing goes on for as long as the process
-                self.is_reachable = False
+                self._lost(error)
                 wait_s = backoff.failed()
                 _log.error("sync_broke", retry_in_s=round(wait_s, 2), exc_info=error)
                 await asyncio.sleep(wait_s)
+
+    def _lost(self, error: Exception) -> None:
+        self.is_reachable = False
+        self._on_failed(error)

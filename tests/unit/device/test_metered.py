@@ -23,6 +23,8 @@ SHA256 = "0" * 64
 class Warehouse:
     """A supply whose files come over a link that is counted."""
 
+    waited_s = 0.0
+
     def __init__(self, link: SimpleNamespace) -> None:
         self._link = link
         self.fetched: list[str] = []
@@ -99,4 +101,23 @@ async def test_bytes_of_a_download_that_broke_off_are_spent(tmp_path: Path) -> N
     with pytest.raises(Unavailable):
         await world.fetch(400)
     assert world.budget.today().spent_bytes() == 200
+    world.keep.close()
+
+
+async def test_time_that_a_download_waits_is_told(tmp_path: Path) -> None:
+    world = World(tmp_path, day_ends_in_s=0.3)
+    await world.fetch(10)
+    assert world.supply.waited_s == 0.0
+    world.budget.spend("reading", {"tiny@1.0.0": 900})
+    waiting = asyncio.create_task(world.fetch(400))
+    while not world.supply.is_waiting:
+        await asyncio.sleep(0)
+    before_s = world.supply.waited_s
+    await asyncio.sleep(0.01)
+    assert world.supply.waited_s > before_s, "also of the one that still waits"
+    await asyncio.wait_for(waiting, 10)
+    waited_s = world.supply.waited_s
+    assert waited_s > 0.2
+    await asyncio.sleep(0.01)
+    assert world.supply.waited_s == waited_s
     world.keep.close()

@@ -26,7 +26,9 @@ FILE = random.Random(1).randbytes(SIZE_BYTES)
 SHA256 = digest(FILE)
 TARGET = f"files/{SHA256}"
 PATH = f"targets/{TARGET}"
-SHORT = Patience(window_s=0.2, least_bytes=2_000)
+SHORT = Patience(window_s=0.2, least_bytes=2_000, quick_s=0.1)
+HANGS_S = 60.0
+"""What is not given up by then never is."""
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def _fetch(link: HostileLink, shelf: Shelf, *, tries: int = 1, patience: Patienc
     async def fetch() -> None:
         member = Membership(device_id="cam", kind=Kind.DEVICE, hub_url=link.url, images_root=b"", director_root=b"")
         identity = Identity("cam", Ed25519PrivateKey.from_private_bytes(b"k" * 32))
-        async with httpx.AsyncClient(base_url=link.url) as client:
+        async with asyncio.timeout(HANGS_S), httpx.AsyncClient(base_url=link.url) as client:
             supply = HubSupply(Uplink(client, identity, patience=patience), member, shelf.folder)
             for _ in range(tries - 1):
                 with suppress(EdgeloopError):
@@ -60,8 +62,8 @@ def _fetch(link: HostileLink, shelf: Shelf, *, tries: int = 1, patience: Patienc
 # ---- cuts
 
 
-def test_resets_cost_at_most_a_twentieth_more_than_the_file(link: HostileLink, shelf: Shelf) -> None:
-    link.send = sending = Reset(share=0.03)
+def test_resets_cost_at_most_a_twentieth_more_than_the_file(link: HostileLink, shelf: Shelf, turn: int) -> None:
+    link.send = sending = Reset(share=0.03, draw=random.Random(7 + turn))
     _fetch(link, shelf)
     assert digest(shelf.read(SHA256)) == SHA256
     assert sending.resets > 10, "the link was bad"
@@ -153,10 +155,21 @@ def test_hub_that_takes_the_connection_and_says_nothing_is_given_up(shelf: Shelf
         _fetch(link, shelf, patience=SHORT)
 
 
-def test_no_wait_of_a_download_is_longer_than_ninety_seconds() -> None:
+@pytest.mark.parametrize("said", ["drips", "did not begin"])
+def test_slow_try_that_came_to_nothing_is_the_last(shelf: Shelf, said: str) -> None:
+    # Four of them would be five minutes: only what fails quickly is tried again at once.
+    answer = file_at(FILE) if said == "drips" else _silent
+    with HostileLink(answer) as link:
+        link.send = Drip(every_s=0.01)
+        with pytest.raises(Unavailable, match=said):
+            _fetch(link, shelf, patience=SHORT)
+        assert link.asked[PATH] == 1
+
+
+def test_quick_tries_and_a_slow_one_take_less_than_ninety_seconds() -> None:
     # An answer that does not begin, then one that drips in each window and never rests for as long as a timeout.
     patience, timeout_s = Patience(), 15.0
-    assert patience.window_s + (patience.window_s + timeout_s) <= 90.0
+    assert 3 * patience.quick_s + patience.window_s + (patience.window_s + timeout_s) <= 90.0
 
 
 # ---- room

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,30 @@ def test_health_warns_before_what_it_has_expires(supply: HubSupply, uplink: Fake
     asyncio.run(supply.refresh())
     uplink.now_s = NOW_S + 5.5 * DAY_S
     assert "36 hours more" in supply.trust.trouble
+
+
+def test_what_is_signed_is_asked_for_again_after_anything_that_can_happen(
+    uplink: FakeUplink, supply: HubSupply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock says the year 10,000: no date at all. It is not the end of the task."""
+    uplink.now_s = 3e11
+    slept: list[float] = []
+    monkeypatch.setattr("edgeloop.device.supply.asyncio.sleep", _counting(slept, until=3))
+
+    async def keep_fresh() -> None:
+        await supply.keep_fresh()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(keep_fresh())
+    assert len(slept) == 3
+
+
+def _counting(slept: list[float], *, until: int) -> Callable[[float], Awaitable[None]]:
+    """A sleep that takes no time, and is cancelled as often as that."""
+
+    async def sleep(wait_s: float) -> None:
+        slept.append(wait_s)
+        if len(slept) == until:
+            raise asyncio.CancelledError
+
+    return sleep

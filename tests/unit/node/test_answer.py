@@ -22,8 +22,11 @@ from edgeloop.contracts.states import Kind
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
 from edgeloop.node.signed import SignedModels
+from edgeloop.transport.budget import Budget
 from edgeloop.transport.identity import Identity
+from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
+from edgeloop.transport.metering import Meter
 from edgeloop.transport.uplink import Uplink
 from house import Wire
 from small_cloud import SmallCloud, enrol_request, key_of, picture
@@ -68,7 +71,9 @@ class Site:
     wire: Notebook
     uplink: Uplink
     member: Membership
+    keep: Keep
     open: list[Answering] = field(default_factory=list)
+    caches: list[Cache] = field(default_factory=list)
     skew_s: float = 0.0
 
     def start(self, *, engines: tuple[EngineName, ...] | None = None, asked_every_s: float = 10.0) -> Answering:
@@ -79,12 +84,18 @@ class Site:
     def models(self, *, asked_every_s: float = 10.0, member: Membership | None = None) -> SignedModels:
         """What it answers with."""
         return SignedModels(
-            Cache(self.folder / "cache", self.uplink),
+            self.cache(),
             member or self.member,
             self.folder / "trust",
             asked_every_s=asked_every_s,
             clock=lambda: time.time() + self.skew_s,
         )
+
+    def cache(self) -> Cache:
+        """What it has carried, with no limit of bytes a day."""
+        meter = Meter(Budget(self.keep), on_wait=lambda: None)
+        self.caches.append(Cache(self.folder / "cache", self.uplink, meter))
+        return self.caches[-1]
 
     def kept(self, target: str) -> Path:
         """Where the cache keeps a target."""
@@ -100,10 +111,12 @@ async def site(cloud: SmallCloud, tmp_path: Path) -> AsyncIterator[Site]:
         reply = await uplink.enrol(enrol_request(NODE, cloud.join_secret(), kind=Kind.NODE))
         roots = {"images_root": reply.images_root, "director_root": reply.director_root}
         member = Membership(device_id=NODE, kind=Kind.NODE, hub_url="http://cloud.test", **roots)
-        made = Site(cloud, tmp_path / "node", wire, uplink, member)
+        keep = Keep(tmp_path / "node" / "node.db")
+        made = Site(cloud, tmp_path / "node", wire, uplink, member, keep)
         yield made
-        for answering in made.open:
-            await answering.close()
+        for one in (*made.open, *made.caches):
+            await one.close()
+        keep.close()
         await cloud.hub.close()
 
 
@@ -184,7 +197,7 @@ async def test_restarted_node_answers_while_the_cloud_is_away(site: Site) -> Non
 
 async def test_node_answers_from_what_its_devices_fetched(site: Site) -> None:
     await site.cloud.publish()
-    cache = Cache(site.folder / "cache", site.uplink)
+    cache = site.cache()
     metadata = ("timestamp", "1.snapshot", "1.targets", "2.snapshot", "2.targets")
     wanted = [file_target(sha256) for sha256 in make_parts().files] + [manifest_target(REF)]
     for path in [f"targets/{one}" for one in wanted] + [f"images/metadata/{one}.json" for one in metadata]:
@@ -294,7 +307,7 @@ async def test_forged_file_from_above_is_not_answered_from(site: Site) -> None:
     await site.cloud.publish()
     model = make_parts().manifest.variants[0].file
     site.wire.forged[f"/v1/fetch/targets/{file_target(model)}"] = _other_model()
-    with pytest.raises(Corrupt, match="than is signed"):
+    with pytest.raises(Unavailable, match=r"damaged twice.*another hash"):
         await site.models().file(model)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgeloop.cloud.store import fleet
 from edgeloop.contracts.errors import NotFound, Refused
-from edgeloop.contracts.messages import Account, Desired, SendRequest, SyncRequest
+from edgeloop.contracts.messages import Account, Desired, SendRequest, Spending, SyncRequest
 from edgeloop.contracts.states import Kind
 from edgeloop.hub.waker import Waker
 from edgeloop.node.app import make_app, run_node
@@ -52,7 +52,7 @@ class Site:
 
 
 @asynccontextmanager
-async def _site(cloud: SmallCloud, folder: Path) -> AsyncIterator[Site]:
+async def _site(cloud: SmallCloud, folder: Path, *, day_bytes: int = 0) -> AsyncIterator[Site]:
     up = _uplink(Wire(cloud.app), "gateway")
     reply = await up.enrol(enrol_request("gateway", cloud.join_secret(), kind=Kind.NODE))
     member = Membership(
@@ -63,7 +63,8 @@ async def _site(cloud: SmallCloud, folder: Path) -> AsyncIterator[Site]:
         director_root=reply.director_root,
     )
     waker = Waker()
-    app = make_app(NodeConfig(folder=folder, send_every_s=0.01, longest_backoff_s=0.05), member, up, waker)
+    config = NodeConfig(folder=folder, send_every_s=0.01, longest_backoff_s=0.05, day_bytes=day_bytes)
+    app = make_app(config, member, up, waker)
     async with app.lifespan():
         yield Site(cloud, Wire(app))
         waker.release()
@@ -101,6 +102,32 @@ async def test_accounts_of_a_nodes_outbox_come_up_with_its_own_report(cloud: Sma
 
         versions = itertools.count()
         await until(told, "the node's accounts")
+
+
+async def test_day_of_a_node_is_kept_and_comes_up_with_its_own_report(cloud: SmallCloud, tmp_path: Path) -> None:
+    async with _site(cloud, tmp_path / "node", day_bytes=1000) as site:
+        uplink = await site.join("camera-1")
+        await uplink.send(SendRequest(events=tuple(event(one) for one in range(1, 6))))
+        versions = itertools.count()
+
+        async def day() -> Spending:
+            await _say(uplink, f"tiny@1.0.{next(versions)}")  # news of a device, with which the node reports itself
+            views = {view.device_id: view for view in await cloud.database.read(fleet.list_devices)}
+            report = views["gateway"].report
+            return report.health.day if report else Spending()
+
+        async def spent() -> bool:
+            return (await day()).spent.get("reading", 0) > 0
+
+        await until(spent, "what was spent on readings")
+        for first in range(6, 30, 6):
+            await uplink.send(SendRequest(events=tuple(event(one) for one in range(first, first + 6))))
+
+        async def waits() -> bool:
+            return (await day()).waits == ("reading",)
+
+        await until(waits, "readings that wait for the next day")
+        assert (await day()).limit_bytes == 1000
 
 
 async def test_device_that_is_not_enrolled_here_is_refused(cloud: SmallCloud, tmp_path: Path) -> None:

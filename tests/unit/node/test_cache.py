@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,10 @@ from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused,
 from edgeloop.contracts.manifest import FileEntry
 from edgeloop.hub.port import Served
 from edgeloop.node.cache import Cache
+from edgeloop.transport.budget import Budget
+from edgeloop.transport.keep import Keep
+from edgeloop.transport.metering import Meter
+from edgeloop.transport.uplink import Patience
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +24,9 @@ MANIFEST = "targets/bundles/tiny/1.0.0/manifest.json"
 
 
 class FakeUplink:
-    """The uplink's fetch: serves a dict, counts, and goes away on demand."""
+    """The uplink's way to files: serves a dict, counts, and goes away on demand."""
+
+    patience = Patience()
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
@@ -28,10 +34,19 @@ class FakeUplink:
         self.is_away = False
         self.go: asyncio.Event | None = None
 
+    async def size_bytes(self, path: str) -> int:
+        return len(self._find(path))
+
     async def fetch(self, path: str, *, max_bytes: int) -> bytes:
         self.asked.append(path)
         if self.go is not None:
             await self.go.wait()
+        return self._find(path)
+
+    async def fetch_from(self, path: str, *, offset_bytes: int, max_bytes: int) -> AsyncIterator[bytes]:
+        yield (await self.fetch(path, max_bytes=max_bytes))[offset_bytes:]
+
+    def _find(self, path: str) -> bytes:
         if self.is_away:
             raise Unavailable("the cloud is away")
         if path not in self.files:
@@ -45,8 +60,15 @@ def uplink() -> FakeUplink:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, uplink: FakeUplink) -> Cache:
-    return Cache(tmp_path / "cache", uplink)  # type: ignore[arg-type]
+def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Meter]:
+    keep = Keep(tmp_path_factory.mktemp("keep") / "node.db")
+    yield Meter(Budget(keep), on_wait=lambda: None)
+    keep.close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, uplink: FakeUplink, meter: Meter) -> Cache:
+    return Cache(tmp_path / "cache", uplink, meter)  # type: ignore[arg-type]
 
 
 async def _whole(served: Served) -> bytes:
@@ -97,9 +119,11 @@ async def test_slow_download_does_not_hold_up_another_file(cache: Cache, uplink:
     await slow
 
 
-async def test_what_was_fetched_outlives_a_restart(tmp_path: Path, cache: Cache, uplink: FakeUplink) -> None:
+async def test_what_was_fetched_outlives_a_restart(
+    tmp_path: Path, cache: Cache, uplink: FakeUplink, meter: Meter
+) -> None:
     await cache.get(BY_HASH)
-    again = Cache(tmp_path / "cache", uplink)  # type: ignore[arg-type]
+    again = Cache(tmp_path / "cache", uplink, meter)  # type: ignore[arg-type]
     await again.get(BY_HASH)
     assert uplink.asked == [BY_HASH]
 
@@ -139,18 +163,24 @@ async def test_what_is_gone_above_is_not_found_though_it_was_here(cache: Cache, 
         await cache.get(TIMESTAMP)
 
 
-async def test_content_of_another_hash_is_corrupt(cache: Cache, uplink: FakeUplink) -> None:
+async def test_content_of_another_hash_is_not_passed_on(cache: Cache, uplink: FakeUplink) -> None:
     uplink.files[BY_HASH] = FILE[:-1] + b"x"
-    with pytest.raises(Corrupt, match="hash"):
+    with pytest.raises(Unavailable, match=r"damaged twice.*another hash"):
         await cache.get(BY_HASH)
 
 
-async def test_content_of_another_hash_is_not_kept(cache: Cache, uplink: FakeUplink) -> None:
+async def test_content_of_another_hash_is_not_kept(tmp_path: Path, cache: Cache, uplink: FakeUplink) -> None:
     uplink.files[BY_HASH] = b"damaged"
-    with pytest.raises(Corrupt):
+    with pytest.raises(Unavailable):
         await cache.get(BY_HASH)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     uplink.files[BY_HASH] = FILE
     assert await _whole(await cache.get(BY_HASH)) == FILE
+
+
+async def test_file_without_a_byte_is_served(cache: Cache, uplink: FakeUplink) -> None:
+    """Of which none can be asked for by a range."""
+    assert await _whole(await cache.get(f"targets/files/{digest(b'')}")) == b""
 
 
 async def test_failed_fetch_leaves_nothing_behind(tmp_path: Path, cache: Cache, uplink: FakeUplink) -> None:
@@ -165,6 +195,7 @@ async def test_device_that_gave_up_does_not_spoil_the_file_for_others(cache: Cac
     gave_up, stayed = asyncio.create_task(cache.get(BY_HASH)), asyncio.create_task(cache.get(BY_HASH))
     await asyncio.sleep(0)
     gave_up.cancel()
+    await asyncio.sleep(0)
     uplink.go.set()
     assert await _whole(await stayed) == FILE
 
@@ -222,6 +253,9 @@ async def test_content_from_above_that_is_not_exactly_it_is_corrupt_and_not_kept
         "../secret",
         "targets/../../secret",
         "targets/files/..",
+        f"{BY_HASH}.part",
+        f"{BY_HASH}/x",
+        "targets/files/abc",
         "/etc/passwd",
         "targets//etc/passwd",
         "targets/.hidden",
@@ -249,7 +283,7 @@ async def test_name_too_long_for_a_disk_is_an_edgeloop_error(cache: Cache, uplin
 
 @pytest.mark.parametrize("kind", [Refused, NotFound, Corrupt])
 async def test_last_copy_does_not_hide_what_the_cloud_says(
-    tmp_path: Path, uplink: FakeUplink, kind: Callable[[str], EdgeloopError]
+    tmp_path: Path, uplink: FakeUplink, meter: Meter, kind: Callable[[str], EdgeloopError]
 ) -> None:
     class Saying(FakeUplink):
         async def fetch(self, path: str, *, max_bytes: int) -> bytes:
@@ -258,7 +292,7 @@ async def test_last_copy_does_not_hide_what_the_cloud_says(
             return await super().fetch(path, max_bytes=max_bytes)
 
     above = Saying(uplink.files)
-    cache = Cache(tmp_path / "cache", above)  # type: ignore[arg-type]
+    cache = Cache(tmp_path / "cache", above, meter)  # type: ignore[arg-type]
     await cache.get(TIMESTAMP)
     above.is_away = True
     with pytest.raises(EdgeloopError, match="no"):

@@ -1,25 +1,32 @@
-"""The node's hub by itself: what it has heard of."""
+"""The node's hub by itself: whom it knows, what it has heard of, what it says."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from edgeloop.contracts.errors import Unavailable
-from edgeloop.contracts.messages import Desired
+from edgeloop.contracts.errors import Refused, Unavailable
+from edgeloop.contracts.messages import MAX_BODY_BYTES, MAX_REPORT_BYTES, Desired, DeviceReport, SyncRequest
+from edgeloop.contracts.states import Kind
 from edgeloop.hub.waker import Waker
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
-from edgeloop.node.hub import NodeHub
+from edgeloop.node.hub import Child, NodeHub
+from edgeloop.transport.budget import Budget
 from edgeloop.transport.identity import Identity
 from edgeloop.transport.keep import Keep
+from edgeloop.transport.metering import Meter
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.uplink import Uplink
-from small_cloud import key_of
+from house import Wire
+from small_cloud import Clock, SmallCloud, enrol_request, key_of, public_key_of, report
 
 pytestmark = pytest.mark.anyio
+
+NODE = "gateway"
 
 
 class FullKeep(Keep):
@@ -33,16 +40,40 @@ class FullKeep(Keep):
         super().set(changes)
 
 
+@asynccontextmanager
+async def _node(
+    folder: Path, *, keep: Keep | None = None, cloud: SmallCloud | None = None, clock_s: Clock | None = None
+) -> AsyncIterator[NodeHub]:
+    """A node's hub without its loops; below nothing or, enrolled, below a cloud."""
+    keep = keep or Keep(folder / "node.db")
+    outbox = Outbox(folder / "outbox.db", NODE)
+    transport = Wire(cloud.app) if cloud else None
+    async with httpx.AsyncClient(transport=transport, base_url="http://hub.test") as client:
+        uplink = Uplink(client, Identity(NODE, key_of(NODE)))
+        if cloud:
+            await uplink.enrol(enrol_request(NODE, cloud.join_secret(), kind=Kind.NODE))
+        budget = Budget(keep)
+        meter = Meter(budget, on_wait=lambda: None)
+        yield NodeHub(
+            uplink,
+            keep=keep,
+            cache=Cache(folder / "cache", uplink, meter),
+            outbox=outbox,
+            answering=Answering(uplink, None),
+            waker=Waker(),
+            budget=budget,
+            meter=meter,
+            clock_s=clock_s or Clock(),
+        )
+    outbox.close()
+    keep.close()
+
+
 async def test_news_that_finds_the_disk_full_is_news_again_when_there_is_room(tmp_path: Path) -> None:
     keep = FullKeep(tmp_path / "node.db")
-    outbox = Outbox(tmp_path / "outbox.db", "node")
-    async with httpx.AsyncClient(base_url="http://hub.test") as client:
-        uplink = Uplink(client, Identity("node", key_of("node")))
-        waker = Waker()
-        cache = Cache(tmp_path / "cache", uplink)
-        hub = NodeHub(uplink, keep=keep, cache=cache, outbox=outbox, answering=Answering(uplink, None), waker=waker)
+    async with _node(tmp_path, keep=keep) as hub:
         news = Desired(device_id="camera-1", generation=3)
-        with waker.listening(["camera-1"]) as woken:
+        with hub._waker.listening(["camera-1"]) as woken:
             with pytest.raises(Unavailable):
                 hub.on_desired(news)
             assert hub.known() == {}, "the hub above must be asked for it again"
@@ -51,5 +82,95 @@ async def test_news_that_finds_the_disk_full_is_news_again_when_there_is_room(tm
             assert woken.is_set()
         assert hub.known() == {"camera-1": 3}
         assert keep.get("desired", dict[str, int]) == {"camera-1": 3}
-    outbox.close()
-    keep.close()
+
+
+async def test_device_is_not_known_before_it_is_kept(cloud: SmallCloud, tmp_path: Path) -> None:
+    """Whoever was let in by a node that could not write it down would be a stranger to it after its next start."""
+    keep = FullKeep(tmp_path / "node" / "node.db")
+    async with _node(tmp_path / "node", keep=keep, cloud=cloud) as hub:
+        request = enrol_request("camera-1", cloud.join_secret())
+        with pytest.raises(Unavailable):
+            await hub.enrol(request)
+        assert await hub.public_key("camera-1") is None
+        keep.is_full = False
+        await hub.enrol(request)
+        assert await hub.public_key("camera-1") == public_key_of("camera-1")
+        assert list(keep.get("children", dict[str, Any]) or {}) == ["camera-1"]
+
+
+# ---- what goes up of what devices report
+
+
+async def _with_children(hub: NodeHub, cloud: SmallCloud, *names: str) -> None:
+    for name in names:
+        await hub.enrol(enrol_request(name, cloud.join_secret()))
+        await _hear(hub, name)
+
+
+async def _hear(hub: NodeHub, name: str, *, active: str | None = None) -> None:
+    await hub.sync(name, SyncRequest(reports=(report(name, active=active),)))
+
+
+def _told(reports: tuple[DeviceReport, ...]) -> list[tuple[str, str | None]]:
+    own, *others = reports
+    assert own.device_id == NODE, "each sync says how the node itself does"
+    return [(one.device_id, one.active) for one in others]
+
+
+async def test_each_report_goes_up_once(cloud: SmallCloud, tmp_path: Path) -> None:
+    async with _node(tmp_path / "node", cloud=cloud) as hub:
+        await _with_children(hub, cloud, "camera-1", "camera-2")
+        assert _told(hub.reports()) == [("camera-1", None), ("camera-2", None)]
+        assert _told(hub.reports()) == []
+        await _hear(hub, "camera-2", active="tiny@1.0.0")
+        assert _told(hub.reports()) == [("camera-2", "tiny@1.0.0")]
+
+
+async def test_what_a_device_says_again_goes_up_again(cloud: SmallCloud, tmp_path: Path) -> None:
+    """The cloud tells from it that the device is there."""
+    async with _node(tmp_path / "node", cloud=cloud) as hub:
+        await _with_children(hub, cloud, "camera-1")
+        hub.reports()
+        await _hear(hub, "camera-1")
+        assert _told(hub.reports()) == [("camera-1", None)]
+
+
+async def test_all_reports_go_up_after_a_sync_that_failed(cloud: SmallCloud, tmp_path: Path) -> None:
+    async with _node(tmp_path / "node", cloud=cloud) as hub:
+        await _with_children(hub, cloud, "camera-1", "camera-2")
+        hub.reports()
+        hub.on_sync_failed(Unavailable("no answer"))
+        assert _told(hub.reports()) == [("camera-1", None), ("camera-2", None)]
+
+
+async def test_all_reports_go_up_now_and_then_with_their_age(cloud: SmallCloud, tmp_path: Path) -> None:
+    clock_s = Clock(0.0)
+    async with _node(tmp_path / "node", cloud=cloud, clock_s=clock_s) as hub:
+        await _with_children(hub, cloud, "camera-1")
+        hub.reports()
+        clock_s.now_s = 299.0
+        assert _told(hub.reports()) == []
+        clock_s.now_s = 300.0
+        _, again = hub.reports()
+        assert (again.device_id, again.age_s) == ("camera-1", 300.0)
+
+
+async def test_sync_that_was_refused_forgets_what_devices_said(cloud: SmallCloud, tmp_path: Path) -> None:
+    async with _node(tmp_path / "node", cloud=cloud) as hub:
+        await _with_children(hub, cloud, "camera-1", "camera-2")
+        hub.on_desired(Desired(device_id="camera-1", generation=3))
+        hub.on_sync_failed(Refused("camera-1 moved"))
+        assert (_told(hub.reports()), hub.known()) == ([], {})
+
+
+async def test_reports_that_do_not_fit_into_one_request_go_with_the_next(tmp_path: Path) -> None:
+    """However large each of them is: the hub above would turn the whole request down, for ever."""
+    async with _node(tmp_path) as hub:
+        names = [f"camera-{number}" for number in range(300)]
+        hub._children = {name: Child(public_key=b"", speaker=name) for name in names}
+        for name in names:
+            await hub.sync(name, SyncRequest(reports=(report(name),)))
+        first, second = hub.reports(), hub.reports()
+        assert len(first) * MAX_REPORT_BYTES < MAX_BODY_BYTES
+        assert {one.device_id for one in (*first, *second)} == {NODE, *names}
+        assert [one.device_id for one in hub.reports()] == [NODE]
