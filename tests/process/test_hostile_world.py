@@ -114,6 +114,32 @@ def test_device_with_a_full_disk_goes_on_inferring_says_so_and_recovers(cloud: C
             device.stop()
 
 
+def test_device_starts_on_a_full_disk_infers_says_so_and_recovers(cloud: Cloud) -> None:
+    """After a clean end SQLite has removed what it keeps beside its files, and finds no room to make it anew."""
+    with small_disk(cloud.folder / "disk") as disk:
+        spool = _spool(cloud.folder / "spool", count=20)
+        device = _device(cloud, disk / "device", spool, rate_hz=50)
+        device.start()
+        try:
+            cloud.roll_out()
+            _until(lambda: len(cloud.readings("cam")) == 20, "the first readings")
+            assert device.handle is not None
+            device.handle.terminate()
+            device.handle.wait(30)
+            assert not list((disk / "device").glob("*.db-shm")), "that was a clean end"
+            ballast = fill(disk)
+            _spool(spool, count=40, prefix="b")
+            device.start()
+            log = cloud.folder / "device.log"
+            _until(lambda: "disk_full_at_start" in log.read_text(), "the device saying that its disk is full")
+            _until(lambda: _dropped(cloud) >= 32, "inference going on, its readings dropped and counted")
+            ballast.unlink()
+            _spool(spool, count=10, prefix="c")
+            _until(lambda: _count(cloud, "c") == 10, "readings coming up again once there is room")
+        finally:
+            device.stop()
+
+
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="needs the program faketime (Debian package faketime)")
 def test_device_whose_clock_says_1970_enrols_updates_and_reports(cloud: Cloud) -> None:
     spool = _spool(cloud.folder / "spool", count=30)

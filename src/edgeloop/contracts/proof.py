@@ -20,7 +20,8 @@ MAX_AGE_S = 300
 
 _COMPONENTS = '("@method" "@path" "@query" "content-digest")'
 _FIELDS = {
-    "created": re.compile(r"[0-9]{1,11}"),
+    # Any integer that RFC 8941 allows: whose clock is wrong, however wrong, is to be told the time.
+    "created": re.compile(r"-?[0-9]{1,15}"),
     "nonce": re.compile(r'"[A-Za-z0-9_-]{16,64}"'),
     "keyid": re.compile(r'"[a-z0-9-]{1,63}"'),
     "alg": re.compile(r'"ed25519"'),

@@ -2,8 +2,9 @@
 
 Rules kept here: alerts always go, and count; samples get at most half of a day; what a day spends beyond its budget is
 owed by the days after; what was spent is on the disk, so that a restart does not begin a new day. A day begins at an
-hour of UTC; a clock that jumps to another day, forth or back, begins that day. Neighbours: `sender` spends on events,
-the device on downloads.
+hour of UTC, and is had once: a clock that goes back, or comes out of a time before this software was made, takes along
+what was spent, and the next day begins when one has passed by the time that the process runs. Neighbours: `sender`
+spends on events, the device on downloads.
 """
 
 import threading
@@ -25,19 +26,24 @@ SAMPLE_SHARE = 0.5
 """Of a day's budget, what samples may have at most."""
 
 _DAY_S = 86_400
+_RAN_A_DAY_S = 90_000.0
+"""An hour more: where the clock is right it decides, and not two clocks that run a little apart."""
+_2020 = 18_262
+"""The first day of 2020, in days since 1970: a clock that says less was never set."""
 _MOST_REASONS = 64
 _OTHERS = "others"
 _UNLIMITED_EVERY_S = 60.0
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):
-    """What was spent on a day. number: days since 1970, by the hour at which they begin. spent: by class, by reason.
-    owed_bytes: see Spending.
+    """What was spent on a day. number: days since 1970, by the hour at which they begin; the latest that this day had.
+    spent: by class, by reason. owed_bytes: see Spending. ran_s: for how long the process ran on it.
     """
 
     number: int
     spent: dict[str, dict[str, int]] = {}
     owed_bytes: int = 0
+    ran_s: float = 0.0
 
     def spent_bytes(self, kind: str | None = None) -> int:
         """On a class, or on all."""
@@ -51,8 +57,11 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
             mine[name] = mine.get(name, 0) + size_bytes
         return msgspec.structs.replace(self, spent=self.spent | {kind: mine})
 
-    def turned(self, number: int, *, limit_bytes: int) -> "Day":
-        """The day that follows."""
+    def at(self, number: int, *, limit_bytes: int) -> "Day":
+        """The day that it is while the clock says this number: this one, or the one that follows."""
+        is_later = number > self.number
+        if not (is_later and self.number >= _2020) and self.ran_s < _RAN_A_DAY_S:
+            return msgspec.structs.replace(self, number=number) if is_later else self
         owed_bytes = self.owed_bytes + self.spent_bytes() - limit_bytes if limit_bytes else 0
         return Day(number=number, owed_bytes=max(0, owed_bytes))
 
@@ -67,18 +76,27 @@ class DaySettings(msgspec.Struct, frozen=True, kw_only=True):
 class Budget:
     """One device's days. Safe to use from many threads.
 
-    limit_bytes: a day; 0 for no limit, and then it only keeps account. begins_h: the hour, UTC.
+    limit_bytes: a day; 0 for no limit, and then it only keeps account. begins_h: the hour, UTC. clock: seconds since
+    1970, right or wrong. passed_s: seconds that pass, from anywhere.
     """
 
     def __init__(
-        self, keep: Keep, *, limit_bytes: int = 0, begins_h: int = 0, clock: Callable[[], float] = time.time
+        self,
+        keep: Keep,
+        *,
+        limit_bytes: int = 0,
+        begins_h: int = 0,
+        clock: Callable[[], float] = time.time,
+        passed_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep = keep
         self._limit_bytes = limit_bytes
         self._begins_s = begins_h * 3600
         self._clock = clock
+        self._passed_s = passed_s
+        self._counted_s = passed_s()
         self._lock = threading.Lock()
-        self._kept_s = clock()
+        self._kept_s = passed_s()
         self._is_kept = True
         self._day = keep.get("day", Day) or Day(number=self._number())
 
@@ -113,7 +131,7 @@ class Budget:
             return
         with self._lock:
             self._day = self._turned().plus(kind, reasons)
-            if self._limit_bytes or self._clock() - self._kept_s >= _UNLIMITED_EVERY_S:
+            if self._limit_bytes or self._passed_s() - self._kept_s >= _UNLIMITED_EVERY_S:
                 self._write()
 
     def today(self) -> Day:
@@ -134,7 +152,7 @@ class Budget:
         return Spending(limit_bytes=self._limit_bytes, spent=spent, owed_bytes=day.owed_bytes, waits=tuple(waits))
 
     def until_next_s(self) -> float:
-        """Seconds until the next day begins."""
+        """Seconds until the next day begins, if the clock is right."""
         return _DAY_S - (self._clock() - self._begins_s) % _DAY_S
 
     def close(self) -> None:
@@ -146,14 +164,16 @@ class Budget:
         return int((self._clock() - self._begins_s) // _DAY_S)
 
     def _turned(self) -> Day:
-        number = self._number()
-        return self._day if number == self._day.number else self._day.turned(number, limit_bytes=self._limit_bytes)
+        now_s = self._passed_s()
+        day = msgspec.structs.replace(self._day, ran_s=self._day.ran_s + now_s - self._counted_s)
+        self._counted_s = now_s
+        return day.at(self._number(), limit_bytes=self._limit_bytes)
 
     def _write(self) -> None:
         try:
             self._keep.set({"day": self._day})
             self._is_kept = True
-            self._kept_s = self._clock()
+            self._kept_s = self._passed_s()
         except EdgeloopError as error:
             if self._is_kept:
                 _log.error("budget_not_written", detail=str(error))

@@ -174,7 +174,10 @@ class CloudApi:
 
     def rollouts(self) -> list[RolloutView]:
         """All rollouts, oldest first."""
-        return self._get("rollouts", list[RolloutView])
+        found: list[RolloutView] = []
+        while page := self._get("rollouts", list[RolloutView], {"after": found[-1].rollout_id} if found else None):
+            found += page
+        return found
 
     def rollout(self, rollout_id: str) -> RolloutView:
         """One rollout."""
@@ -217,7 +220,10 @@ class CloudApi:
 
     def event_counts(self) -> list[EventCount]:
         """What the cloud holds, by device and epoch."""
-        return self._get("events/counts", list[EventCount])
+        found: list[EventCount] = []
+        while page := self._get("events/counts", list[EventCount], {"after": found[-1].device_id} if found else None):
+            found += page
+        return found
 
     def readings(self, device_id: str, *, after: int = 0, limit: int = 1000) -> list[ReadingView]:
         """A device's readings in the order that it made them, after a row number."""

@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeloop.contracts.codec import from_json, to_json
-from edgeloop.transport.sqlite import open_durable, reading, transaction
+import structlog
 
+from edgeloop.contracts.codec import from_json, to_json
+from edgeloop.contracts.errors import Unavailable
+from edgeloop.transport.sqlite import Damaged, open_durable, reading, transaction
+
+_log = structlog.get_logger(__name__)
 _SCHEMA = ("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",)
+_FIX = "Move it away; what it remembered is lost, identity and outbox are not."
 
 T = TypeVar("T")
 
@@ -22,31 +27,66 @@ class Keep:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        fix = "Move it away; what it remembered is lost, identity and outbox are not."
-        self._connection = open_durable(path, _SCHEMA, fix=fix)
+        self._connection = open_durable(path, _SCHEMA, fix=_FIX)
+        self._unwritten: dict[str, bytes | None] = {}
 
     def get(self, name: str, kind: type[T]) -> T | None:
         """The value, or None if there is none."""
         with self._lock, reading(what=str(self._path)):
-            row = self._connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
-        return None if row is None else from_json(row[0], kind, what=f"{self._path.name}:{name}")
+            data = self._unwritten.get(name)
+            if name not in self._unwritten:
+                row = self._connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
+                data = None if row is None else row[0]
+        return None if data is None else from_json(data, kind, what=f"{self._path.name}:{name}")
 
     def set(self, changes: Mapping[str, Any]) -> None:
         """Make all these changes at once; None removes a name. Raises Unavailable if the disk is full."""
-        with self._lock, transaction(self._connection, what=str(self._path)):
-            for name, value in changes.items():
-                self._change(name, value)
+        with self._lock:
+            self._write(self._unwritten | _encoded(changes))
+
+    def put_in_force(self, changes: Mapping[str, Any]) -> None:
+        """The same for what must not wait for the disk: where that takes nothing, who asks here hears it all the same,
+        and it is written with the next change, or by `save`."""
+        with self._lock:
+            self._unwritten |= _encoded(changes)
+            try:
+                self._write(self._unwritten)
+            except Unavailable as error:
+                _log.error("change_not_written", names=sorted(changes), detail=str(error))
+
+    def save(self) -> None:
+        """Write what is in force and not written yet. Raises Unavailable if the disk still takes nothing."""
+        with self._lock:
+            if self._unwritten:
+                self._write(self._unwritten)
+
+    def require_sound(self) -> None:
+        """Read all of it. Raises Corrupt if any of it is damaged, Unavailable if it cannot be read."""
+        with self._lock, reading(what=str(self._path)):
+            (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise Damaged(f"{self._path} is damaged: {found}. {_FIX}")
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._connection.close()
 
-    def _change(self, name: str, value: Any) -> None:
-        if value is None:
+    def _write(self, changes: Mapping[str, bytes | None]) -> None:
+        """These, among them all that is not written yet."""
+        with transaction(self._connection, what=str(self._path)):
+            for name, data in changes.items():
+                self._change(name, data)
+        self._unwritten = {}
+
+    def _change(self, name: str, data: bytes | None) -> None:
+        if data is None:
             self._connection.execute("DELETE FROM kept WHERE name = ?", (name,))
             return
         self._connection.execute(
-            "INSERT INTO kept VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, to_json(value)),
+            "INSERT INTO kept VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, data)
         )
+
+
+def _encoded(changes: Mapping[str, Any]) -> dict[str, bytes | None]:
+    return {name: None if value is None else to_json(value) for name, value in changes.items()}

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
+import msgspec
+
 from edgeloop.contracts.messages import Account, Amount
 
 _ADD = (
@@ -43,6 +45,32 @@ class Row(NamedTuple):
     kind: str
     tier: int
     size_bytes: int
+
+
+class Aside(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that was set aside, and why."""
+
+    row: int
+    device_id: str
+    epoch: int
+    sequence: int
+    kind: str
+    size_bytes: int
+    reason: str
+    at_ms: int
+
+
+class OutboxStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What is queued, and what became of the rest. kept_rows: acknowledged, and still here as a record."""
+
+    pending_rows: int
+    pending_bytes: int
+    acknowledged_rows: int
+    kept_rows: int
+    evicted_rows: int
+    expired_rows: int
+    aside_rows: int
+    accounts: dict[str, Account]
 
 
 class Change:
@@ -147,6 +175,20 @@ class Ledger:
             size_bytes = before.size_bytes + self._bytes[device, kind, fate]
             found[kind][fate] = Amount(rows=before.rows + rows, size_bytes=size_bytes)
         return {kind: Account(**fates) for kind, fates in sorted(found.items())}
+
+    def stats(self, device_id: str | None = None) -> OutboxStats:
+        """Counts over the whole outbox; accounts of one device, or of all together."""
+        pending = self.amount(Fate.PENDING)
+        return OutboxStats(
+            pending_rows=pending.rows,
+            pending_bytes=pending.size_bytes,
+            acknowledged_rows=self.amount(Fate.ACKNOWLEDGED).rows,
+            kept_rows=self.amount(Fate.RECORD).rows,
+            evicted_rows=self.amount(Fate.EVICTED).rows,
+            expired_rows=self.amount(Fate.EXPIRED).rows,
+            aside_rows=self.amount(Fate.REJECTED).rows,
+            accounts=self.accounts(device_id),
+        )
 
     def devices(self) -> list[str]:
         """Whose events came here."""

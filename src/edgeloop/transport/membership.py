@@ -10,11 +10,12 @@ import msgspec
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.codec import from_json, to_pretty_json
 from edgeloop.contracts.errors import InvalidInput, NotFound
-from edgeloop.contracts.join import Join, enrol_statement, parse_join_token, secret_hash, token_id
+from edgeloop.contracts.join import Join, enrol_statement, fresh_statement, parse_join_token, secret_hash, token_id
 from edgeloop.contracts.messages import EnrolReply, EnrolRequest, Profile
 from edgeloop.contracts.names import is_loopback, require_name
 from edgeloop.contracts.states import Kind
 from edgeloop.transport.identity import Identity, load_or_make_key, read_key
+from edgeloop.transport.replies import StaleClock
 from edgeloop.transport.uplink import Uplink
 
 _CA = "ca.pem"
@@ -37,13 +38,13 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_membership(folder: Path) -> Membership:
-    """What was remembered in a state folder. Raises NotFound before enrolment."""
-    path = folder / "membership.json"
-    if not path.is_file():
+    """What was remembered in a state folder. Raises NotFound before enrolment, InvalidInput if we may not look."""
+    member = _remembered(folder)
+    if member is None:
         raise NotFound(
             f"{folder} is not enrolled yet; pass --hub URL and --join TOKEN once ('edgeloop fleet token' prints one)"
         )
-    return _placed(from_json(path.read_bytes(), Membership, what=str(path)), folder)
+    return member
 
 
 def open_identity(folder: Path, device_id: str) -> Identity:
@@ -59,8 +60,8 @@ def enrol(
     device comes back after it was revoked. Raises InvalidInput if it is no token.
     """
     join = parse_join_token(token)
-    if (folder / "membership.json").is_file():
-        member = read_membership(folder)
+    member = _remembered(folder)
+    if member is not None:
         is_same = (member.hub_url, member.device_id, member.kind) == (hub_url, device_id, kind)
         if is_same and (not member.joined_with or _id(join) in member.joined_with):
             return member
@@ -116,7 +117,22 @@ def _keep_authority(folder: Path, join: Join, ca: str | None) -> str | None:
 
 
 def _tokens_used(folder: Path) -> tuple[str, ...]:
-    return read_membership(folder).joined_with if (folder / "membership.json").is_file() else ()
+    member = _remembered(folder)
+    return () if member is None else member.joined_with
+
+
+def _remembered(folder: Path) -> Membership | None:
+    """None before enrolment. Raises InvalidInput if the folder is somebody else's."""
+    path = folder / "membership.json"
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot read {path}: {error.strerror}. Run this as root, or as the account whose folder it is."
+        ) from error
+    return _placed(from_json(data, Membership, what=str(path)), folder)
 
 
 def _placed(member: Membership, folder: Path) -> Membership:
@@ -130,20 +146,30 @@ def _id(join: Join) -> str:
 
 async def ask_to_join(uplink: Uplink, join: Join, *, kind: Kind, profile: Profile) -> EnrolReply:
     """Enrol the uplink's identity. Raises Refused if the token or the hub's roots are not good, Unavailable."""
-    identity = uplink.identity
-    reply = await uplink.enrol(
-        EnrolRequest(
-            device_id=identity.device_id,
-            kind=kind,
-            join_secret=join.secret,
-            public_key=identity.public_key,
-            profile=profile,
-            possession=identity.sign_statement(enrol_statement(identity.device_id, join.secret, identity.public_key)),
-            roots=join.fingerprint,
-        )
-    )
+    try:
+        reply = await uplink.enrol(enrol_request(uplink, join, kind=kind, profile=profile))
+    except StaleClock:
+        # The uplink knows the hub's time by now; what the request says of its own time must be signed anew, too.
+        reply = await uplink.enrol(enrol_request(uplink, join, kind=kind, profile=profile))
     join.check_roots(reply.images_root, reply.director_root)
     return reply
+
+
+def enrol_request(uplink: Uplink, join: Join, *, kind: Kind, profile: Profile) -> EnrolRequest:
+    """What the uplink's identity asks now, by the hub's time as far as it is known."""
+    identity, made_at_ms = uplink.identity, int(uplink.hub_time_s() * 1000)
+    named = (identity.device_id, join.secret, identity.public_key)
+    return EnrolRequest(
+        device_id=identity.device_id,
+        kind=kind,
+        join_secret=join.secret,
+        public_key=identity.public_key,
+        profile=profile,
+        possession=identity.sign_statement(enrol_statement(*named)),
+        made_at_ms=made_at_ms,
+        fresh=identity.sign_statement(fresh_statement(*named, made_at_ms)),
+        roots=join.fingerprint,
+    )
 
 
 def open_client(hub_url: str, *, ca: str | None = None) -> httpx.AsyncClient:

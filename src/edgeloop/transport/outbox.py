@@ -10,24 +10,25 @@ Acknowledged rows stay as the device's own record until their room is needed. Wh
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from edgeloop.bundle.durable import storage_error
-from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
-from edgeloop.contracts.messages import MAX_BODY_BYTES, Account, Alert, Body, Event, Reading
-from edgeloop.transport.batch import Room
+from edgeloop.contracts.errors import NotFound
+from edgeloop.contracts.messages import MAX_BODY_BYTES, Alert, Body, Event, Reading
+from edgeloop.transport.audits import Audits
+from edgeloop.transport.batch import Queued, Room, next_batch
 from edgeloop.transport.bounding import ROW, Bounding
-from edgeloop.transport.ledger import Change, Fate, Ledger, Row
+from edgeloop.transport.ledger import Aside, Change, Fate, Ledger, OutboxStats, Row
 from edgeloop.transport.outbox_schema import SCHEMA
 from edgeloop.transport.payloads import Payloads
+from edgeloop.transport.salvage import begin_anew, made_sound
 from edgeloop.transport.seal import Keyring
-from edgeloop.transport.sqlite import open_durable, reading, transaction
-from edgeloop.transport.worth import ALERT, ALERTS, LAST_AUDIT, ORDINARY, READING, Bounds, is_audit, worth
+from edgeloop.transport.sqlite import Damaged, open_durable, reading, transaction
+from edgeloop.transport.worth import ALERT, ALERTS, ORDINARY, READING, Bounds, is_audit, worth
 
 _log = structlog.get_logger(__name__)
 
@@ -39,51 +40,23 @@ _INSERT = (
 _IDENTITY = "device_id = ? AND epoch = ? AND sequence = ?"
 _CRAMPED = "the disk is nearly full: the outbox does not grow, and gives up what is worth least"
 
+_REUSED = (
+    "the hub has other events under this device's numbers: its disk went back to an earlier state, or two devices run "
+    "from copies of one disk. What waits and what comes is numbered anew. If there are two devices, enrol one of them "
+    "under an id of its own."
+)
+
 _BROKEN_NEVER_WAIT = MAX_BODY_BYTES - 64 * 1024
-_AUDIT_SHARE = 4
 _EXPIRE_EVERY_MS = 60_000
 _LONGEST_REASON = 300
-
-
-class Queued(msgspec.Struct, frozen=True):
-    """A row that waits to go up. size_bytes: as it lies in the queue."""
-
-    row: int
-    event: Event
-    size_bytes: int
-
-
-class Aside(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that was set aside, and why."""
-
-    row: int
-    device_id: str
-    epoch: int
-    sequence: int
-    kind: str
-    size_bytes: int
-    reason: str
-    at_ms: int
-
-
-class OutboxStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What is queued, and what became of the rest. kept_rows: acknowledged, and still here as a record."""
-
-    pending_rows: int
-    pending_bytes: int
-    acknowledged_rows: int
-    kept_rows: int
-    evicted_rows: int
-    expired_rows: int
-    aside_rows: int
-    accounts: dict[str, Account]
 
 
 class Outbox:
     """A bounded, durable queue of events. Safe to use from many threads, and beside other processes.
 
     clock_s: seconds that pass, from anywhere: what rows' ages are counted by, since a device's clock may say 1970. Time
-    in which the process does not run ages nothing.
+    in which the process does not run ages nothing. mends: damage that is met is mended at the next call; for the one
+    process whose outbox it is.
     """
 
     def __init__(
@@ -94,22 +67,37 @@ class Outbox:
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
         keyring: Keyring | None = None,
         clock_s: Callable[[], float] = time.monotonic,
+        mends: bool = False,
     ) -> None:
         self.device_id = device_id
+        self._mends = mends
+        self._path = path
         self._bounds = bounds
         self._payloads = Payloads(keyring)
         self._clock_s = clock_s
         self._lock = threading.Lock()
-        fix = "Move it away; a new one is made."
-        self._connection = open_durable(path, SCHEMA, fix=fix)
-        self._opened_s = clock_s()
+        # Rows whose key is missing, and what of the batch under way was given up meanwhile.
+        self._locked: set[int] = set()
+        self._under_way: frozenset[int] = frozenset()
+        self._gone: dict[int, tuple[Row, Fate]] = {}
+        self._is_damaged = False
+        self._open()
+
+    def _open(self) -> None:
+        self._connection = open_durable(self._path, SCHEMA, fix="Move it away; a new one is made.")
+        self._opened_s = self._clock_s()
         self._expired_at_ms = -_EXPIRE_EVERY_MS
-        self._locked = ""
-        with reading(what="the outbox"):
-            self._age_ms = int(self._meta("age_ms") or 0)
-            self.epoch = self._own_epoch()
-            self._ledger = Ledger(self._connection)
-        self._bounding = Bounding(self._connection, self._ledger, bounds, path, give_up=self._give_up)
+        try:
+            with reading(what="the outbox"):
+                self._age_ms = int(self._meta("age_ms") or 0)
+                self.epoch = self._own_epoch()
+                self._ledger = Ledger(self._connection)
+        except BaseException:
+            self._connection.close()  # now: once another file has this name, SQLite would remove what is beside that
+            raise
+        kept = (self._connection, self._ledger)
+        self._audits = Audits(*kept, self._payloads, max_bytes=self._bounds.max_bytes)
+        self._bounding = Bounding(*kept, self._bounds, self._path, give_up=self._give_up)
 
     # ---- in
 
@@ -128,6 +116,11 @@ class Outbox:
             added = self._insert(given, change)
         return added, len(given) - added
 
+    def reused(self, events: Iterable[Event]) -> list[Event]:
+        """Those of these events, accepted before, under whose identity another one is here."""
+        with self._reading():
+            return [event for event in events if self._is_another(event)]
+
     # ---- out
 
     def pending(
@@ -137,47 +130,61 @@ class Outbox:
         max_bytes: int,
         oldest_first: bool = True,
         allowed_bytes: Mapping[str, int] | None = None,
+        but: Collection[int] = (),
     ) -> list[Queued]:
         """The next rows to send, alerts before all others, each in the order in which they came; at least one if any
-        may go.
+        may go. They are under way until this is asked again.
 
         oldest_first: of what is no alert, the oldest; else the newest. allowed_bytes: by class, what may go today; a
-        row that is larger than what is left for its class is passed over; a class that is not named goes free. A row
-        that cannot be read is set aside; one whose key is missing waits.
+        row that is larger than what is left for its class is passed over; a class that is not named goes free. but:
+        rows to pass over. A row that cannot be read is set aside; one whose key is missing waits, and takes no room.
         """
-        found: list[Queued] = []
-        broken: dict[int, str] = {}
-        locked = ""
         room = Room(limit, max_bytes, allowed_bytes or {})
         with self._reading():
-            for query, values in room.queries(oldest_first=oldest_first):
-                for row, kind, size_bytes, payload in self._connection.execute(query, values):
-                    if room.is_full(size_bytes):
-                        break
-                    if not room.take(kind, size_bytes):
-                        continue
-                    try:
-                        found.append(Queued(row, self._payloads.read(payload), size_bytes))
-                    except (Corrupt, InvalidInput) as error:
-                        broken[row] = str(error)
-                    except Unavailable as error:
-                        locked = str(error)
-        if locked != self._locked:
-            self._locked = locked
-            _log.error("outbox_rows_wait_for_their_key", detail=locked)
-        if broken:
-            self.set_aside(broken)
-        return sorted(found, key=lambda one: (not isinstance(one.event.body, Alert), one.row))
+            passed_over = self._locked.union(but)
+            batch = next_batch(self._connection, self._payloads, room, oldest_first=oldest_first, but=passed_over)
+            self._begin_way(batch.found)
+            is_first = not self._locked
+            self._locked |= batch.locked.keys()
+        if is_first and batch.locked:
+            _log.error("outbox_rows_wait_for_their_key", detail=next(iter(batch.locked.values())))
+        if batch.broken:
+            self.set_aside(batch.broken)
+        return batch.found
 
-    def acknowledge(self, rows: Iterable[int], *, rejected: Mapping[int, str] | None = None) -> None:
-        """Mark rows as taken by the hub; `rejected` gives the hub's reason for rows that it will never take."""
+    def look(self, row: int) -> Queued | None:
+        """One row, under way from now on; None if it does not wait any more, or cannot be read."""
+        query = "SELECT payload, size_bytes FROM events WHERE acknowledged_ms IS NULL AND id = ?"
+        with self._reading():
+            found = self._connection.execute(query, (row,)).fetchone()
+            event = None if found is None else self._payloads.read_or_none(found[0])
+            queued = None if event is None else Queued(row, event, found[1])
+            self._begin_way([] if queued is None else [queued])
+        return queued
+
+    def acknowledge(
+        self, rows: Iterable[int], *, rejected: Mapping[int, str] | None = None, reused: Collection[int] = ()
+    ) -> None:
+        """Mark rows as taken by the hub, also those that were given up while they were under way.
+
+        rejected: the hub's reason for rows that it will never take. reused: rows of this device's own under whose
+        identity the hub has another event: they get a new epoch, as all that is to come, and wait.
+        """
         now_ms = int(time.time() * 1000)
+        reasons = rejected or {}
+        taken = [one for one in rows if one not in reasons and one not in reused]
         with self._changing() as change:
-            reasons = rejected or {}
-            for row in self._waiting([one for one in rows if one not in reasons]):
+            waiting = self._waiting(taken)
+            for row in waiting:
                 mark = "UPDATE events SET acknowledged_ms = ? WHERE id = ?"
                 self._take_out(row, mark, (now_ms, row.row), change, into=(Fate.ACKNOWLEDGED, Fate.RECORD))
+            for one in set(taken).difference(row.row for row in waiting) & self._gone.keys():
+                row, fate = self._gone[one]
+                change.move(row, out_of=fate, into=(Fate.ACKNOWLEDGED,))
             self._set_aside(reasons, change)
+            epoch = self._renumber(reused, now_ms, change)
+        self._gone.clear()
+        self.epoch = epoch
 
     # ---- what is broken
 
@@ -241,19 +248,8 @@ class Outbox:
     def stats(self, device_id: str | None = None) -> OutboxStats:
         """Counts over the whole outbox; accounts of one device, or of all together."""
         with self._reading():
-            ledger = self._ledger
-            ledger.refresh()
-            pending = ledger.amount(Fate.PENDING)
-            return OutboxStats(
-                pending_rows=pending.rows,
-                pending_bytes=pending.size_bytes,
-                acknowledged_rows=ledger.amount(Fate.ACKNOWLEDGED).rows,
-                kept_rows=ledger.amount(Fate.RECORD).rows,
-                evicted_rows=ledger.amount(Fate.EVICTED).rows,
-                expired_rows=ledger.amount(Fate.EXPIRED).rows,
-                aside_rows=ledger.amount(Fate.REJECTED).rows,
-                accounts=ledger.accounts(device_id),
-            )
+            self._ledger.refresh()
+            return self._ledger.stats(device_id)
 
     @property
     def trouble(self) -> str:
@@ -278,10 +274,15 @@ class Outbox:
 
     # ---- one row's way
 
-    def _append(self, bodies: list[Body], at_ms: int, change: Change) -> list[int]:
+    def _begin_way(self, batch: Iterable[Queued]) -> None:
+        self._under_way = frozenset(one.row for one in batch)
+        self._gone.clear()
+
+    def _append(self, bodies: list[Body], at_ms: int, change: Change, *, epoch: int | None = None) -> list[int]:
         first = self._next()
+        epoch = self.epoch if epoch is None else epoch
         events = [
-            Event(device_id=self.device_id, epoch=self.epoch, sequence=first + i, at_ms=at_ms, body=body)
+            Event(device_id=self.device_id, epoch=epoch, sequence=first + i, at_ms=at_ms, body=body)
             for i, body in enumerate(bodies)
         ]
         added = self._insert(events, change)
@@ -311,10 +312,16 @@ class Outbox:
         found = self._connection.execute(f"SELECT 1 FROM aside WHERE {_IDENTITY}", identity)  # noqa: S608 - literals
         return found.fetchone() is not None
 
+    def _is_another(self, event: Event) -> bool:
+        identity = (event.device_id, event.epoch, event.sequence)
+        query = f"SELECT payload FROM events WHERE {_IDENTITY} UNION ALL SELECT payload FROM aside WHERE {_IDENTITY}"  # noqa: S608 - literals
+        found = self._connection.execute(query, (*identity, *identity)).fetchone()
+        return found is not None and self._payloads.differs(found[0], event)
+
     def _put(self, event: Event, payload: bytes, change: Change, *, is_new: bool) -> Row | None:
         """Queue one event; None if it is known already. is_new: and count it as appended."""
         kind, value, _ = worth(event.body)
-        label = self._label(event) if is_audit(event.body) else None
+        label = self._audits.label(event) if is_audit(event.body) else None
         tier = ALERTS if kind == ALERT else ORDINARY
         identity = (event.device_id, event.epoch, event.sequence)
         values = (*identity, kind, value, len(payload), payload, tier, label, self._now_ms())
@@ -324,51 +331,24 @@ class Outbox:
         row = Row(int(cursor.lastrowid or 0), event.device_id, kind, tier, len(payload))
         change.move(row, out_of=None, into=(Fate.APPENDED, Fate.PENDING) if is_new else (Fate.PENDING,))
         if label is not None:
-            self._guard(event.device_id, label, change)
+            self._audits.guard(event.device_id, label, change)
         return row
-
-    def _label(self, event: Event) -> str:
-        """What the reading before a sample says; empty if that is not here, or says nothing."""
-        identity = (event.device_id, event.epoch, event.sequence - 1)
-        query = f"SELECT payload FROM events WHERE kind = '{READING}' AND {_IDENTITY}"  # noqa: S608 - literals
-        row = self._connection.execute(query, identity).fetchone()
-        try:
-            body = self._payloads.read(row[0]).body if row else None
-        except (Corrupt, InvalidInput, Unavailable):
-            return ""  # told when that reading's own turn comes
-        return (body.prediction.label or "") if isinstance(body, Reading) else ""
-
-    def _guard(self, device_id: str, label: str, change: Change) -> None:
-        """See to it that one audit sample of a label, if any waits, outlives other samples: the newest."""
-        waits = "FROM events WHERE acknowledged_ms IS NULL AND device_id = ? AND label = ? AND tier = ?"
-        if self._connection.execute(f"SELECT 1 {waits}", (device_id, label, LAST_AUDIT)).fetchone():
-            return
-        found = self._connection.execute(
-            f"SELECT {ROW} {waits} ORDER BY id DESC", (device_id, label, ORDINARY)
-        ).fetchone()
-        if found is None:
-            return
-        row = Row(*found)
-        held_bytes = self._ledger.held_bytes(LAST_AUDIT, device_id, change)
-        if held_bytes + row.size_bytes <= self._bounds.max_bytes // _AUDIT_SHARE:
-            self._connection.execute("UPDATE events SET tier = ? WHERE id = ?", (LAST_AUDIT, row.row))
-            change.retier(row, LAST_AUDIT)
 
     def _take_out(
         self, row: Row, statement: str, values: tuple[int, ...], change: Change, *, into: Iterable[Fate]
     ) -> None:
         """A row no longer waits; if it was the audit sample that stays, another one does."""
-        label = None
-        if row.tier == LAST_AUDIT:
-            (label,) = self._connection.execute("SELECT label FROM events WHERE id = ?", (row.row,)).fetchone()
+        label = self._audits.label_of(row)
         self._connection.execute(statement, values)
         change.move(row, out_of=Fate.PENDING, into=into)
         if label is not None:
-            self._guard(row.device_id, label, change)
+            self._audits.guard(row.device_id, label, change)
 
     def _give_up(self, row: Row, fate: Fate, change: Change) -> None:
         """Delete a row that waits."""
         self._take_out(row, "DELETE FROM events WHERE id = ?", (row.row,), change, into=(fate,))
+        if row.row in self._under_way:
+            self._gone[row.row] = (row, fate)
 
     def _set_aside(self, reasons: Mapping[int, str], change: Change) -> None:
         rows = self._waiting(reasons)
@@ -391,6 +371,25 @@ class Outbox:
             detail = f"{after} so far; the last, {last.kind} of {last.device_id}: {reasons[last.row][:_LONGEST_REASON]}"
             self._append([Alert(what="set_aside", detail=detail)], now_ms, change)
 
+    def _renumber(self, rows: Collection[int], now_ms: int, change: Change) -> int:
+        """Move rows into another epoch, a new one where they are of this one; returns the epoch of what is to come."""
+        payloads = {row.row: self._payload(row.row) for row in self._waiting(rows)}
+        events = {row: self._payloads.read(payload) for row, payload in payloads.items()}
+        epoch = self.epoch
+        if any(event.epoch == epoch for event in events.values()):
+            epoch = secrets.randbits(62)
+            self._set_meta("epoch", str(epoch))
+            _log.error("outbox_begins_a_new_epoch", before=self.epoch, rows=len(events))
+            body = Alert(what="identity", detail=_REUSED)
+            self._append([body], now_ms, change, epoch=epoch)
+        for row, event in events.items():
+            payload = self._payloads.write(msgspec.structs.replace(event, epoch=epoch))
+            self._connection.execute("UPDATE events SET epoch = ?, payload = ? WHERE id = ?", (epoch, payload, row))
+        return epoch
+
+    def _payload(self, row: int) -> bytes:
+        return bytes(self._connection.execute("SELECT payload FROM events WHERE id = ?", (row,)).fetchone()[0])
+
     def _taken_back(self, row: int) -> tuple[Row, bytes]:
         """Remove a row from those set aside. Raises NotFound."""
         query = "SELECT id, device_id, kind, size_bytes, payload FROM aside WHERE id = ?"
@@ -412,28 +411,57 @@ class Outbox:
     @contextmanager
     def _changing(self) -> Iterator[Change]:
         """One transaction: what is changed, what it makes necessary, and the accounts of both."""
-        change = Change()
-        with self._lock:
-            expired_at_ms = self._expired_at_ms
-            try:
-                with transaction(self._connection, what="the outbox"):
-                    self._ledger.refresh()
-                    yield change
-                    if self._is_expiry_due():
-                        self._expired_at_ms = self._now_ms()
-                        self._bounding.expire(self._expired_at_ms, change)
-                    self._bounding.make_room(change)
-                    self._ledger.write(change)
-                    self._set_meta("age_ms", str(self._now_ms()))
-            except BaseException:
-                self._expired_at_ms = expired_at_ms
-                raise
-            self._ledger.commit(change)
+        with self._at_file(), self._in_transaction() as change:
+            yield change
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with self._lock, reading(what="the outbox"):
+        with self._at_file(), reading(what="the outbox"):
             yield
+
+    @contextmanager
+    def _at_file(self) -> Iterator[None]:
+        """Alone at the file. Damage that is found is mended before the next one's turn."""
+        with self._lock:
+            if self._is_damaged:
+                self._mend()
+            try:
+                yield
+            except Damaged:
+                self._is_damaged = self._mends
+                raise
+
+    @contextmanager
+    def _in_transaction(self) -> Iterator[Change]:
+        change = Change()
+        expired_at_ms = self._expired_at_ms
+        try:
+            with transaction(self._connection, what="the outbox"):
+                self._ledger.refresh()
+                yield change
+                if self._is_expiry_due():
+                    self._expired_at_ms = self._now_ms()
+                    self._bounding.expire(self._expired_at_ms, change)
+                self._bounding.make_room(change)
+                self._ledger.write(change)
+                self._set_meta("age_ms", str(self._now_ms()))
+        except BaseException:
+            self._expired_at_ms = expired_at_ms
+            raise
+        self._ledger.commit(change)
+
+    def _mend(self) -> None:
+        """Go on with what can be read of a file that is damaged, and tell. Raises Unavailable where its disk has no
+        room for that."""
+        detail = made_sound(self._connection)
+        if not detail:
+            detail = begin_anew(self._path)
+            self._connection.close()
+            self._open()
+        self._is_damaged = False
+        _log.error("outbox_mended", path=str(self._path), detail=detail)
+        with self._in_transaction() as change:
+            self._append([Alert(what="storage", detail=detail)], int(time.time() * 1000), change)
 
     def _is_expiry_due(self) -> bool:
         return self._now_ms() - self._expired_at_ms >= _EXPIRE_EVERY_MS
@@ -464,29 +492,3 @@ class Outbox:
         self._connection.execute(
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
         )
-
-
-def open_or_begin_anew(path: Path, device_id: str, *, bounds: Bounds, keyring: Keyring | None = None) -> Outbox:
-    """The outbox of this file or, where that is damaged, a new one, so that nobody has to come and move a file away.
-
-    The damaged file stays beside it, the newest one only, and an alert tells. Raises what Outbox does, but Corrupt.
-    """
-    try:
-        return Outbox(path, device_id, bounds=bounds, keyring=keyring)
-    except Corrupt as error:
-        for end in ("", "-wal", "-shm"):
-            _put_away(path.with_name(path.name + end), path.with_name(f"{path.name}.damaged{end}"))
-        detail = f"{error} It lies beside as {path.name}.damaged; what it held is lost unless a person reads it."
-        _log.error("outbox_begun_anew", path=str(path), detail=str(error))
-        outbox = Outbox(path, device_id, bounds=bounds, keyring=keyring)
-        outbox.append([Alert(what="storage", detail=detail)], at_ms=int(time.time() * 1000))
-        return outbox
-
-
-def _put_away(path: Path, place: Path) -> None:
-    try:
-        place.unlink(missing_ok=True)
-        if path.exists():
-            path.replace(place)
-    except OSError as error:
-        raise storage_error(error, place, size_bytes=0) from error

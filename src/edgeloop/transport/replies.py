@@ -20,12 +20,13 @@ class StaleClock(Refused):
         self.server_time_s = server_time_s
 
 
-def raise_for_reply(response: httpx.Response) -> None:
-    """Raise the error that a read response stands for, if it stands for one."""
+def raise_for_reply(response: httpx.Response, content: bytes | None = None) -> None:
+    """Raise the error that a response stands for, if it stands for one. content: what it says, its own if it was
+    read."""
     if response.is_success:
         return
     try:
-        reply = msgspec.json.decode(response.content, type=ErrorReply)
+        reply = msgspec.json.decode(response.content if content is None else content, type=ErrorReply)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _by_status(response) from None
     if reply.server_time_s is not None:

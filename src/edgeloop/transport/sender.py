@@ -1,8 +1,9 @@
 """The loop that empties an outbox through an uplink: at least once on the wire, once in effect.
 
 Rules kept here: what is fresh overtakes the backlog, and the backlog drains: alerts go first, then the newest, but
-every fourth batch takes the oldest; a batch that a hub turns down whole is halved until the event that it is turned
-down for stands alone, and that one is set aside if the hub takes others; a day's budget is kept.
+every fourth batch takes the oldest; a batch that a hub turns down whole, or fails at again and again, is halved until
+the event for whose sake it does stands alone, and that one is set aside if the hub takes others (`suspects`); a day's
+budget is kept.
 """
 
 import asyncio
@@ -14,8 +15,10 @@ import structlog
 from edgeloop.backoff import Backoff
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.messages import SendReply, SendRequest
+from edgeloop.transport.batch import Queued
 from edgeloop.transport.budget import Budget
-from edgeloop.transport.outbox import Outbox, Queued
+from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.suspects import Suspects
 from edgeloop.transport.uplink import Uplink
 from edgeloop.transport.worth import worth
 
@@ -28,6 +31,8 @@ BACKLOG_EVERY = 4
 FIRST_WAIT_S = 0.2
 """Before a link that failed is tried again."""
 _LONGEST_WAIT_S = 30.0
+_REPEATS = 2
+"""Of failures in a row, before a batch is suspected and not the hub."""
 
 
 def asked_wait_s(error: EdgeloopError, backoff: Backoff) -> float:
@@ -55,6 +60,8 @@ class Sender:
         self._budget = budget
         self._limit_rows = _BATCH_ROWS
         self._turn = 0
+        self._failures = 0
+        self._suspects = Suspects()
         # What the hub has, and the disk was too full to write down: not to be sent again.
         self._unmarked: Callable[[], None] | None = None
 
@@ -85,23 +92,76 @@ class Sender:
                 if len(queued) == 1:
                     await self._put_aside(queued[0], error)
                     break
-                queued = queued[: len(queued) // 2]
-                self._limit_rows = len(queued)
+                queued = self._half(queued)
+            except EdgeloopError as error:
+                if not await self._is_suspect(queued, error):
+                    raise
+                queued = self._half(queued)
             else:
-                self._limit_rows = min(_BATCH_ROWS, self._limit_rows * 2)
-                self._turn += 1
-                await self._take(queued, reply)
+                await self._passed(queued, reply)
                 break
         return len(queued)
 
+    def _half(self, queued: list[Queued]) -> list[Queued]:
+        self._limit_rows = max(1, len(queued) // 2)
+        return queued[: self._limit_rows]
+
+    async def _passed(self, queued: list[Queued], reply: SendReply) -> None:
+        self._limit_rows = min(_BATCH_ROWS, self._limit_rows * 2)
+        self._failures = 0
+        for one in queued:
+            self._suspects.clear(one.row)
+        self._suspects.others_passed()
+        await self._take(queued, reply)
+
+    async def _is_suspect(self, queued: list[Queued], error: EdgeloopError) -> bool:
+        """Whether a batch that failed is to be halved: the hub failed at it again, and takes a batch of none. One that
+        cannot be is remembered, and others go first. Raises what that other batch raises."""
+        if not (isinstance(error, Corrupt) or type(error) is EdgeloopError):
+            return False  # away, or not to be spoken to: of no one event's making
+        self._failures += 1
+        if self._failures < _REPEATS:
+            return False
+        await self._uplink.send(SendRequest(events=()))
+        if len(queued) > 1:
+            return True
+        self._suspects.failed(queued[0].row, f"the hub fails at it, each time that it is sent alone: {error}")
+        self._limit_rows = 1
+        _log.warning("event_suspected", row=queued[0].row, code=error.code, detail=str(error))
+        return False
+
     def _next(self) -> list[Queued]:
         self._outbox.expire()
-        return self._outbox.pending(
+        self._put_guilty_aside()
+        due = self._suspects.due()
+        if due is not None and (alone := self._alone(due)):
+            return alone
+        self._turn += 1
+        queued = self._outbox.pending(
             limit=self._limit_rows,
             max_bytes=_BATCH_BYTES,
-            oldest_first=self._turn % BACKLOG_EVERY == BACKLOG_EVERY - 1,
+            oldest_first=self._turn % BACKLOG_EVERY == 0,
             allowed_bytes=self._budget.allowed_bytes() if self._budget else None,
+            but=self._suspects.rows,
         )
+        if queued or not self._suspects.rows:
+            return queued
+        return self._alone(next(iter(self._suspects.rows)))
+
+    def _put_guilty_aside(self) -> None:
+        guilty = self._suspects.guilty()
+        if guilty:
+            _log.error("events_set_aside", reasons=guilty)
+            self._outbox.set_aside(guilty)
+            for row in guilty:
+                self._suspects.clear(row)
+
+    def _alone(self, suspect: int) -> list[Queued]:
+        """A batch of this row; empty if it does not wait any more."""
+        found = self._outbox.look(suspect)
+        if found is None:
+            self._suspects.clear(suspect)
+        return [found] if found is not None else []
 
     async def _send(self, queued: list[Queued]) -> SendReply:
         request = SendRequest(events=tuple(one.event for one in queued))
@@ -131,12 +191,18 @@ class Sender:
         answered = reply.accepted + reply.repeated + len(reply.rejected)
         if answered != len(queued) or any(one.index >= len(queued) for one in reply.rejected):
             raise Corrupt(f"the hub's answer speaks of {answered} events, {len(queued)} were sent; nothing was marked")
-        rejected = {queued[one.index].row: one.reason for one in reply.rejected}
+        reused = {one.index for one in reply.rejected if one.reused and self._is_own(queued[one.index])}
+        rejected = {queued[one.index].row: one.reason for one in reply.rejected if one.index not in reused}
         for row, reason in rejected.items():
             _log.error("event_rejected", row=row, reason=reason)
         rows = [one.row for one in queued]
-        self._unmarked = lambda: self._outbox.acknowledge(rows, rejected=rejected)
+        anew = frozenset(queued[index].row for index in reused)
+        self._unmarked = lambda: self._outbox.acknowledge(rows, rejected=rejected, reused=anew)
         await self._mark()
+
+    def _is_own(self, queued: Queued) -> bool:
+        """Whether it may be numbered anew here: another device's number is that device's to give."""
+        return queued.event.device_id == self._outbox.device_id
 
     async def _mark(self) -> None:
         """Write down what the hub took. Raises Unavailable where the disk is full, and keeps it in mind."""
@@ -152,3 +218,4 @@ class Sender:
             raise Unavailable(f"the hub turns down whatever it is sent: {other}") from error
         _log.error("event_set_aside", row=one.row, reason=str(error))
         await asyncio.to_thread(self._outbox.set_aside, {one.row: str(error)})
+        self._suspects.clear(one.row)

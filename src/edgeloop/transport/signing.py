@@ -28,6 +28,11 @@ ROOT_YEARS = 10
 TARGETS_YEARS = 5
 """How long a root and signed targets hold. docs/trust.md says when they are warned of."""
 
+_FAR = 1_000_000
+_FURTHER = 1_000
+_2020_S = 1_577_836_800.0
+_2026_S = 1_767_225_600.0
+
 
 def public_key(key: Ed25519PrivateKey) -> SSlibKey:
     """The key as TUF writes it."""
@@ -78,13 +83,31 @@ def make_targets(
     return sign(Metadata(Targets(version=version, expires=expires, targets=targets)), keys)
 
 
+def version_beyond(known: int, *, now_s: float) -> int:
+    """A version beyond all that a cloud can have signed that was lost, where `known` is all that is left of it.
+
+    The seconds since 2020: no cloud signs more often than that for long, so that a later restore is beyond an earlier
+    one, also of the same backup. A thousand on where `known` is of this very hour, a million on where the clock cannot
+    be right. It fits into 32 bits until 2088.
+    """
+    return known + _FAR if now_s < _2026_S else max(int(now_s - _2020_S), known + _FURTHER)
+
+
 def next_targets(
-    current: bytes, added: Mapping[str, bytes], *, keys: Sequence[Ed25519PrivateKey], now_s: float
+    current: bytes,
+    added: Mapping[str, bytes],
+    *,
+    keys: Sequence[Ed25519PrivateKey],
+    now_s: float,
+    version: int | None = None,
 ) -> bytes:
-    """The targets after `current`, with these contents by path added, signed by these keys and no others."""
+    """The targets after `current`, with these contents by path added, signed by these keys and no others.
+
+    version: the next one unless told.
+    """
     targets = Metadata[Targets].from_bytes(current).signed
     known = targets.targets | {path: TargetFile.from_data(path, data, ["sha256"]) for path, data in added.items()}
-    return make_targets(known, version=targets.version + 1, keys=keys, now_s=now_s)
+    return make_targets(known, version=version or targets.version + 1, keys=keys, now_s=now_s)
 
 
 def add_signatures(data: bytes, keys: Iterable[Ed25519PrivateKey]) -> bytes:

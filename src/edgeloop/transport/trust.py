@@ -32,7 +32,7 @@ from edgeloop.bundle.durable import fsync_folder, storage_error
 from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.errors import NotFound, Refused, Unavailable
 from edgeloop.contracts.manifest import FileEntry
-from edgeloop.contracts.messages import Assignment
+from edgeloop.contracts.messages import MAX_TARGETS_BYTES, Assignment
 from edgeloop.contracts.names import BundleRef, manifest_target, version_key
 from edgeloop.transport.floor import Floor, Mark
 
@@ -41,7 +41,7 @@ Fetch = Callable[[str, int], bytes]
 
 _BASE = "hub:/"
 _ROLES = ("root", "timestamp", "snapshot", "targets")
-_MAX_BYTES = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targets": 8_000_000}
+_MAX_BYTES = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targets": MAX_TARGETS_BYTES}
 _PATH = re.compile(
     r"(?:images|director/(?P<device>[a-z0-9-]{1,63}))/metadata/(?:(?P<version>[0-9]{1,20})\.)?(?P<role>[a-z]+)\.json"
 )

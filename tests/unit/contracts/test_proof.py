@@ -102,6 +102,13 @@ def test_claim_gives_back_what_was_put_into_the_headers() -> None:
     assert claim == Claim("camera-1", 1000, NONCE, params, b"x" * 64)
 
 
+@pytest.mark.parametrize("created", [-5_000_000, 300_000_000_000])
+def test_time_that_cannot_be_is_read_so_that_it_can_be_answered(created: int) -> None:
+    headers = _headers()
+    claim = parse_claim(headers["signature-input"].replace("1000", str(created)), headers["signature"])
+    assert claim.created_s == created
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -111,7 +118,8 @@ def test_claim_gives_back_what_was_put_into_the_headers() -> None:
         _headers()["signature-input"].replace("edgeloop=", "other="),
         _headers()["signature-input"].replace("camera-1", "../camera"),
         _headers()["signature-input"].replace(NONCE, "short"),
-        _headers()["signature-input"].replace("1000", "-1"),
+        _headers()["signature-input"].replace("1000", "1.5"),
+        _headers()["signature-input"].replace("1000", "1" * 16),
         _headers()["signature-input"] + ";expires=1",
     ],
 )

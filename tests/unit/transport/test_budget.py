@@ -79,11 +79,58 @@ def test_restart_does_not_begin_a_new_day(keep: Keep, clock: Clock) -> None:
     assert again.today().spent == {SAMPLE: {"novel": 400}}
 
 
-def test_clock_that_was_wrong_does_not_stop_the_days(keep: Keep, clock: Clock) -> None:
+def test_clock_that_was_wrong_stops_the_days_for_a_day_at_most(keep: Keep, clock: Clock) -> None:
+    """By the time that the device runs: it was ahead by years, and is right again."""
     clock.now_s += 14 * 365 * DAY_S
-    Budget(keep, limit_bytes=1_000, clock=clock).spend(READING, {"x": 1_000})
+    passed = Clock()
+    Budget(keep, limit_bytes=1_000, clock=clock, passed_s=passed).spend(READING, {"x": 999})
     clock.now_s = NOON_S
+    budget = Budget(keep, limit_bytes=1_000, clock=clock, passed_s=passed)
+    left = []
+    for _ in range(4):
+        left.append(budget.left_bytes(READING))
+        for moved in (clock, passed):
+            moved.now_s += 0.75 * DAY_S
+    budget.spend(READING, {"x": 400})
+    clock.now_s += DAY_S
+    assert (left, budget.left_bytes(READING)) == ([1, 1, 1_000, 1_000], 1_000)
+
+
+@pytest.mark.parametrize("wrong_s", [5.0, NOON_S - DAY_S, NOON_S + 14 * 365 * DAY_S], ids=["1970", "yesterday", "2040"])
+@pytest.mark.parametrize("restarts", [True, False])
+def test_day_is_had_once_however_often_the_clock_jumps(
+    keep: Keep, clock: Clock, wrong_s: float, restarts: bool
+) -> None:
+    budget = Budget(keep, limit_bytes=1_000, clock=clock)
+    spent = 0
+    for hour in range(20):
+        for now_s in (wrong_s, NOON_S - 43_200 + 3600 * hour):
+            clock.now_s = now_s
+            budget = Budget(keep, limit_bytes=1_000, clock=clock) if restarts else budget
+            left = budget.left_bytes(READING) or 0
+            budget.spend(READING, {"x": left})
+            spent += left
+    # A day that was never there, and the one that is: no clock tells which of them that is.
+    assert spent <= (2_000 if wrong_s > NOON_S or wrong_s == NOON_S - DAY_S else 1_000)
+
+
+def test_device_that_was_off_for_a_night_has_a_new_day(keep: Keep, clock: Clock) -> None:
+    Budget(keep, limit_bytes=1_000, clock=clock).spend(READING, {"x": 1_000})
+    clock.now_s += DAY_S
     assert Budget(keep, limit_bytes=1_000, clock=clock).left_bytes(READING) == 1_000
+
+
+def test_device_whose_clock_is_never_set_has_days_by_the_time_that_it_runs(keep: Keep, clock: Clock) -> None:
+    clock.now_s = 5.0
+    passed = Clock()
+    budget = Budget(keep, limit_bytes=1_000, clock=clock, passed_s=passed)
+    left = []
+    for _ in range(3):
+        budget.spend(READING, {"x": 1_000})
+        passed.now_s += 1.1 * DAY_S
+        clock.now_s += 1.1 * DAY_S
+        left.append(budget.left_bytes(READING))
+    assert left == [1_000, 1_000, 1_000]
 
 
 def test_samples_get_half_of_a_day_at_most(keep: Keep, clock: Clock) -> None:

@@ -8,6 +8,7 @@ import pytest
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.names import BundleRef
 from edgeloop.transport.keep import Keep
+from small_disk import fill, small_disk
 
 
 @pytest.fixture
@@ -144,4 +145,62 @@ def _read_and_close(path: Path) -> None:
     try:
         keep.get("name-100", str)
     finally:
+        keep.close()
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+def test_record_on_a_full_disk_is_opened_read_and_written_once_there_is_room(tmp_path: Path, is_killed: bool) -> None:
+    """SQLite removes its files beside the record at a clean end, and needs room for new ones."""
+    with small_disk(tmp_path / "disk") as disk:
+        before = Keep(disk / "device.db")
+        before.set({"count": 1})
+        held = sqlite3.connect(disk / "device.db") if is_killed else None  # whose files beside it stay
+        if held is not None:
+            held.execute("SELECT * FROM kept").fetchall()
+        before.close()
+        ballast = fill(disk)
+        keep = Keep(disk / "device.db")
+        assert keep.get("count", int) == 1
+        with pytest.raises(Unavailable, match="Free some space"):
+            keep.set({"count": 2, "long": "x" * 100_000})
+        ballast.unlink()
+        keep.set({"count": 3})
+        keep.close()
+        if held is not None:
+            held.close()
+        again = Keep(disk / "device.db")
+        found = again.get("count", int)
+        again.close()
+        assert found == 3
+
+
+def test_change_in_force_is_heard_while_the_disk_is_full_and_written_when_it_is_not(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        keep = Keep(disk / "device.db")
+        keep.set({"active": "1.1.0", "update": "on watch"})
+        ballast = fill(disk)
+        keep.put_in_force({"active": "1.0.0", "update": None})
+        assert (keep.get("active", str), keep.get("update", str)) == ("1.0.0", None)
+        with pytest.raises(Unavailable):
+            keep.save()
+        with pytest.raises(Unavailable):
+            keep.set({"count": 1})
+        assert keep.get("count", int) is None, "what must be on the disk is not in force without it"
+        ballast.unlink()
+        keep.set({"count": 2})
+        again = _again(keep, disk / "device.db")
+        assert (again.get("active", str), again.get("update", str), again.get("count", int)) == ("1.0.0", None, 2)
+        again.close()
+
+
+def test_newer_change_stands_over_one_that_was_not_written_yet(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        keep = Keep(disk / "device.db")
+        keep.set({"active": "1.1.0"})
+        ballast = fill(disk)
+        keep.put_in_force({"active": "1.0.0"})
+        ballast.unlink()
+        keep.set({"active": "1.2.0"})
+        keep.save()
+        assert keep.get("active", str) == "1.2.0"
         keep.close()

@@ -1,18 +1,26 @@
 import asyncio
 import stat
+import time
 from pathlib import Path
 
+import httpx
 import pytest
+import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeloop.bundle.durable import write_durable
+from edgeloop.cloud.store.tables import devices
 from edgeloop.contracts.codec import to_pretty_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.join import Join
 from edgeloop.contracts.messages import Profile
+from edgeloop.contracts.proof import MAX_AGE_S
 from edgeloop.contracts.states import Kind
-from edgeloop.transport.identity import load_or_make_key
-from edgeloop.transport.membership import Membership, join_hub, open_client, open_identity, read_membership
+from edgeloop.transport.identity import Identity, load_or_make_key
+from edgeloop.transport.membership import Membership, ask_to_join, join_hub, open_client, open_identity, read_membership
+from edgeloop.transport.uplink import Uplink
+from house import Wire
+from small_cloud import SmallCloud, key_of
 
 MEMBER = Membership(
     device_id="camera-1",
@@ -132,3 +140,18 @@ def test_two_devices_have_two_keys(tmp_path: Path) -> None:
     first, second = (load_or_make_key(tmp_path / name / "device.pem") for name in ("a", "b"))
     assert isinstance(first, Ed25519PrivateKey)
     assert first.private_bytes_raw() != second.private_bytes_raw()
+
+
+@pytest.mark.parametrize("device_s", [0.0, 3e9], ids=["1970", "2065"])
+def test_device_whose_clock_is_wrong_signs_its_enrolment_by_the_hubs_time(cloud: SmallCloud, device_s: float) -> None:
+    """The time is in what the device signs, and not in the request around it alone."""
+
+    async def enrol() -> None:
+        async with httpx.AsyncClient(transport=Wire(cloud.app), base_url="http://hub.test") as client:
+            uplink = Uplink(client, Identity("camera-1", key_of("camera-1")), clock=lambda: device_s)
+            join = Join(cloud.join_secret(), cloud.roots.fingerprint())
+            await ask_to_join(uplink, join, kind=Kind.DEVICE, profile=PROFILE)
+
+    asyncio.run(enrol())
+    asked_at_ms = cloud.database.read_now(lambda c: c.execute(sa.select(devices.c.asked_at_ms)).scalar())
+    assert abs(asked_at_ms / 1000 - time.time()) < MAX_AGE_S

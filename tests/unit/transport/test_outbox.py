@@ -415,6 +415,34 @@ def test_late_acknowledgement_of_an_evicted_row_does_not_hit_its_successor(tmp_p
     assert waiting == [3]
 
 
+def test_row_that_is_given_up_while_it_is_under_way_counts_as_what_became_of_it(tmp_path: Path) -> None:
+    outbox = _bounded(tmp_path, rows=2, body=_reading(1.0))
+    outbox.append([_reading(0.0), _reading(1.0)], at_ms=0)
+    under_way = outbox.pending(limit=10, max_bytes=10**6)
+    outbox.append([_reading(0.5)], at_ms=0)
+    before = outbox.stats().accounts["reading"]
+    outbox.acknowledge([one.row for one in under_way])
+    after = outbox.stats().accounts["reading"]
+    outbox.acknowledge([one.row for one in under_way])
+    again = outbox.stats().accounts["reading"]
+    outbox.close()
+    assert (before.evicted.rows, before.acknowledged.rows) == (1, 0)
+    assert (after.evicted.rows, after.acknowledged.rows, after.appended.rows) == (0, 2, 3)
+    assert again == after
+
+
+def test_row_that_was_given_up_before_a_batch_stays_given_up(tmp_path: Path) -> None:
+    outbox = _bounded(tmp_path, rows=2, body=_reading(1.0))
+    outbox.append([_reading(0.0), _reading(1.0)], at_ms=0)
+    first = outbox.pending(limit=10, max_bytes=10**6)
+    outbox.append([_reading(0.5)], at_ms=0)
+    outbox.pending(limit=10, max_bytes=10**6)  # that batch failed; this is the next one
+    outbox.acknowledge([one.row for one in first])
+    found = outbox.stats().accounts["reading"]
+    outbox.close()
+    assert (found.evicted.rows, found.acknowledged.rows) == (1, 1)
+
+
 @pytest.fixture(scope="module")
 def without_room(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What a process said whose disk was full for five appends, each of which had to make room first."""

@@ -1,5 +1,6 @@
 """An outbox's accounts, exact to the row, against a model of a few lines that knows no SQL."""
 
+import random
 import shutil
 import tempfile
 from collections import Counter
@@ -327,16 +328,17 @@ TestAccounting.settings = settings(
 
 
 @pytest.fixture(scope="module")
-def overrun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Outbox, Counter[str]]]:
+def overrun(tmp_path_factory: pytest.TempPathFactory, turn: int) -> Iterator[tuple[Outbox, Counter[str]]]:
     """An outbox after ten times what it holds, alerts among readings and samples, and what came by class."""
     path = tmp_path_factory.mktemp("overrun") / "outbox.db"
+    chance = random.Random(turn)
     outbox = Outbox(path, OWN, bounds=Bounds(max_bytes=100_000, keep_free_bytes=0))
     came: Counter[str] = Counter()
     came_bytes, number = 0, 0
     while came_bytes < 1_000_000:
         bodies: list[Body] = [reading(number % 11 / 10, label=LABELS[number % 3], source=f"{number:06d}")]
         if number % 5 == 0:
-            bodies.append(sample(2_000, Reason.AUDIT if number % 25 == 0 else Reason.NOVEL))
+            bodies.append(sample(chance.randint(500, 3_500), Reason.AUDIT if number % 25 == 0 else Reason.NOVEL))
         if number % 20 == 0:
             bodies.append(Alert(what="drift", detail=f"{number}"))
         outbox.append(bodies, at_ms=number)

@@ -10,7 +10,8 @@ import pytest
 from edgeloop.contracts.errors import Corrupt, NotFound
 from edgeloop.contracts.messages import MAX_BODY_BYTES, Alert, Event, Sample
 from edgeloop.contracts.states import Reason
-from edgeloop.transport.outbox import Outbox, open_or_begin_anew
+from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.reopen import open_or_begin_anew
 from edgeloop.transport.seal import Keyring
 from edgeloop.transport.worth import NO_BOUNDS, Bounds
 

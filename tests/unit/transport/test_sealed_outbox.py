@@ -1,9 +1,12 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from edgeloop.contracts.messages import Event, SendReply, SendRequest
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.seal import Keyring
+from edgeloop.transport.sender import Sender
 from small_cloud import reading, sample
 
 
@@ -43,3 +46,48 @@ def test_samples_whose_key_is_missing_wait_for_it_and_hold_nothing_else_up(
     outbox = _sealed(tmp_path, b"k" * 32)
     assert len(outbox.pending(limit=9, max_bytes=10**6)) == 2
     outbox.close()
+
+
+class Taking:
+    """A hub's `send` that takes everything."""
+
+    def __init__(self) -> None:
+        self.taken: list[Event] = []
+
+    async def send(self, request: SendRequest) -> SendReply:
+        """Take a batch."""
+        self.taken += request.events
+        return SendReply(accepted=len(request.events), repeated=0)
+
+
+def test_rows_whose_key_is_missing_are_looked_at_once(tmp_path: Path) -> None:
+    """One batch looks at eight rows; there are twelve that are locked, on either side of what can go."""
+    outbox = _sealed(tmp_path, b"k" * 32)
+    outbox.append([sample() for _ in range(12)], at_ms=1)
+    outbox.append([reading()], at_ms=1)
+    outbox.append([sample() for _ in range(12)], at_ms=1)
+    outbox.close()
+    outbox = _sealed(tmp_path)
+    found = [
+        len(outbox.pending(limit=2, max_bytes=10**6, oldest_first=oldest)) for oldest in (True, True, False, False)
+    ]
+    outbox.close()
+    assert found == [0, 1, 0, 1]
+
+
+def test_backlog_without_its_key_takes_no_room_from_what_can_be_read(tmp_path: Path) -> None:
+    """Together the samples are more than a batch holds."""
+    samples = 12
+    outbox = _sealed(tmp_path, b"k" * 32)
+    outbox.append([reading("old")], at_ms=1)
+    outbox.append([sample(bytes(100_000)) for _ in range(samples)], at_ms=1)
+    outbox.close()
+    outbox = _sealed(tmp_path)
+    hub = Taking()
+    sender = Sender(outbox, hub)  # type: ignore[arg-type]
+    for at_ms in range(20):
+        outbox.append([reading("new")], at_ms=at_ms)
+        asyncio.run(sender.send_once())
+    accounts = outbox.stats().accounts
+    outbox.close()
+    assert (len(hub.taken), accounts["reading"].pending.rows, accounts["sample"].pending.rows) == (21, 0, samples)

@@ -1,11 +1,14 @@
 import asyncio
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from edgeloop.backoff import Backoff
-from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.messages import Alert, Event, Rejected, SendReply, SendRequest
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.sender import Sender, asked_wait_s
@@ -198,6 +201,127 @@ def test_hub_that_turns_down_everything_costs_no_event(outbox: Outbox) -> None:
     assert (outbox.stats().pending_rows, outbox.aside()) == (50, [])
 
 
+class FailingHub(FakeHub):
+    """Fails at each batch that holds one of these, as a hub does with a bug; is_down: at every one with anything in."""
+
+    def __init__(self, error: EdgeloopError, *poison: int, is_down: bool = False) -> None:
+        super().__init__()
+        self._error = error
+        self._poison = set(poison)
+        self.is_down = is_down
+
+    async def send(self, request: SendRequest) -> SendReply:
+        """Take a batch without poison."""
+        if (self.is_down and request.events) or self._poison & {event.sequence for event in request.events}:
+            self.calls += 1
+            raise self._error
+        return await super().send(request)
+
+
+async def _work(sender: Sender, done: Callable[[], bool], *, turns: int, before: Callable[[], None]) -> None:
+    """Turn after turn, as `run` does, but for the waiting."""
+    for _ in range(turns):
+        if done():
+            return
+        before()
+        with suppress(EdgeloopError):
+            await sender.send_once()
+
+
+@pytest.mark.parametrize("error", [EdgeloopError("the server failed"), Corrupt("no zstd")], ids=lambda e: e.code)
+@pytest.mark.parametrize("poison", [(1,), (700,), (1200,), (3, 4, 900)])
+def test_event_that_a_hub_always_fails_at_is_set_aside_and_the_others_arrive(
+    outbox: Outbox, error: EdgeloopError, poison: tuple[int, ...]
+) -> None:
+    hub = FailingHub(error, *poison)
+    _fill(outbox, 1200)
+    done = lambda: outbox.stats().aside_rows == len(poison) and outbox.stats().pending_rows <= 1  # noqa: E731
+    asyncio.run(_work(_sender(outbox, hub), done, turns=400, before=lambda: _fill(outbox, 1)))
+    assert {one.sequence for one in outbox.aside()} == set(poison)
+    assert all("fails at it" in one.reason for one in outbox.aside())
+    assert set(range(1, 1201)) - set(poison) <= set(_sequences(hub))
+
+
+def test_hub_that_fails_at_everything_costs_no_event_and_gets_all_when_it_is_mended(outbox: Outbox) -> None:
+    hub = FailingHub(EdgeloopError("the server failed"), is_down=True)
+    _fill(outbox, 50)
+    sender = _sender(outbox, hub)
+    asyncio.run(_work(sender, lambda: False, turns=100, before=lambda: None))
+    assert (outbox.stats().pending_rows, outbox.aside(), hub.kept) == (50, [], {})
+    hub.is_down = False
+    asyncio.run(_work(sender, lambda: outbox.stats().pending_rows == 0, turns=100, before=lambda: None))
+    assert (_sequences(hub), outbox.aside()) == (list(range(1, 51)), [])
+
+
+def test_failure_that_passes_costs_no_event(outbox: Outbox) -> None:
+    hub = FailingHub(EdgeloopError("the server failed"), 7)
+    _fill(outbox, 20)
+    sender = _sender(outbox, hub)
+    asyncio.run(_work(sender, lambda: len(hub.kept) == 19, turns=20, before=lambda: None))
+    hub._poison.clear()
+    asyncio.run(_work(sender, lambda: outbox.stats().pending_rows == 0, turns=20, before=lambda: None))
+    assert (_sequences(hub), outbox.aside()) == (list(range(1, 21)), [])
+
+
+# ---- a disk that went back
+
+
+class RememberingHub(FakeHub):
+    """Tells an event from another of the same identity, as hubs do."""
+
+    def _take(self, request: SendRequest) -> SendReply:
+        others = [
+            index
+            for index, one in enumerate(request.events)
+            if self.kept.get((one.device_id, one.epoch, one.sequence), one) != one
+        ]
+        reply = super()._take(request)
+        rejected = tuple(Rejected(index=index, reason="another is here", reused=True) for index in others)
+        return SendReply(accepted=reply.accepted, repeated=reply.repeated - len(others), rejected=rejected)
+
+
+def _life(path: Path, hub: FakeHub, name: str, *, at_ms: int) -> list[str]:
+    """A device works for a while and sends all that it has; returns what it alerted of beside."""
+    outbox = Outbox(path, "camera-1")
+    outbox.append([Alert(what=f"{name}-{i}", detail="") for i in range(5)], at_ms=at_ms)
+    asyncio.run(_run_until(_sender(outbox, hub), lambda: outbox.stats().pending_rows == 0))
+    accounts = outbox.stats().accounts["alert"]
+    assert (accounts.acknowledged, accounts.rejected.rows) == (accounts.appended, 0)
+    told = [event.body.detail for event in outbox.events() if isinstance(event.body, Alert) and event.body.detail]
+    outbox.close()
+    return told
+
+
+def test_what_is_seen_after_a_disk_went_back_arrives_as_well(tmp_path: Path) -> None:
+    """A card's image is written back, twice; each time the device counts on from the same number."""
+    hub, path = RememberingHub(), tmp_path / "device" / "outbox.db"
+    _life(path, hub, "first", at_ms=1)
+    shutil.copytree(path.parent, tmp_path / "image")
+    told = [_life(path, hub, "second", at_ms=2)]
+    for number, name in enumerate(["third", "fourth"]):
+        shutil.rmtree(path.parent)
+        shutil.copytree(tmp_path / "image", path.parent)
+        told.append(_life(path, hub, name, at_ms=3 + number))
+    seen = Counter(event.body.what for event in hub.kept.values() if isinstance(event.body, Alert))
+    assert seen - Counter(identity=2) == {
+        f"{name}-{i}": 1 for name in ("first", "second", "third", "fourth") for i in range(5)
+    }
+    assert [len(one) for one in told] == [0, 1, 1]
+    assert "its disk went back to an earlier state" in told[1][0]
+
+
+def test_event_of_another_device_is_set_aside_where_its_number_is_used(outbox: Outbox) -> None:
+    """A node may give no numbers to what its devices saw."""
+    hub = RememberingHub()
+    hub.kept["sensor-7", 3, 1] = Event(
+        device_id="sensor-7", epoch=3, sequence=1, at_ms=0, body=Alert(what="", detail="")
+    )
+    body = Alert(what="drift", detail="")
+    outbox.accept([Event(device_id="sensor-7", epoch=3, sequence=1, at_ms=9, body=body)])
+    asyncio.run(_sender(outbox, hub).send_once())
+    assert [(one.device_id, one.reason) for one in outbox.aside()] == [("sensor-7", "another is here")]
+
+
 # ---- the disk, while the hub is there
 
 
@@ -211,12 +335,12 @@ class FullDisk:
     def __getattr__(self, name: str) -> object:
         return getattr(self._outbox, name)
 
-    def acknowledge(self, rows: list[int], *, rejected: dict[int, str]) -> None:
+    def acknowledge(self, rows: list[int], *, rejected: dict[int, str], reused: frozenset[int]) -> None:
         """See Outbox.acknowledge."""
         self._failures -= 1
         if self._failures >= 0:
             raise Unavailable("the outbox cannot write: database or disk is full")
-        self._outbox.acknowledge(rows, rejected=rejected)
+        self._outbox.acknowledge(rows, rejected=rejected, reused=reused)
 
 
 def test_what_the_hub_has_is_not_sent_again_while_the_disk_is_full(outbox: Outbox) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,7 @@ class Harness:
     def __init__(self, hub: FakeHub) -> None:
         self.hub = hub
         self.told: list[Desired] = []
+        self.lost: list[Exception] = []
         self.generation = 0
         self.loop = SyncLoop(
             hub,  # type: ignore[arg-type]
@@ -56,6 +58,7 @@ class Harness:
             on_desired=self.told.append,
             wait_s=25.0,
             longest_backoff_s=0.01,
+            on_failed=self.lost.append,
         )
 
     async def until(self, done: Callable[[], bool], *, before: Callable[[], None] = lambda: None) -> None:
@@ -147,6 +150,32 @@ def test_change_that_could_not_be_told_is_told_later() -> None:
 
     _run(harness, done, before=harness.loop.changed)
     assert len(hub.quick) >= 2
+
+
+@pytest.mark.parametrize("error", [Unavailable, Refused])
+def test_each_sync_that_failed_is_told(error: type[EdgeloopError]) -> None:
+    """What it said may have arrived or not: whoever said it must know."""
+    harness = Harness(FakeHub(failures=3, error=error))
+    harness.hub.news = (NEWS,)
+    _run(harness, lambda: bool(harness.told))
+    assert [type(one) for one in harness.lost] == [error] * 3
+
+
+def test_changes_one_after_another_go_up_together() -> None:
+    hub = FakeHub()
+    hub.hold = True
+    harness = Harness(hub)
+    began_s = time.monotonic()
+    changes = 0
+
+    def done() -> bool:
+        nonlocal changes
+        changes += 1
+        harness.loop.changed()
+        return changes > 300
+
+    _run(harness, done)
+    assert 1 <= len(hub.quick) <= (time.monotonic() - began_s) / 0.1 + 2
 
 
 def test_reachability_is_false_at_first() -> None:

@@ -7,6 +7,7 @@ from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import EdgeloopError, Refused, Unavailable
 from edgeloop.contracts.manifest import FileEntry
 from edgeloop.contracts.names import BundleRef
+from edgeloop.transport.signing import version_beyond
 from edgeloop.transport.trust import Trust, require_not_older
 from signing_cloud import (
     CAMERA,
@@ -233,3 +234,59 @@ def test_version_at_or_above_the_floor_passes(ref: str, floor: str | None) -> No
 def test_version_below_the_floor_is_refused(ref: str, floor: str) -> None:
     with pytest.raises(Refused, match=rf"{ref} is older than {floor}.*newer version"):
         require_not_older(BundleRef.parse(ref), BundleRef.parse(floor))
+
+
+# ---- a cloud that was lost, and restored from a backup that knows less than the device saw
+
+
+def _lose(cloud: SigningCloud, *, floor: int) -> None:
+    """Back to the first assignment and the first list."""
+    cloud.version, cloud.floor = 2, floor
+    cloud.assign(an_assignment(), generation=1)
+
+
+@pytest.fixture
+def ahead(cloud: SigningCloud, trust: Trust) -> Trust:
+    """A device that has seen the fifth assignment and the fourth list."""
+    cloud.version = 5
+    cloud.assign(an_assignment(generation=5), generation=5)
+    trust.assignment(CAMERA)
+    return trust
+
+
+def test_control_without_a_floor_the_director_of_a_restored_cloud_is_refused(cloud: SigningCloud, ahead: Trust) -> None:
+    _lose(cloud, floor=0)
+    with pytest.raises(Refused, match="director metadata does not hold"):
+        ahead.assignment(CAMERA)
+
+
+def test_list_that_is_behind_is_refused_until_it_is_lifted_and_the_rest_is_lifted_by_itself(
+    cloud: SigningCloud, ahead: Trust
+) -> None:
+    _lose(cloud, floor=version_beyond(1, now_s=NOW_S))
+    with pytest.raises(Refused, match="images metadata does not hold"):
+        ahead.assignment(CAMERA)
+    cloud.version = version_beyond(2, now_s=NOW_S)
+    assert ahead.assignment(CAMERA) == an_assignment()
+
+
+def test_new_device_takes_what_a_restored_cloud_signs(cloud: SigningCloud, trust: Trust) -> None:
+    _lose(cloud, floor=version_beyond(1, now_s=NOW_S))
+    assert trust.assignment(CAMERA) == an_assignment()
+    cloud.assign(an_assignment(generation=cloud.floor + 1), generation=cloud.floor + 1)
+    assert trust.assignment(CAMERA) == an_assignment(generation=cloud.floor + 1)
+
+
+@pytest.mark.parametrize("known", [0, 7, version_beyond(7, now_s=NOW_S) + 100])
+def test_each_restore_of_one_backup_is_beyond_the_one_before(known: int) -> None:
+    first, second = (version_beyond(known, now_s=NOW_S + after_s) for after_s in (0.0, DAY_S))
+    assert known < first
+    assert first + 1000 < second
+
+
+def test_clock_that_knows_no_time_lifts_by_a_million() -> None:
+    assert version_beyond(7, now_s=0.0) == 1_000_007
+
+
+def test_versions_fit_into_the_databases_for_many_years() -> None:
+    assert version_beyond(7, now_s=NOW_S + 50 * 365 * DAY_S) < 2**31

@@ -114,6 +114,38 @@ def test_request_that_is_signed_again_has_a_new_nonce() -> None:
     assert len(nonces) == 2
 
 
+@pytest.mark.parametrize("lie_s", [-5e6, 4.2e9, 1e11, 1e308])
+def test_time_that_cannot_be_is_not_taken_over(lie_s: float) -> None:
+    server, lies = Server(), [lie_s]
+
+    async def between(request: httpx.Request) -> httpx.Response:
+        return _error(Refused("stale"), server_time_s=lies.pop()) if lies else await server(request)
+
+    uplink = _uplink(between)
+    with pytest.raises(Refused):
+        asyncio.run(uplink.sync(SyncRequest(reports=())))
+    assert uplink.clock_offset_s == 0.0
+    assert asyncio.run(uplink.sync(SyncRequest(reports=()))) == SyncReply()
+
+
+@pytest.mark.parametrize("lie_s", [0.0, 3e9, 4.1e9])
+def test_lie_about_the_time_ends_with_the_truth(lie_s: float) -> None:
+    server, lies = Server(), [lie_s, lie_s]
+
+    async def between(request: httpx.Request) -> httpx.Response:
+        return _error(Refused("stale"), server_time_s=lies.pop()) if lies else await server(request)
+
+    uplink = _uplink(between)
+    with pytest.raises(Refused):
+        asyncio.run(uplink.sync(SyncRequest(reports=())))
+    assert asyncio.run(uplink.sync(SyncRequest(reports=()))) == SyncReply()
+
+
+@pytest.mark.parametrize("device_s", [-5e6, 3e11, 1e14])
+def test_device_whose_own_clock_cannot_be_is_told_the_time(device_s: float) -> None:
+    assert asyncio.run(_uplink(Server(), now_s=device_s).sync(SyncRequest(reports=()))) == SyncReply()
+
+
 # ---- verbs
 
 
