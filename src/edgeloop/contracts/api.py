@@ -62,7 +62,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """A device as the cloud knows it. last_seen_s is None until its first sync.
 
     revoked_at_s: since when nothing is taken from it, None for a device in good standing. may_rejoin: a revoked one
-    may enrol again. joined_with: the join token's id, None where it is not known.
+    may enrol again. joined_with: the join token's id, None where it is not known. unreadable: why its stored report,
+    which its next one replaces, cannot be read; empty where it can.
     """
 
     device_id: Name
@@ -76,6 +77,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at_s: float | None = None
     may_rejoin: bool = False
     joined_with: str | None = None
+    unreadable: str = ""
 
 
 class PublishRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,13 +101,14 @@ class BundleView(msgspec.Struct, frozen=True, kw_only=True):
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """What must hold before the next wave.
 
-    max_failed: devices that may refuse or roll back before the rollout aborts; or this share of all its devices, if
-    that is more. watch: each device's own bounds. wave_deadline_s: a wave that has not come to an end by then aborts
-    the rollout; a day more where there is a maintenance window. Devices whose input has drifted by the cloud's
-    analysis are not compared with the old version when spare_drifted is set.
+    max_failed: devices that may refuse or roll back before the rollout aborts, or come to no end after the version ran
+    on them; or this share of all its devices, if that is more. watch: each device's own bounds. Devices whose input has
+    drifted by the cloud's analysis are not compared with the old version when spare_drifted is set.
 
-    unreachable_after_s: a device that was not heard of for so long is left behind as unreachable. stuck_after_s: so is
-    one that is heard of, but whose update did not move on for so long.
+    unreachable_after_s: a device that was not heard of for so long is left behind as unreachable. wave_deadline_s: so
+    is one that has not come to an end so long after it was given the bundle, a day more where there is a maintenance
+    window; if nobody of a wave has come to one, the rollout aborts. stuck_after_s: so is one whose update did not move
+    on for so long.
 
     max_accuracy_drop: by how much fewer labelled samples the new version may get right than the version before, as a
     share; None to leave it unjudged. It is judged where each of them has min_labelled labelled samples on this
@@ -291,7 +294,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventCount(msgspec.Struct, frozen=True, kw_only=True):
-    """How many events the cloud holds of one device's epoch, and how many distinct sequences among them."""
+    """How many events the cloud holds of one device's epoch, and how many distinct sequences among them.
+
+    removed: how many it held and let go of since, by age.
+    """
 
     device_id: Name
     epoch: int
@@ -301,6 +307,7 @@ class EventCount(msgspec.Struct, frozen=True, kw_only=True):
     distinct: int
     max_sequence: int
     sample_bytes: int
+    removed: int = 0
 
 
 # ---- keys

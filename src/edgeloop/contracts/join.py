@@ -69,8 +69,16 @@ def roots_fingerprint(images_root: bytes, director_root: bytes) -> str:
     return hashlib.sha256(digests).hexdigest()[:32]
 
 
+def fresh_statement(device_id: str, join_secret: str, public_key: bytes, made_at_ms: int) -> bytes:
+    """The same as `enrol_statement` with the time, in milliseconds since 1970: it is good for minutes, and once."""
+    said = (b"edgeloop enrol 2", device_id.encode(), secret_hash(join_secret).encode(), str(made_at_ms).encode())
+    return b"\n".join((*said, public_key))
+
+
 def enrol_statement(device_id: str, join_secret: str, public_key: bytes) -> bytes:
-    """What a device signs to show that the key it enrols is its own, whoever carries the request."""
+    """What a device signs to show that the key it enrols is its own, whoever carries the request. It does not say
+    when: whoever carried it once could show it again, so it lets in devices that are new, and moves nobody.
+    """
     return b"\n".join((b"edgeloop enrol 1", device_id.encode(), secret_hash(join_secret).encode(), public_key))
 
 

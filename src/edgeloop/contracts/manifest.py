@@ -244,6 +244,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return Task(str(self.output.__struct_config__.tag))
 
     @property
+    def shared_files(self) -> tuple[str, ...]:
+        """What a device needs besides a variant, by hash."""
+        reference = self.reference
+        drift = () if reference is None else (reference.class_means, reference.feature_std)
+        return (self.golden.inputs, self.golden.outputs, *drift)
+
+    @property
     def ref(self) -> BundleRef:
         """NAME@VERSION of this bundle."""
         return BundleRef(self.name, self.version)

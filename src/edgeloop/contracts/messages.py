@@ -10,7 +10,7 @@ import msgspec
 
 from edgeloop.contracts.codec import SCHEMA
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.contracts.names import BundleRef, Name, Version
+from edgeloop.contracts.names import BundleRef, Name, Sha256, Version
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.contracts.states import Kind, Reason, UpdateState
 from edgeloop.contracts.strict import Share
@@ -26,6 +26,12 @@ MAX_WAIT_S = 60.0
 MAX_BATCH_EVENTS = 2000
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Bounds on one request; a hub refuses more."""
+
+MAX_TARGETS_BYTES = 8_000_000
+"""The largest list of all that is published, signed, that a device takes."""
+
+MAX_REPORT_BYTES = 64 * 1024
+"""The largest report that a hub takes, as MessagePack: a node passes on those of all its devices in one request."""
 
 MAX_SAMPLE_BYTES = 12 * 1024 * 1024
 """The largest input that travels as a sample: it must fit into a request with room for the rest."""
@@ -52,6 +58,9 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
     request around it is signed by the device, or by the node that carries it. via: that node, None when the
     device stands straight on the hub. roots: the join token's fingerprint; the reply brings the roots that the token
     was made for, from which the joiner follows to those of now.
+
+    made_at_ms, fresh: when the device asked, since 1970, and its signature over contracts.join.fresh_statement. Without
+    them, as an older device asks, a device that is known already can neither move to another hub nor come back.
     """
 
     device_id: Name
@@ -60,6 +69,8 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
     public_key: bytes
     profile: Profile
     possession: bytes = b""
+    made_at_ms: Millis = 0
+    fresh: bytes = b""
     via: Name | None = None
     roots: str = ""
     schema: int = SCHEMA
@@ -77,13 +88,18 @@ class EnrolReply(msgspec.Struct, frozen=True, kw_only=True):
 # ---- sync
 
 
+LEAST_TIMED = 5
+"""Readings on watch before their median latency is judged: the first ones find every cache cold."""
+
+
 class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
     """When a device on watch goes back to its old version by itself.
 
-    min_readings: readings on watch before a verdict, and of those so many that the old version answered, too.
-    max_error_rate: share of readings that failed. max_latency_ratio: new median latency over old, judged only where
-    the new one is above latency_floor_ms, since below it nobody notices and noise decides. deadline_s: with fewer
-    readings by then, the version is confirmed on liveness alone if nothing failed.
+    min_readings: readings on watch before a verdict, and of those so many that the old version answered, too; 0 for no
+    watch: the version is confirmed as soon as it is active. max_error_rate: share of readings that failed.
+    max_latency_ratio: new median latency over old, judged over LEAST_TIMED readings at least, and only where the new
+    one is above latency_floor_ms, since below it nobody notices and noise decides. deadline_s: with fewer readings by
+    then, the version is confirmed on liveness alone if nothing failed; a week at most, so that it comes to an end.
 
     Old against new, None to leave it unjudged (a device whose input drifted is expected to differ), each as a share
     of the readings that both answered: max_disagreement: their labels differ. max_score_shift: how many top scores
@@ -93,9 +109,9 @@ class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
     min_readings: Count = 20
     max_disagreement: Share | None = 0.1
     max_error_rate: Share = 0.02
-    max_latency_ratio: float = 3.0
-    latency_floor_ms: float = 5.0
-    deadline_s: float = 600.0
+    max_latency_ratio: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 3.0
+    latency_floor_ms: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 5.0
+    deadline_s: Annotated[float, msgspec.Meta(gt=0.0, le=604_800.0)] = 600.0
     max_score_shift: Share | None = 0.5
     max_empty_rise: Share | None = 0.2
 
@@ -281,11 +297,32 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     revoked: bool = False
 
 
+class RejectedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A report that the hub did not take, and why. All else in the request was taken."""
+
+    device_id: Name
+    reason: str
+
+
 class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
     """Newer desired states, if any. upstream_reachable: False while this hub has lost the hub above it."""
 
     desired: tuple[Desired, ...] = ()
     upstream_reachable: bool = True
+    rejected: tuple[RejectedReport, ...] = ()
+    schema: int = SCHEMA
+
+
+# ---- fetch
+
+
+class PatchOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """There is a patch: how large it is, and the hash of its own bytes. It is not signed and need not be: what it makes
+    is held to the hash that the targets key signed.
+    """
+
+    sha256: Sha256
+    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**40)]
     schema: int = SCHEMA
 
 
@@ -341,11 +378,14 @@ class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
 
 
-class Rejected(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that the hub will never take, and why."""
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event that the hub will never take, and why. reused: it has another event of this identity; under a new epoch
+    it would take this one.
+    """
 
     index: Count
     reason: str
+    reused: bool = False
 
 
 class SendReply(msgspec.Struct, frozen=True, kw_only=True):

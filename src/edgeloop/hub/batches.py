@@ -1,10 +1,9 @@
 """Sorting a batch: what its sender may hand over, and what it may not."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from edgeloop.contracts.messages import Event, Reading, Rejected, Sample, SendRequest
-from edgeloop.contracts.prediction import Prediction
+from edgeloop.contracts.finite import is_finite
+from edgeloop.contracts.messages import Event, Reading, Rejected, Sample, SendReply, SendRequest
 
 _MOST_LABEL = 200
 _MOST_BUNDLE = 100
@@ -29,22 +28,42 @@ def sort_out(
     return tuple(taken), tuple(rejected)
 
 
+def answered(
+    request: SendRequest,
+    taken: Sequence[Event],
+    rejected: tuple[Rejected, ...],
+    *,
+    new: int,
+    reused: Sequence[Event] = (),
+) -> SendReply:
+    """What the sender is told once it is committed. new: of those taken. reused: of those taken, whose identity another
+    event has here."""
+    others = {id(event) for event in reused}
+    more = tuple(
+        Rejected(index=index, reason=_reused(event), reused=True)
+        for index, event in enumerate(request.events)
+        if id(event) in others
+    )
+    return SendReply(accepted=new, repeated=len(taken) - new - len(more), rejected=(*rejected, *more))
+
+
+def _reused(event: Event) -> str:
+    return (
+        f"another event of {event.device_id!r} has the number {event.sequence} of epoch {event.epoch} here: its disk "
+        "went back to an earlier state, or there are two of it"
+    )
+
+
 def _flaw(event: Event) -> str | None:
     """Why no hub could ever keep this: what one database holds and another does not is turned down everywhere."""
     if isinstance(event.body, Reading):
-        made = event.body.prediction
-        if not _is_finite(made):
+        if not is_finite(event.body):
             return "a number of the prediction is not finite"
+        made = event.body.prediction
         return _unkept("label", made.label, _MOST_LABEL) or _unkept("bundle", made.bundle, _MOST_BUNDLE)
     if isinstance(event.body, Sample):
         return _unkept("media type", event.body.media, _MOST_MEDIA) or _unkept("source", event.body.source, None)
     return None
-
-
-def _is_finite(made: Prediction) -> bool:
-    """False for what cannot be told in JSON and would spoil every mean."""
-    told = (made.score, made.margin, made.latency_ms, made.energy, made.energy_z, made.novelty)
-    return all(one is None or math.isfinite(one) for one in (*told, *(label.score for label in made.top)))
 
 
 def _unkept(name: str, text: str | None, most: int | None) -> str | None:

@@ -2,9 +2,9 @@
 
 Token buckets: an idle sender saves up to `burst`, which then refills at its rate. A failure is whatever was turned
 down before anybody had proven who sent it; only these count for an address, so that ten thousand devices behind one
-router are no attack. A device that has proven itself from an address is let through while others there are held up.
-What is remembered is bounded: whoever was seen longest ago is forgotten first. One a process, used from one event
-loop; replicas count each for itself.
+router are no attack. A device that has proven itself from an address is let through while others there are held up;
+what its name gets wrong from there is counted, too. What is remembered is bounded: whoever was seen longest ago is
+forgotten first. One a process, used from one event loop; replicas count each for itself.
 """
 
 import math
@@ -20,7 +20,12 @@ from edgeloop.contracts.messages import MAX_BODY_BYTES
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one device or node, but for failures, which are of one address. Bytes as they come in, before expansion."""
+    """Of one device or node, but for failures, which are of one address. Bytes as they come in, before expansion.
+
+    unproven_bytes: of bodies that are held before anybody knows who sent them, and of those from one address; see
+    hub.bodies. Of such a body at least body_least_bytes, or its end, must come in each body_window_s. entries: requests
+    with one API token that stand in the log.
+    """
 
     requests_hz: float = 100.0
     requests_burst: int = 1000
@@ -29,6 +34,12 @@ class Limits:
     most_at_once: int = 64
     failures_hz: float = 1.0
     failures_burst: int = 100
+    unproven_bytes: int = 8 * MAX_BODY_BYTES
+    unproven_bytes_an_address: int = 4 * MAX_BODY_BYTES
+    body_window_s: float = 30.0
+    body_least_bytes: int = 6_000
+    entries_hz: float = 10.0
+    entries_burst: int = 1000
     most_remembered: int = 50_000
 
 
@@ -104,24 +115,34 @@ class Failures:
     """What addresses may get wrong before anybody knows who they are."""
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._buckets = Buckets(
-            hz=limits.failures_hz, burst=limits.failures_burst, most=limits.most_remembered, clock=clock
-        )
-        self._most = limits.most_remembered
+        most = limits.most_remembered
+        self._addresses = Buckets(hz=limits.failures_hz, burst=limits.failures_burst, most=most, clock=clock)
+        self._claims = Buckets(hz=limits.failures_hz, burst=limits.failures_burst, most=most, clock=clock)
+        self._most = most
         self._proven: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def check(self, address: str, claimed: str = "") -> None:
-        """Raise TooMany if the address got too much wrong, unless `claimed` proved itself from there before."""
-        wait_s = self._buckets.wait_s(address)
-        if wait_s > 0 and (address, claimed) not in self._proven:
+        """Raise TooMany if the address got too much wrong, unless `claimed` proved itself from there before and has not
+        got as much wrong itself.
+        """
+        wait_s = self._addresses.wait_s(address)
+        if wait_s > 0 and self.is_known(address, claimed):
+            wait_s = self._claims.wait_s((address, claimed))
+        if wait_s > 0:
             raise TooMany(
                 f"too many requests from {address} were turned down; the next one is looked at in {wait_s:.0f} s",
                 wait_s,
             )
 
-    def note_failure(self, address: str) -> None:
-        """Something from there was turned down."""
-        self._buckets.take(address)
+    def is_known(self, address: str, claimed: str) -> bool:
+        """Whether who this claims to be proved itself from there before."""
+        return (address, claimed) in self._proven
+
+    def note_failure(self, address: str, claimed: str = "") -> None:
+        """Something from there, in that name, was turned down."""
+        self._addresses.take(address)
+        if self.is_known(address, claimed):
+            self._claims.take((address, claimed))
 
     def note_proven(self, address: str, who: str) -> None:
         """Somebody from there is who they say."""

@@ -7,7 +7,7 @@ which nonces they used. Profile and source: contracts.proof.
 
 import hmac
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,9 +16,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edgeloop.contracts.errors import InvalidInput, Refused
-from edgeloop.contracts.join import enrol_statement
+from edgeloop.contracts.join import enrol_statement, fresh_statement
 from edgeloop.contracts.messages import EnrolRequest
 from edgeloop.contracts.proof import MAX_AGE_S, Claim, content_digest, parse_claim, signature_base
+from edgeloop.hub.limits import TooMany
 
 
 class StaleSignature(Refused):
@@ -29,11 +30,16 @@ class StaleSignature(Refused):
         self.server_time_s = server_time_s
 
 
-def check_possession(request: EnrolRequest) -> None:
-    """Raise Refused unless the key that is enrolled signed for this id and token itself."""
-    statement = enrol_statement(request.device_id, request.join_secret, request.public_key)
+def check_possession(request: EnrolRequest, *, now_s: float) -> None:
+    """Raise Refused unless the key that is enrolled signed for this id and token itself, StaleSignature if what it
+    signed with its time is of another one.
+    """
+    named = (request.device_id, request.join_secret, request.public_key)
     try:
-        Ed25519PublicKey.from_public_bytes(request.public_key).verify(request.possession, statement)
+        key = Ed25519PublicKey.from_public_bytes(request.public_key)
+        key.verify(request.possession, enrol_statement(*named))
+        if request.fresh:
+            key.verify(request.fresh, fresh_statement(*named, request.made_at_ms))
     except InvalidSignature as error:
         raise Refused(
             f"the enrolment of {request.device_id!r} is not signed by the key that it brings; only the device "
@@ -41,6 +47,12 @@ def check_possession(request: EnrolRequest) -> None:
         ) from error
     except ValueError as error:
         raise InvalidInput(f"the public key is {len(request.public_key)} bytes; Ed25519 keys have 32") from error
+    if request.fresh and abs(now_s - request.made_at_ms / 1000) > MAX_AGE_S:
+        raise StaleSignature(
+            f"the enrolment of {request.device_id!r} is from {request.made_at_ms / 1000:.0f} s, here it is {now_s:.0f} "
+            f"s (since 1970 UTC); at most {MAX_AGE_S} s apart are taken. Set the device's clock.",
+            now_s,
+        )
 
 
 class SignedRequest(msgspec.Struct, frozen=True):
@@ -73,10 +85,17 @@ class Nonces(Protocol):
 
 
 class OwnNonces:
-    """Nonces of one process, in memory; used from one event loop."""
+    """Nonces of one process, in memory; used from one event loop.
 
-    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+    most: that are remembered in all. When there are so many, whoever has more than `few` of them waits, and the others
+    go on: no device can take the memory from the rest.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time, most: int = 500_000, few: int = 1000) -> None:
         self._clock = clock
+        self._most = most
+        self._few = few
+        self._of: Counter[str] = Counter()
         self._oldest_s = int(clock())
         self._until_s: OrderedDict[tuple[str, str], float] = OrderedDict()
 
@@ -85,15 +104,27 @@ class OwnNonces:
         return self._oldest_s
 
     async def use(self, device_id: str, nonce: str, *, until_s: float) -> bool:
-        """See Nonces.use."""
-        now_s = self._clock()
-        while self._until_s and next(iter(self._until_s.values())) < now_s:
-            self._until_s.popitem(last=False)
+        """See Nonces.use. Raises TooMany where there is no room for more of this device."""
+        self._forget(self._clock())
         key = (device_id, nonce)
         if key in self._until_s:
             return False
+        if len(self._until_s) >= self._most and self._of[device_id] >= self._few:
+            raise TooMany(
+                f"{device_id!r} sent {self._of[device_id]:,} requests in the last ten minutes, and there is no room to "
+                "remember more; send fewer",
+                60.0,
+            )
         self._until_s[key] = until_s
+        self._of[device_id] += 1
         return True
+
+    def _forget(self, now_s: float) -> None:
+        while self._until_s and next(iter(self._until_s.values())) < now_s:
+            (device_id, _), _ = self._until_s.popitem(last=False)
+            self._of[device_id] -= 1
+            if not self._of[device_id]:
+                del self._of[device_id]
 
 
 class ProofChecker:
@@ -103,16 +134,27 @@ class ProofChecker:
         self._clock = clock
         self._nonces = nonces or OwnNonces(clock=clock)
 
+    def check_possession(self, request: EnrolRequest) -> None:
+        """`check_possession`, by this checker's clock."""
+        check_possession(request, now_s=self._clock())
+
     async def check(self, request: SignedRequest, public_key: bytes | None) -> str:
-        """The device that sent this. Raises Refused if anything does not hold, Unavailable if that cannot be said."""
+        """The device that sent this, and sends it once. Raises Refused if anything does not hold, Unavailable if that
+        cannot be said.
+        """
+        device_id = self.check_sender(request, public_key)
+        await self.use_nonce(request.claim)
+        return device_id
+
+    def check_sender(self, request: SignedRequest, public_key: bytes | None) -> str:
+        """The device that signed this, now or a moment ago; perhaps not for the first time. Raises Refused."""
         claim = request.claim
         if public_key is None:
             raise Refused(
                 f"device {claim.device_id!r} is not enrolled here; enrol it with a join token ('edgeloop fleet token')"
             )
         self._check_signature(request, public_key)
-        self._check_time(claim)
-        await self._use_nonce(claim)
+        self.check_time(claim)
         return claim.device_id
 
     def _check_signature(self, request: SignedRequest, public_key: bytes) -> None:
@@ -132,7 +174,8 @@ class ProofChecker:
         except ValueError as error:
             raise InvalidInput(f"the public key is {len(public_key)} bytes; Ed25519 keys have 32") from error
 
-    def _check_time(self, claim: Claim) -> None:
+    def check_time(self, claim: Claim) -> None:
+        """Raise StaleSignature if it claims to be of another time; what it claims is not proven by that."""
         now_s = self._clock()
         if abs(now_s - claim.created_s) > MAX_AGE_S:
             raise StaleSignature(
@@ -143,7 +186,8 @@ class ProofChecker:
         if claim.created_s < self._nonces.oldest_s():
             raise StaleSignature("the signature is from before this server started; sign again", now_s)
 
-    async def _use_nonce(self, claim: Claim) -> None:
+    async def use_nonce(self, claim: Claim) -> None:
+        """Raise Refused if a request of this device with this nonce was answered before."""
         # Kept past the signature's own life, which may have begun up to MAX_AGE_S in the future.
         until_s = self._clock() + 2 * MAX_AGE_S + 1
         if not await self._nonces.use(claim.device_id, claim.nonce, until_s=until_s):

@@ -1,15 +1,17 @@
 """The uplink's five verbs as HTTP, once, over whatever implements the hub's port.
 
 Bodies are MessagePack (contracts.messages), zstd where the sender says so, bounded before and after expansion. What
-nobody has proven yet costs little: a body is read once the sender is known by name, expanded once the signature holds.
-Every failure is answered with an ErrorReply in JSON. Neighbours: `port`, `proof`, `limits`; `serve` runs the app.
+nobody has proven yet costs little: a body is read once the sender is known by name and the signature of this time, and
+expanded once the signature holds. Every failure is answered with an ErrorReply in JSON. Neighbours: `port`, `proof`,
+`limits`, `bodies`; `serve` runs the app.
 """
 
 import io
 import math
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -18,6 +20,7 @@ from litestar import MediaType, Request, Response, Router, get, post
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 from litestar.response import Stream
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused, by_code
@@ -30,9 +33,10 @@ from edgeloop.contracts.messages import (
     SyncRequest,
 )
 from edgeloop.contracts.proof import Claim, parse_claim
+from edgeloop.hub.bodies import Bodies, Held
 from edgeloop.hub.limits import Failures, Limits, Shares, TooMany
 from edgeloop.hub.port import Hub, Served
-from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, check_possession, read_signed
+from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_signed
 
 T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
@@ -46,6 +50,14 @@ _HTTP_CODES = {400: "invalid_input", 401: "refused", 403: "refused", 404: "not_f
                413: "invalid_input", 429: "unavailable", 503: "unavailable"}  # fmt: skip
 
 
+@dataclass
+class _Asker:
+    """Where a request comes from, and who it says it is, once that is read."""
+
+    address: str
+    claimed: str = ""
+
+
 class _Border:
     """Where requests are read, their senders proven, and both held to the limits."""
 
@@ -54,30 +66,32 @@ class _Border:
         self._checker = checker
         self._shares = Shares(limits)
         self._failures = Failures(limits)
+        self._bodies = Bodies(limits)
 
     @asynccontextmanager
     async def proven(self, request: AnyRequest) -> AsyncIterator[tuple[str, bytes]]:
         """The device that sent this, and the expanded body, while it is answered. Raises Refused or TooMany."""
-        with self._answering_for(request) as address:
-            claim = _claim(request)
-            self._failures.check(address, claim.device_id)
+        with self._answering_for(request) as asker, self._bodies_of(request, asker) as (claim, held):
             key = await self._hub.public_key(claim.device_id)
-            body = b"" if key is None else await request.body()  # a stranger's is not worth reading
-            device_id = await self._checker.check(_signed(request, body), key)
-        self._failures.note_proven(address, device_id)
+            # A stranger's is not worth reading, and a GET has none.
+            is_read = key is not None and request.method != "GET"
+            body = await held.read(request.stream(), max_bytes=MAX_BODY_BYTES) if is_read else b""
+            device_id = self._checker.check_sender(_signed(request, body), key)
+        self._failures.note_proven(asker.address, device_id)
         with self._shares.taking(device_id, len(body)):
+            # After the share is taken: what is remembered of a device's requests is bounded by how many it may send.
+            with self._answering_for(request, device_id):
+                await self._checker.use_nonce(claim)
             yield device_id, _expand(body, request.headers.get("content-encoding"), MAX_BODY_BYTES)
 
     async def enrolment(self, request: AnyRequest) -> EnrolRequest:
         """Who asks to be let in: the key that is enrolled signed for it; the request around is that key's, or an
         enrolled node's. Raises Refused or TooMany.
         """
-        with self._answering_for(request) as address:
-            claim = _claim(request)
-            self._failures.check(address, claim.device_id)
-            body = await _bounded_body(request, _MAX_ENROL_BYTES)
+        with self._answering_for(request) as asker, self._bodies_of(request, asker) as (claim, held):
+            body = await held.read(request.stream(), max_bytes=_MAX_ENROL_BYTES)
             message = _message(_expand(body, request.headers.get("content-encoding"), _MAX_ENROL_BYTES), EnrolRequest)
-            check_possession(message)
+            self._checker.check_possession(message)
             is_carried = message.via is not None
             key = await self._hub.public_key(claim.device_id) if is_carried else message.public_key
             await self._checker.check(_signed(request, body), key)
@@ -94,15 +108,25 @@ class _Border:
             yield
 
     @contextmanager
-    def _answering_for(self, request: AnyRequest) -> Iterator[str]:
-        address = request.client.host if request.client else "unknown"
+    def _answering_for(self, request: AnyRequest, claimed: str = "") -> Iterator[_Asker]:
+        asker = _Asker(request.client.host if request.client else "unknown", claimed)
         try:
-            yield address
+            yield asker
         except StaleSignature:
-            raise  # a good signature by a wrong clock
+            raise  # a wrong clock; and to say so cost nothing
         except (Refused, InvalidInput, Corrupt):
-            self._failures.note_failure(address)
+            self._failures.note_failure(asker.address, asker.claimed)
             raise
+
+    @contextmanager
+    def _bodies_of(self, request: AnyRequest, asker: _Asker) -> Iterator[tuple[Claim, Held]]:
+        """What is looked at before the body: who this says it is, whether they may ask now, and when it is from."""
+        claim = _claim(request)
+        asker.claimed = claim.device_id
+        self._failures.check(asker.address, claim.device_id)
+        self._checker.check_time(claim)
+        with self._bodies.of(asker.address, is_known=self._failures.is_known(asker.address, claim.device_id)) as held:
+            yield claim, held
 
 
 def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) -> Router:
@@ -134,12 +158,12 @@ def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) ->
         async with border.proven(request) as (device_id, body):
             return _reply(await hub.infer(device_id, _message(body, InferRequest)))
 
-    @get("/fetch/{path:path}")
+    @get("/fetch/{path:path}", middleware=[_answered_to_the_end])
     async def fetch(request: AnyRequest, path: FromPath[str]) -> Response[bytes] | Stream:
-        """A file, or a range of it."""
-        async with border.proven(request) as (device_id, _):
-            served = await hub.fetch(device_id, path.lstrip("/"))
-            return await _file(served, request.headers.get("range"))
+        """A file, or a range of it. It has its share until the last byte is on its way."""
+        device_id, _ = await request.state.until_answered.enter_async_context(border.proven(request))
+        served = await hub.fetch(device_id, path.lstrip("/"))
+        return await _file(served, request.headers.get("range"))
 
     return Router(
         path="/v1",
@@ -147,6 +171,17 @@ def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) ->
         include_in_schema=False,
         request_max_body_size=MAX_BODY_BYTES,
     )
+
+
+def _answered_to_the_end(app: ASGIApp) -> ASGIApp:
+    """What a route enters into `request.state.until_answered` is left when its answer is out, or the asker gone."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        async with AsyncExitStack() as stack:
+            Request[Any, Any, Any](scope).state.until_answered = stack
+            await app(scope, receive, send)
+
+    return answering
 
 
 def error_handlers() -> dict[type[Exception] | int, Any]:
@@ -198,16 +233,6 @@ def _signed(request: AnyRequest, body: bytes) -> SignedRequest:
     query = request.scope.get("query_string", b"").decode("latin-1")
     path = request.scope.get("raw_path", request.scope["path"].encode()).decode("latin-1")
     return read_signed(request.method, path, query, body, request.headers.get)
-
-
-async def _bounded_body(request: AnyRequest, max_bytes: int) -> bytes:
-    """The body, given up as soon as it is larger. Raises InvalidInput."""
-    chunks = bytearray()
-    async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > max_bytes:
-            raise InvalidInput(f"the body is larger than {max_bytes:,} bytes")
-    return bytes(chunks)
 
 
 def _expand(body: bytes, encoding: str | None, max_bytes: int) -> bytes:

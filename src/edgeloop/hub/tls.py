@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from ssl import SSLContext, SSLError
+from ssl import Purpose, SSLContext, SSLError, create_default_context
 
 import structlog
 from cryptography import x509
@@ -31,6 +31,7 @@ WARN_DAYS = 30
 _CA_DAYS = 20 * 365
 _FROM = datetime(1970, 1, 1, tzinfo=UTC)
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_KEY_BESIDE = "server.key"
 _ALWAYS = ("localhost", "127.0.0.1", "::1")
 
 _log = structlog.get_logger(__name__)
@@ -44,13 +45,13 @@ class ServerFiles:
 
     @property
     def cert(self) -> Path:
-        """The certificate with its authority behind it (PEM)."""
+        """The certificate with its authority behind it, and its private key (PEM, mode 0600)."""
         return self.folder / "server.pem"
 
     @property
     def key(self) -> Path:
-        """Its private key, mode 0600."""
-        return self.folder / "server.key"
+        """Where its private key is: in the same file, or beside it where an earlier edgeloop issued it."""
+        return self.cert if _holds_key(self.cert) else self.folder / _KEY_BESIDE
 
     @property
     def ca(self) -> Path:
@@ -89,7 +90,8 @@ def authority_der(files: ServerFiles) -> bytes:
 
 
 def issue(keys: Path, files: ServerFiles, hosts: tuple[str, ...], *, days: int = SERVER_DAYS) -> None:
-    """A server certificate for these names, with a new key; an earlier one is replaced.
+    """A server certificate for these names, with a new key; an earlier one is replaced, in one step: a power cut leaves
+    the old one or the new one, and never a certificate with the key of the other.
 
     Raises NotFound where the authority is missing.
     """
@@ -105,9 +107,9 @@ def issue(keys: Path, files: ServerFiles, hosts: tuple[str, ...], *, days: int =
     names = x509.SubjectAlternativeName([_san(host) for host in dict.fromkeys((*hosts, *_ALWAYS))])
     made = made.add_extension(names, critical=False)
     chain = made.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM) + authority.public_bytes(Encoding.PEM)
-    write_durable(files.key, _pem(key), mode=0o600)
-    write_durable(files.cert, chain)
     write_durable(files.ca, authority.public_bytes(Encoding.PEM))
+    write_durable(files.cert, _pem(key) + chain, mode=0o600)
+    (files.folder / _KEY_BESIDE).unlink(missing_ok=True)
 
 
 def hosts_of(files: ServerFiles) -> tuple[str, ...]:
@@ -135,7 +137,9 @@ def days_left(path: Path, *, now: datetime | None = None) -> float:
 
 
 async def follow(context: SSLContext, cert: Path | None, key: Path | None, *, every_s: float = 60.0) -> None:
-    """Serve a renewed certificate without a restart: look at the file now and then, until cancelled."""
+    """Serve a renewed certificate without a restart: look at the file now and then, until cancelled. One that cannot be
+    taken, such as one whose key is not there yet, is tried again.
+    """
     if cert is None:
         return
     seen = _stamp(cert)
@@ -145,12 +149,15 @@ async def follow(context: SSLContext, cert: Path | None, key: Path | None, *, ev
         if now in (seen, None):
             continue
         try:
-            context.load_cert_chain(cert, key, password="")
+            files = cert, None if _holds_key(cert) else key
+            # On trial first: a context that was given a certificate without its key cannot serve at all any more.
+            create_default_context(Purpose.CLIENT_AUTH).load_cert_chain(*files, password="")
+            context.load_cert_chain(*files, password="")
         except (OSError, SSLError) as error:
             _log.error("certificate_not_taken", path=str(cert), detail=str(error))
         else:
             _log.info("certificate_renewed", path=str(cert), days_left=round(days_left(cert)))
-        seen = now
+            seen = now
 
 
 def warn_of_expiry(cert: Path) -> None:
@@ -214,6 +221,14 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _holds_key(path: Path) -> bool:
+    """Whether a PEM file has a private key in it, beside whatever else. False where it cannot be read."""
+    try:
+        return b" PRIVATE KEY-----" in path.read_bytes()
+    except OSError:
+        return False
 
 
 def _stamp(path: Path) -> int | None:

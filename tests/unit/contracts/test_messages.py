@@ -1,6 +1,9 @@
+import math
+
 import msgspec
 import pytest
 
+from edgeloop.contracts.api import RolloutRequest
 from edgeloop.contracts.codec import from_json, from_msgpack, to_json, to_msgpack
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.messages import (
@@ -80,6 +83,33 @@ def test_event_of_an_unknown_kind_is_refused() -> None:
 def test_deadline_out_of_range_is_refused(deadline_ms: int) -> None:
     with pytest.raises(InvalidInput):
         from_msgpack(to_msgpack(InferRequest(name="a", data=b"", deadline_ms=deadline_ms)), InferRequest, what="m")
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"min_readings": -1},
+        {"max_error_rate": 1.1},
+        {"max_disagreement": -0.1},
+        {"max_latency_ratio": 0.0},
+        {"max_latency_ratio": math.inf},
+        {"max_latency_ratio": math.nan},
+        {"latency_floor_ms": -1.0},
+        {"deadline_s": 0.0},
+        {"deadline_s": 604_801.0},
+        {"deadline_s": math.nan},
+    ],
+    ids=str,
+)
+def test_watch_that_could_not_be_judged_or_never_ends_is_refused(bounds: dict[str, float]) -> None:
+    gate = {"gate": {"watch": bounds}, "bundle": "tiny@1.0.0"}
+    with pytest.raises(InvalidInput, match=next(iter(bounds))):
+        from_msgpack(msgspec.msgpack.encode(gate), RolloutRequest, what="a rollout")
+
+
+def test_rollout_without_a_watch_is_taken() -> None:
+    gate = {"gate": {"watch": {"min_readings": 0}}, "bundle": "tiny@1.0.0"}
+    assert from_msgpack(msgspec.msgpack.encode(gate), RolloutRequest, what="a rollout").gate.watch.min_readings == 0
 
 
 def test_assignment_names_its_bundle() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import httpx
@@ -7,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.proof import MAX_AGE_S, content_digest
-from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_signed
+from edgeloop.hub.limits import TooMany
+from edgeloop.hub.proof import OwnNonces, ProofChecker, SignedRequest, StaleSignature, read_signed
 from edgeloop.transport.identity import Identity
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
@@ -183,3 +185,19 @@ def test_signature_from_before_the_start_is_refused_as_its_nonce_may_be_used(che
 def test_request_without_a_proof_is_refused() -> None:
     with pytest.raises(Refused, match="not signed"):
         read_signed("POST", "/v1/send", "", b"", {}.get)
+
+
+def test_memory_of_nonces_is_bounded_by_those_who_send_most(clock: Clock) -> None:
+    nonces = OwnNonces(clock=clock, most=10, few=2)
+
+    def use(name: str, times: int) -> int:
+        """How many were taken."""
+        taken = 0
+        for number in range(times):
+            with contextlib.suppress(TooMany):
+                taken += asyncio.run(nonces.use(name, f"{taken}.{number}", until_s=clock.now_s + 600))
+        return taken
+
+    assert (use("greedy", 50), use("quiet", 50), use("another", 50)) == (10, 2, 2)
+    clock.now_s += 601
+    assert use("greedy", 50) == 10, "what was forgotten makes room"

@@ -10,7 +10,7 @@ from litestar import Litestar
 
 from edgeloop.contracts.codec import from_msgpack, to_msgpack
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotFound, Refused, Unavailable
-from edgeloop.contracts.join import enrol_statement
+from edgeloop.contracts.join import enrol_statement, fresh_statement
 from edgeloop.contracts.messages import (
     MAX_BODY_BYTES,
     EnrolReply,
@@ -166,6 +166,16 @@ def test_body_that_is_not_what_its_encoding_says_is_corrupt(body: bytes) -> None
     assert (response.status_code, _error(response).code) == (422, "corrupt")
 
 
+def test_body_that_asks_for_a_large_window_is_turned_down_though_it_expands_to_little() -> None:
+    """A few bytes of a frame can have a decoder set 128 MiB aside before anything is expanded."""
+    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=26)
+    writer = zstandard.ZstdCompressor(compression_params=settings).compressobj()  # which tells no size beforehand
+    body = writer.compress(SYNC) + writer.flush()
+    assert zstandard.get_frame_parameters(body).window_size == 64 * 1024 * 1024
+    response = _ask(FakeHub(), "POST", "/v1/sync", body, {"content-encoding": "zstd"})
+    assert (response.status_code, _error(response).code) == (422, "corrupt")
+
+
 def test_encoding_that_is_not_taken_is_invalid_input() -> None:
     response = _ask(FakeHub(), "POST", "/v1/sync", SYNC, {"content-encoding": "gzip"})
     assert (response.status_code, "gzip" in _error(response).message) == (400, True)
@@ -276,6 +286,30 @@ def test_enrolment_carried_by_another_than_it_says_is_turned_down() -> None:
 def test_stranger_may_not_carry_an_enrolment() -> None:
     hub = FakeHub()
     response = _ask(hub, "POST", "/v1/enrol", _enrolment(via="gateway"), identity=Identity("gateway", OTHER_KEY))
+    assert (response.status_code, hub.calls) == (403, [])
+
+
+def _dated(made_s: float, *, signed_s: float | None = None, by: Ed25519PrivateKey = OTHER_KEY) -> bytes:
+    """An enrolment that says when it was made, and that it was made at signed_s by its signature."""
+    plain = from_msgpack(_enrolment(), EnrolRequest, what="r")
+    signed_ms = int((made_s if signed_s is None else signed_s) * 1000)
+    statement = fresh_statement(plain.device_id, plain.join_secret, plain.public_key, signed_ms)
+    return to_msgpack(msgspec.structs.replace(plain, made_at_ms=int(made_s * 1000), fresh=by.sign(statement)))
+
+
+@pytest.mark.parametrize(("age_s", "status"), [(0, 200), (290, 200), (-290, 200), (310, 403), (-310, 403)])
+def test_enrolment_that_says_when_it_was_made_is_good_for_minutes(age_s: int, status: int) -> None:
+    body, hub = _dated(NOW_S - age_s), FakeHub()
+    response = _ask(hub, "POST", "/v1/enrol", body, identity=Identity("camera-2", OTHER_KEY))
+    assert (response.status_code, len(hub.calls)) == (status, 1 if status == 200 else 0)
+    if status == 403:
+        assert _error(response).server_time_s == NOW_S, "so that the device can sign anew"
+
+
+@pytest.mark.parametrize("how", [{"signed_s": NOW_S - 1}, {"by": KEY}], ids=["another time", "another key"])
+def test_enrolment_whose_time_its_key_did_not_sign_is_refused(how: dict[str, Any]) -> None:
+    hub = FakeHub()
+    response = _ask(hub, "POST", "/v1/enrol", _dated(NOW_S, **how), identity=Identity("camera-2", OTHER_KEY))
     assert (response.status_code, hub.calls) == (403, [])
 
 

@@ -1,14 +1,16 @@
 import asyncio
+import itertools
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
 from edgeloop.contracts.join import Join, parse_join_token
-from edgeloop.hub.serve import Listen, listening
+from edgeloop.hub.serve import Listen, bind, listening
 from edgeloop.hub.tls import (
     ServerFiles,
     authority_der,
@@ -137,3 +139,62 @@ async def test_renewed_certificate_is_served_without_a_restart(files: ServerFile
     task.cancel()
     server.close()
     assert first != wanted
+
+
+class PowerCut(BaseException):
+    """From here on nothing is written."""
+
+
+@pytest.mark.parametrize("layout", ["one file", "two files"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_power_cut_between_the_steps_of_a_renewal_leaves_a_certificate_that_serves(
+    files: ServerFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, layout: str
+) -> None:
+    """Files are replaced one by one; the cut comes after so many of them."""
+    if layout == "two files":  # as an earlier edgeloop wrote it
+        _apart(files, files.cert, files.folder / "server.key")
+    replace, left = Path.replace, itertools.count(steps - 1, -1)
+
+    def cut_after(path: Path, target: Path) -> Path:
+        replaced = replace(path, target)
+        if not next(left):
+            raise PowerCut
+        return replaced
+
+    monkeypatch.setattr(Path, "replace", cut_after)
+    with pytest.raises(PowerCut):
+        issue(tmp_path / "keys", files, ("cloud.example.org",))
+    bind(listening(files.folder.parent, "127.0.0.1", 0, None, None)).close()
+
+
+def _apart(files: ServerFiles, cert: Path, key: Path) -> None:
+    """The issued certificate and its key in two files, as others make them."""
+    held, chain = files.cert.read_text().split("-----BEGIN CERTIFICATE", 1)
+    key.write_text(held)
+    cert.write_text(f"-----BEGIN CERTIFICATE{chain}")
+
+
+@pytest.mark.anyio
+async def test_certificate_whose_key_comes_late_is_taken_once_it_is_there(files: ServerFiles, tmp_path: Path) -> None:
+    """Two files that something else renews, one after the other."""
+    cert, beside = tmp_path / "a.pem", tmp_path / "a.key"
+    _apart(files, cert, beside)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, beside)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    before = await _presented(port, files.ca)
+    issue(tmp_path / "keys", files, ("cloud.example.org",))
+    with capture_logs() as said:
+        task = asyncio.create_task(follow(context, cert, beside, every_s=0.01))
+        await asyncio.sleep(0)
+        _apart(files, cert, late := tmp_path / "late.key")
+        async with asyncio.timeout(60):
+            while not any(one["event"] == "certificate_not_taken" for one in said):
+                await asyncio.sleep(0.01)
+            assert await _presented(port, files.ca) == before, "the old one goes on serving"
+            late.replace(beside)
+            while await _presented(port, files.ca) != read_certificate(files.cert).serial_number:
+                await asyncio.sleep(0.01)
+    task.cancel()
+    server.close()
