@@ -212,6 +212,8 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
+    from edgeloop.crowd import expect_a_crowd
     from edgeloop.simulate.program import run_quietly
 
+    expect_a_crowd()
     run_quietly(_main())

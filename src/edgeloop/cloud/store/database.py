@@ -12,7 +12,7 @@ the replicas of one another.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from edgeloop.cloud.store.engine import GONE, is_postgresql, open_engine, unavailable
+from edgeloop.cloud.store.glance import Glance
 from edgeloop.cloud.store.locks import DECIDING, take_for_transaction
 from edgeloop.cloud.store.schema import migrate, require_newest
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
@@ -32,6 +33,7 @@ Operation = Callable[[sa.Connection], T]
 
 _LARGEST_GROUP = 256
 _TRIES = 3
+_LARGEST_PART = 64
 _ROLLED_BACK = ("40001", "40P01")
 """SQLSTATE of serialization failure and deadlock: the server undid the transaction, which may simply go again."""
 
@@ -54,14 +56,20 @@ class Database:
             self.engine.dispose()
             raise
         self._writer = Writer(self.engine)
+        self._glance = None if is_postgresql(self.engine) else Glance(self.engine)
 
     async def read(self, operation: Operation[T]) -> T:
         """Run a read on a thread. Raises Unavailable if the database cannot serve."""
         return await asyncio.to_thread(self.read_now, operation)
 
-    async def look(self, operation: Operation[T]) -> T:
-        """Run a read of a row or two by key. On SQLite that takes less than having a thread do it. See `read`."""
-        return await self.read(operation) if is_postgresql(self.engine) else self.read_now(operation)
+    async def look(self, query: sa.Select[Any], **values: str) -> Sequence[Any] | None:
+        """The first row of a read by key, None if there is none. values: of the query's parameters.
+
+        On SQLite it is asked at once and straight, which takes less than having a thread do it. Raises Unavailable.
+        """
+        if self._glance is not None:
+            return self._glance.first(query, values)
+        return await self.read(lambda connection: connection.execute(query, values).first())
 
     def read_now(self, operation: Operation[T]) -> T:
         """Run a read here and now."""
@@ -103,6 +111,8 @@ class Database:
     def close(self) -> None:
         """Finish what is queued, then close."""
         self._writer.close()
+        if self._glance is not None:
+            self._glance.close()
         self.engine.dispose()
 
 
@@ -260,30 +270,66 @@ def _is_cut_off(error: sa.exc.SQLAlchemyError) -> bool:
 
 
 def _translated(error: sa.exc.SQLAlchemyError) -> Exception:
-    """Ours for what the database cannot do now, or cannot hold; what is a bug of ours stays as it is."""
-    if isinstance(error, GONE):
-        return unavailable(error)
+    """Ours for what the database cannot do now, or cannot hold; what is a bug of ours stays as it is.
+
+    What cannot serve is told in many ways: a standby that a failover left read-only, by an InternalError.
+    """
     if isinstance(error, sa.exc.DataError):
         return InvalidInput(f"the cloud's database cannot hold this: {error.orig}. Send other text or numbers.")
-    return error
+    if isinstance(error, sa.exc.IntegrityError):
+        return error
+    return unavailable(error) if isinstance(error, (*GONE, sa.exc.DBAPIError)) else error
 
 
 def insert_ignoring(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
     """Insert rows, all of the same columns, leaving those whose key is there already; returns how many were new."""
     if not rows:
         return 0
-    compiled = _inserting(connection.dialect, table, tuple(rows[0]))
-    # Put together once, and handed to the driver as it is: SQLAlchemy's own way takes twice as long for each row.
-    names = compiled.positiontup
-    values = rows if names is None else [tuple([row[name] for name in names]) for row in rows]
-    # Without preserve_rowcount SQLAlchemy forgets psycopg's count of a batch. On 60 rows: 4 ms, with RETURNING 9 ms.
-    done = connection.exec_driver_sql(str(compiled), values, execution_options={"preserve_rowcount": True})
-    return int(done.rowcount)
+    columns = tuple(rows[0])
+    if is_postgresql(connection):
+        statement = _one(connection.dialect, table, columns)
+        # Without preserve_rowcount SQLAlchemy forgets psycopg's count of a batch. 60 rows: 4 ms, with RETURNING 9 ms.
+        done = connection.exec_driver_sql(statement, rows, execution_options={"preserve_rowcount": True})
+        return int(done.rowcount)
+    new = 0
+    for start, count in _parts(len(rows)):
+        statement, names = _many(connection.dialect, table, columns, count)
+        values = tuple([row[name] for row in rows[start : start + count] for name in names])
+        new += connection.exec_driver_sql(statement, values).rowcount
+    return new
+
+
+def _parts(rows: int) -> Iterator[tuple[int, int]]:
+    """Where parts of many rows begin, and how many each has: of a few sizes, so that few statements are made.
+
+    SQLite's driver gives the interpreter away for each statement that it runs, and waits until it has it back.
+
+    >>> list(_parts(70))
+    [(0, 64), (64, 4), (68, 2)]
+    """
+    start, size = 0, _LARGEST_PART
+    while start < rows:
+        while size > rows - start:
+            size //= 2
+        yield start, size
+        start += size
+
+
+# Put together once, and handed to the driver as they are: SQLAlchemy's own way takes twice as long for each row.
 
 
 @lru_cache(maxsize=64)
-def _inserting(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...]) -> SQLCompiler:
-    module = postgresql if dialect.name == "postgresql" else sqlite
-    compiled = module.insert(table).on_conflict_do_nothing().compile(dialect=dialect, column_keys=list(columns))
+def _one(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...]) -> str:
+    """The statement for one row of PostgreSQL, whose driver takes rows by name."""
+    inserting = postgresql.insert(table).on_conflict_do_nothing()
+    return str(inserting.compile(dialect=dialect, column_keys=list(columns)))
+
+
+@lru_cache(maxsize=64)
+def _many(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...], rows: int) -> tuple[str, tuple[str, ...]]:
+    """The statement for so many rows of SQLite, and the order in which it takes the values of each."""
+    inserting = sqlite.insert(table).values([dict.fromkeys(columns)] * rows).on_conflict_do_nothing()
+    compiled = inserting.compile(dialect=dialect)
     assert isinstance(compiled, SQLCompiler)
-    return compiled
+    names = (compiled.positiontup or [])[: len(columns)]
+    return str(compiled), tuple(name.removesuffix("_m0") for name in names)
