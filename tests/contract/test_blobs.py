@@ -1,12 +1,18 @@
 """One suite over the cloud's blobs: in a folder, in memory, and in a bucket of a real S3 server."""
 
 import asyncio
+import errno
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import LocalStore
+from torture.disk import Disk, why_not
 
-from edgeloop.cloud.store.blobs import Blobs, bucket_blobs, folder_blobs, memory_blobs
+from edgeloop.cloud.store.blobs import Blobs, Listed, bucket_blobs, folder_blobs, memory_blobs
 from edgeloop.contracts.errors import InvalidInput, NotFound, Unavailable
 from s3 import S3Server
 
@@ -94,6 +100,106 @@ def test_pieces_make_up_the_blob(blobs: Blobs) -> None:
     assert (len(pieces), b"".join(pieces)) == (2, data)
 
 
+def test_what_is_kept_is_listed_by_folder_with_size_and_time(blobs: Blobs) -> None:
+    async def scenario() -> list[Listed]:
+        for key, size_bytes in (("patches/b", 3), ("patches/a", 5), ("other/a", 7)):
+            await blobs.put(key, bytes(size_bytes))
+        return await blobs.listed("patches")
+
+    before_s = time.time()
+    listed = asyncio.run(scenario())
+    assert {(one.key, one.size_bytes) for one in listed} == {("patches/b", 3), ("patches/a", 5)}
+    assert [one.kept_at_s for one in listed] == sorted(one.kept_at_s for one in listed)
+    assert all(before_s - 2.0 < one.kept_at_s < time.time() + 2.0 for one in listed), "S3 tells times by the second"
+
+
+def test_of_an_empty_folder_nothing_is_listed(blobs: Blobs) -> None:
+    assert asyncio.run(blobs.listed("patches")) == []
+
+
+def test_hundreds_are_listed(blobs: Blobs) -> None:
+    async def scenario() -> int:
+        await asyncio.gather(*(blobs.put(f"patches/{index}", b"x") for index in range(120)))
+        return len(await blobs.listed("patches"))
+
+    assert asyncio.run(scenario()) == 120
+
+
+def test_what_was_removed_is_gone_and_may_be_removed_again(blobs: Blobs) -> None:
+    async def scenario() -> list[int | None]:
+        for key in ("patches/a", "patches/b"):
+            await blobs.put(key, b"x")
+        for _ in range(2):
+            await blobs.remove(["patches/a", "patches/never"])
+        return [await blobs.size_bytes("patches/a"), await blobs.size_bytes("patches/b")]
+
+    assert asyncio.run(scenario()) == [None, 1]
+
+
+def test_what_a_crash_left_half_written_is_not_listed(tmp_path: Path) -> None:
+    blobs = folder_blobs(tmp_path / "blobs")
+    asyncio.run(blobs.put("a/b", b"x"))
+    (tmp_path / "blobs" / "a" / "b#123456789").write_bytes(b"half")
+    assert [one.key for one in asyncio.run(blobs.listed("a"))] == ["a/b"]
+
+
+# ---- a folder on a disk whose power is cut
+
+_KEY = "samples/ab/abcd"
+_KEPT = b"pixels of an acknowledged sample" * 50
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    if why := why_not():
+        pytest.skip(why)
+    with Disk(size_mib=64) as made:
+        yield made
+
+
+def _after_the_cut(disk: Disk) -> bytes | None:
+    disk.unmount()
+    disk.mount()
+    path = disk.path / "blobs" / _KEY
+    return path.read_bytes() if path.is_file() else None
+
+
+def test_acknowledged_blob_survives_a_power_cut(disk: Disk) -> None:
+    asyncio.run(folder_blobs(disk.path / "blobs").put(_KEY, _KEPT))
+    disk.cut()
+    assert _after_the_cut(disk) == _KEPT
+
+
+def test_control_without_fsync_it_does_not(disk: Disk) -> None:
+    obstore.put(LocalStore(disk.path / "blobs", mkdir=True), _KEY, _KEPT)
+    disk.cut()
+    assert _after_the_cut(disk) != _KEPT
+
+
+@pytest.mark.parametrize("again", [_KEPT, _KEPT[::-1]], ids=["the same", "sealed anew"])
+def test_repeat_that_a_power_cut_ends_takes_nothing_away(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, again: bytes
+) -> None:
+    """The device did not hear the answer and sends its batch again; the cut comes before the first fsync is through."""
+    blobs = folder_blobs(disk.path / "blobs")
+    asyncio.run(blobs.put(_KEY, _KEPT))
+    honest = os.fsync
+
+    def cut(_: int) -> None:
+        with (disk.path / "neighbour").open("wb") as file:  # any other program's fsync settles every rename so far
+            file.write(b"x")
+            file.flush()
+            honest(file.fileno())
+        disk.cut()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", cut)
+    with pytest.raises(Unavailable, match="cannot keep blob"):
+        asyncio.run(blobs.put(_KEY, again))
+    monkeypatch.undo()
+    assert _after_the_cut(disk) == _KEPT
+
+
 # ---- a bucket
 
 
@@ -122,7 +228,14 @@ def test_bucket_that_is_not_there_is_unavailable(bucket: str) -> None:
 def test_server_that_is_away_is_unavailable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")
     blobs = bucket_blobs(bucket)
-    for call in (blobs.check(), blobs.put("a/b", b"x"), blobs.get("a/b"), blobs.size_bytes("a/b")):
+    for call in (
+        blobs.check(),
+        blobs.put("a/b", b"x"),
+        blobs.get("a/b"),
+        blobs.size_bytes("a/b"),
+        blobs.listed("a"),
+        blobs.remove(["a/b"]),
+    ):
         with pytest.raises(Unavailable) as told:
             asyncio.run(call)
         assert len(str(told.value)) < 700

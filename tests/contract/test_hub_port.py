@@ -5,11 +5,15 @@ The node's uplink signs real requests; they reach the cloud's real routes over a
 """
 
 import asyncio
+import io
+import math
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -18,32 +22,42 @@ import sqlalchemy as sa
 
 from builders import LABELS, make_parts
 from edgeloop.bundle.archive import digest
+from edgeloop.bundle.patch import apply_patch
 from edgeloop.cloud.store import fleet, inbox
-from edgeloop.contracts.codec import to_json
+from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused, Unavailable
 from edgeloop.contracts.messages import (
+    MAX_REPORT_BYTES,
     MAX_WAIT_S,
     Alert,
     Desired,
     DeviceReport,
     EnrolReply,
+    Event,
+    Health,
     InferRequest,
+    PatchOffer,
     SendReply,
     SendRequest,
     SyncReply,
     SyncRequest,
+    TrustHealth,
+    UpdateReport,
+    WatchStats,
 )
-from edgeloop.contracts.names import BundleRef, file_target, manifest_target
-from edgeloop.contracts.states import Kind
+from edgeloop.contracts.names import NOTHING, BundleRef, PatchName, file_target, manifest_target
+from edgeloop.contracts.states import Kind, UpdateState
 from edgeloop.hub.port import Hub
 from edgeloop.hub.waker import Waker
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
 from edgeloop.node.hub import NodeHub
 from edgeloop.node.signed import SignedModels
+from edgeloop.transport.budget import Budget
 from edgeloop.transport.identity import Identity
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
+from edgeloop.transport.metering import Meter
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.sender import Sender
 from edgeloop.transport.syncing import SyncLoop
@@ -79,6 +93,7 @@ class Node:
     waker: Waker
     keep: Keep
     outbox: Outbox
+    cache: Cache
     answering: Answering
     client: httpx.AsyncClient
     tasks: "list[asyncio.Task[None]]" = field(default_factory=list)
@@ -92,6 +107,7 @@ class Node:
             with suppress(asyncio.CancelledError):
                 await task
         await self.answering.close()
+        await self.cache.close()
         await self.client.aclose()
         self.outbox.close()
         self.keep.close()
@@ -134,20 +150,32 @@ async def start_node(cloud: SmallCloud, folder: Path, *, answers: bool = True) -
         director_root=reply.director_root,
     )
     keep, outbox, waker = Keep(folder / "node.db"), Outbox(folder / "outbox.db", NODE), Waker()
-    cache = Cache(folder / "cache", uplink)
+    budget = Budget(keep)
+    meter = Meter(budget, on_wait=lambda: None)
+    cache = Cache(folder / "cache", uplink, meter)
     answering = Answering(uplink, SignedModels(cache, member, folder / "trust") if answers else None)
-    hub = NodeHub(uplink, keep=keep, cache=cache, outbox=outbox, answering=answering, waker=waker)
+    hub = NodeHub(
+        uplink,
+        keep=keep,
+        cache=cache,
+        outbox=outbox,
+        answering=answering,
+        waker=waker,
+        budget=budget,
+        meter=meter,
+    )
     hub.sync_loop = SyncLoop(
         uplink,
         reports=hub.reports,
         known=hub.known,
         on_desired=hub.on_desired,
+        on_failed=hub.on_sync_failed,
         wait_s=MAX_WAIT_S,
         longest_backoff_s=0.05,
     )
     sender = Sender(outbox, uplink, every_s=0.01, longest_wait_s=0.05)
     tasks = [asyncio.create_task(hub.sync_loop.run()), asyncio.create_task(sender.run())]
-    return Node(hub, wire, waker, keep, outbox, answering, client, tasks)
+    return Node(hub, wire, waker, keep, outbox, cache, answering, client, tasks)
 
 
 @pytest.fixture(params=["cloud", "node", "carrying node"])
@@ -520,6 +548,34 @@ async def test_directors_word_says_what_was_assigned(hop: Hop) -> None:
     assert b"tiny@1.2.3" in await hop.read(f"director/{CAMERA}/metadata/2.targets.json")
 
 
+async def test_patch_is_offered_and_makes_the_file(hop: Hop) -> None:
+    base = random.Random(1).randbytes(100_000)
+    want = base[:-500] + bytes(500)
+    for version, model in (("1.0.0", base), ("1.1.0", want)):
+        await hop.cloud.hand_over(make_parts(version=version).with_model(model))
+    await hop.enrol()
+    name = PatchName(digest(want), digest(base))
+    offered = await hop.hub.fetch(CAMERA, name.offer_path)
+    assert not offered.immutable, "what is offered today may be gone tomorrow"
+    offer = from_json(await hop.read(name.offer_path), PatchOffer, what="an offer")
+    patch = await hop.read(f"targets/{file_target(offer.sha256)}")
+    assert (digest(patch), len(patch)) == (offer.sha256, offer.size_bytes)
+    made: list[bytes] = []
+    apply_patch(io.BytesIO(patch), io.BytesIO(base), made.append, result_bytes=len(want))
+    assert b"".join(made) == want
+    assert len(patch) < 1_000
+
+
+async def test_patch_that_is_not_worth_it_is_not_found(hop: Hop) -> None:
+    models = [random.Random(seed).randbytes(100_000) for seed in (1, 2)]
+    for version, model in zip(("1.0.0", "1.1.0"), models, strict=True):
+        await hop.cloud.hand_over(make_parts(version=version).with_model(model))
+    await hop.enrol()
+    for base in (digest(models[0]), NOTHING, digest(b"never published")):
+        with pytest.raises(NotFound):
+            await hop.hub.fetch(CAMERA, PatchName(digest(models[1]), base).offer_path)
+
+
 # ---- send
 
 
@@ -541,6 +597,20 @@ async def test_repeated_events_are_counted_as_such(hop: Hop) -> None:
     await hop.hub.send(CAMERA, SendRequest(events=(event(1), event(2))))
     reply = await hop.hub.send(CAMERA, SendRequest(events=(event(2), event(3))))
     assert reply == SendReply(accepted=1, repeated=1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [event(2, at_ms=1), event(2, sample()), event(2, Alert(what="w", detail="d"))],
+    ids=["time", "sample", "alert"],
+)
+async def test_another_event_of_a_used_identity_is_rejected_as_such(hop: Hop, other: Event) -> None:
+    await hop.enrol()
+    await hop.hub.send(CAMERA, SendRequest(events=(event(1), event(2))))
+    reply = await hop.hub.send(CAMERA, SendRequest(events=(event(1), other, event(3))))
+    assert (reply.accepted, reply.repeated) == (1, 1)
+    assert [(one.index, one.reused) for one in reply.rejected] == [(1, True)]
+    await _counted(hop, 3)
 
 
 async def test_event_twice_in_a_batch_is_taken_once(hop: Hop) -> None:
@@ -743,6 +813,26 @@ async def test_sync_says_whether_the_cloud_is_reachable(behind_node: tuple[Hop, 
     await until(lambda: reachable(True), "the cloud within reach again")
 
 
+async def test_what_was_said_while_the_cloud_was_away_comes_up_when_it_is_back(behind_node: tuple[Hop, Node]) -> None:
+    hop, node = behind_node
+    await hop.enrol()
+    node.wire.is_cut = True
+    await hop.hub.sync(CAMERA, SyncRequest(reports=(report(CAMERA, active="tiny@1.0.0"),)))
+
+    async def is_away() -> bool:
+        assert node.hub.sync_loop is not None
+        return not node.hub.sync_loop.is_reachable
+
+    async def arrived() -> bool:
+        views = {view.device_id: view for view in await hop.cloud.database.read(fleet.list_devices)}
+        told = views[CAMERA].report
+        return told is not None and told.active == "tiny@1.0.0"
+
+    await until(is_away, "the cloud out of reach")
+    node.wire.is_cut = False
+    await until(arrived, "what the device said once")
+
+
 async def test_restarted_node_knows_every_device_that_enrolled_at_once(cloud: SmallCloud, tmp_path: Path) -> None:
     names = [f"camera-{index}" for index in range(20)]
     node = await start_node(cloud, tmp_path / "node")
@@ -818,3 +908,64 @@ async def test_device_that_was_let_in_again_is_known_where_it_stands(hop: Hop) -
     await hop.hub.enrol(enrol_request(CAMERA, secret, key_number=1))
     assert await hop.hub.public_key(CAMERA) == public_key_of(CAMERA, number=1)
     assert (await hop.sync(known=9)).desired == ()
+
+
+# ---- reports that cannot be kept
+
+BAD_REPORTS = {
+    "a NaN deep within": {"health": Health(trust=TrustHealth(expires_at_s=math.nan))},
+    "an infinite age": {"age_s": math.inf},
+    "a NaN on watch": {
+        "update": UpdateReport(
+            generation=1,
+            rollout_id="r",
+            bundle="tiny@1.0.0",
+            state=UpdateState.ACTIVE,
+            watch=WatchStats(latency_p50_ms=math.nan),
+        )
+    },
+    "too large": {"health": Health(error_reason="x" * MAX_REPORT_BYTES)},
+}
+
+
+@pytest.mark.parametrize("bad", BAD_REPORTS.values(), ids=BAD_REPORTS)
+async def test_report_that_cannot_be_kept_is_turned_down_and_its_sender_told(hop: Hop, bad: dict[str, Any]) -> None:
+    await hop.enrol()
+    bad_report = msgspec.structs.replace(report(CAMERA), **bad)
+    reply = await hop.hub.sync(CAMERA, SyncRequest(reports=(bad_report,)))
+    assert [(one.device_id, bool(one.reason)) for one in reply.rejected] == [(CAMERA, True)]
+    good = await hop.hub.sync(CAMERA, SyncRequest(reports=(report(CAMERA),)))
+    assert good.rejected == ()
+
+
+@pytest.mark.parametrize("bad", BAD_REPORTS.values(), ids=BAD_REPORTS)
+async def test_bad_report_of_one_device_hides_and_holds_up_nobody_else(hop: Hop, bad: dict[str, Any]) -> None:
+    await hop.enrol()
+    await hop.enrol("camera-2")
+    await hop.hub.sync(CAMERA, SyncRequest(reports=(msgspec.structs.replace(report(CAMERA), **bad),)))
+    await hop.hub.sync("camera-2", SyncRequest(reports=(report("camera-2", active="tiny@9.0.0"),)))
+
+    async def is_heard() -> bool:
+        views = {one.device_id: one for one in hop.cloud.database.read_now(fleet.list_devices)}
+        assert views[CAMERA].report is None
+        told = views["camera-2"].report
+        return told is not None and told.active == "tiny@9.0.0"
+
+    await until(is_heard, "the cloud hearing of camera-2")
+    generation = await hop.cloud.assign("camera-2")
+    await _desired_at(hop, "camera-2", generation)
+
+
+async def test_cloud_drops_a_bad_report_and_not_the_sync_of_the_node_that_brings_it(cloud: SmallCloud) -> None:
+    cloud.enrol(NODE, kind=Kind.NODE)
+    cloud.enrol(CAMERA, "camera-2", via=NODE)
+    generation = await cloud.assign("camera-2")
+    bad = msgspec.structs.replace(report(CAMERA), **BAD_REPORTS["a NaN deep within"])
+    reply = await cloud.hub.sync(
+        NODE, SyncRequest(reports=(report(NODE), bad, report("camera-2", active="tiny@9.0.0")))
+    )
+    assert [one.device_id for one in reply.rejected] == [CAMERA]
+    assert reply.desired == (Desired(device_id="camera-2", generation=generation),)
+    views = {one.device_id: one.report for one in cloud.database.read_now(fleet.list_devices)}
+    assert views[CAMERA] is None
+    assert views["camera-2"] is not None

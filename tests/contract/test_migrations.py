@@ -114,11 +114,96 @@ def test_every_step_up_keeps_the_rows_and_every_step_down_restores_them(engine: 
             at[version] = (_schema(connection), _rows(connection))
             assert all(at[version][1].values()), "the test itself left a table empty"
     for version in reversed(known_versions()[:-1]):
-        migrate(engine, to=version)
+        migrate(engine, to=version, lose_roots=True)
         with engine.connect() as connection:
             schema, rows = at[version]
             assert _schema(connection) == schema, f"the way back to {version} left the schema changed"
             assert _rows(connection) == rows, f"the way back to {version} lost something"
+
+
+def _insert(connection: sa.Connection, table_name: str, /, **values: Any) -> None:
+    """A row of a table as it is now; what is not given has some value of its type."""
+    table = sa.Table(table_name, sa.MetaData(), autoload_with=connection)
+    needed = {column.name: _value(table, column) for column in table.columns if not column.nullable}
+    connection.execute(table.insert().values({**needed, **values}))
+
+
+_WAVE_S = 77.0
+
+
+@pytest.mark.parametrize(
+    ("rollout", "generation", "state", "outcome"),
+    [
+        ("running", None, None, None),
+        ("running", 1, None, None),
+        ("running", 1, "downloading", None),
+        ("running", 1, "active", None),
+        ("running", 1, "confirmed", "confirmed"),
+        ("running", 1, "refused", "refused"),
+        ("running", 1, "rolled_back", "rolled_back"),
+        ("completed", 1, "refused", "refused"),
+        ("aborted", None, None, None),
+        ("aborted", 1, None, "refused"),
+        ("aborted", 1, "downloading", "refused"),
+        ("aborted", 1, "verifying", "refused"),
+        ("aborted", 1, "accepting", "refused"),
+        ("aborted", 1, "active", "rolled_back"),
+        ("aborted", 1, "confirmed", "confirmed"),
+        ("aborted", 1, "rolled_back", "rolled_back"),
+    ],
+)
+def test_what_a_device_said_last_becomes_what_its_rollout_came_to(
+    engine: sa.Engine, rollout: str, generation: int | None, state: str | None, outcome: str | None
+) -> None:
+    migrate(engine, to="0003")
+    with engine.begin() as connection:
+        _insert(connection, "rollouts", rollout_id="r", state=rollout, wave_started_at_s=_WAVE_S)
+        _insert(connection, "devices", device_id="d")
+        member = {"rollout_id": "r", "device_id": "d", "generation": generation, "state": state, "reason": "why"}
+        _insert(connection, "rollout_devices", **member)
+    migrate(engine)
+    with engine.connect() as connection:
+        (row,) = connection.execute(sa.select(metadata.tables["rollout_devices"])).all()
+    since_s = None if generation is None else _WAVE_S
+    assert (row.outcome, row.since_s, row.state, row.reason) == (outcome, since_s, state, "why")
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "reason", "ended_at_s"),
+    [
+        ("queued", "aborted", "it was queued when the schema went back", _WAVE_S),
+        ("running", "running", "", None),
+        ("paused", "aborted", "it was paused when the schema went back", _WAVE_S),
+        ("completed", "completed", "", None),
+        ("aborted", "aborted", "", None),
+    ],
+)
+def test_rollout_that_the_older_schema_cannot_tell_is_ended(
+    engine: sa.Engine, state: str, before: str, reason: str, ended_at_s: float | None
+) -> None:
+    migrate(engine)
+    report = '{"update":{"state":"waiting"}}'
+    with engine.begin() as connection:
+        _insert(connection, "rollouts", rollout_id="r", state=state, reason="", wave_started_at_s=_WAVE_S)
+        _insert(connection, "devices", device_id="d", report=report)
+        _insert(connection, "rollout_devices", rollout_id="r", device_id="d", state="waiting")
+    migrate(engine, to="0003")
+    with engine.connect() as connection:
+        rows = _rows(connection)
+    (rollout,) = rows["rollouts"]
+    assert (rollout["state"], rollout["reason"], rollout["ended_at_s"]) == (before, reason, ended_at_s)
+    assert rows["rollout_devices"][0]["state"] == "accepting"
+    assert rows["devices"][0]["report"] == report.replace("waiting", "accepting")
+
+
+def test_who_had_a_token_before_there_were_roles_owns_the_cloud(engine: sa.Engine) -> None:
+    migrate(engine, to="0004")
+    with engine.begin() as connection:
+        _insert(connection, "api_tokens", name="ana")
+    migrate(engine)
+    with engine.connect() as connection:
+        (row,) = connection.execute(sa.select(api_tokens)).all()
+    assert (row.name, row.role, row.expires_at_s) == ("ana", "owner", None)
 
 
 def test_way_down_and_up_again_ends_where_the_tables_say(engine: sa.Engine) -> None:
@@ -132,9 +217,23 @@ def test_way_down_leaves_nothing_behind_even_with_rows(engine: sa.Engine) -> Non
     migrate(engine)
     with engine.begin() as connection:
         _fill(connection)
-    migrate(engine, to=BASE)
+    migrate(engine, to=BASE, lose_roots=True)
     with engine.connect() as connection:
         assert sa.inspect(connection).get_table_names() == ["alembic_version"]
+
+
+@pytest.mark.parametrize("to", [BASE, "0001"])
+def test_roots_of_trust_are_not_lost_unless_told(engine: sa.Engine, to: str) -> None:
+    migrate(engine)
+    with engine.begin() as connection:
+        _fill(connection)
+        before = _schema(connection), _rows(connection)
+    with pytest.raises(Refused, match=f"schema {to} has no place for roots .* 1 are in this .* --lose-roots"):
+        migrate(engine, to=to)
+    with engine.connect() as connection:
+        assert (_schema(connection), _rows(connection)) == before
+    migrate(engine, to="0002")
+    assert migrate(engine, to=to, lose_roots=True) == ("0002", to)
 
 
 def test_every_version_can_be_told_from_the_database(engine: sa.Engine) -> None:

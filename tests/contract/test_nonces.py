@@ -102,6 +102,53 @@ def test_old_nonces_leave_the_table(postgres: PostgresServer, clock: Clock) -> N
     assert kept == ["b"]
 
 
+def test_database_that_became_read_only_is_unavailable_and_nobody_waits(postgres: PostgresServer, clock: Clock) -> None:
+    """A standby after a failover answers so."""
+    url = postgres.new_database("cloud_1")
+    database = Database(url)
+    nonces = SharedNonces(database, clock=clock)
+    assert _use(nonces, ("camera-1", "a")) == [True]
+    name = url.rpartition("/")[2]
+    postgres.administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    database.engine.dispose()
+    try:
+
+        async def scenario() -> list[object]:
+            asked = [nonces.use("camera-1", f"{index}", until_s=2e9) for index in range(3)]
+            return list(await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60))
+
+        told = asyncio.run(scenario())
+        assert [type(one) for one in told] == [Unavailable] * 3
+        assert "read-only" in str(told[0])
+        with pytest.raises(Unavailable, match="read-only"):
+            database.write_now(lambda c: c.execute(used_nonces.delete()) and None)
+        assert database.read_now(lambda c: c.execute(sa.select(used_nonces.c.nonce)).scalar()) == "a"
+    finally:
+        database.close()
+
+
+def test_whoever_waits_hears_of_a_fault_of_ours_too(postgres: PostgresServer, clock: Clock) -> None:
+    database = Database(postgres.new_database("cloud_1"))
+    broken = iter([ZeroDivisionError])
+
+    def breaks_once() -> float:
+        for error in broken:
+            raise error
+        return clock()
+
+    nonces = SharedNonces(database, clock=breaks_once)
+    try:
+
+        async def ask(nonce: str) -> bool:
+            return await asyncio.wait_for(nonces.use("camera-1", nonce, until_s=2e9), 60)
+
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(ask("a"))
+        assert asyncio.run(ask("b"))
+    finally:
+        database.close()
+
+
 def test_nonce_that_cannot_be_looked_up_is_no_good(postgres: PostgresServer, clock: Clock) -> None:
     database = Database(postgres.new_database("cloud_1"))
     nonces = SharedNonces(database, clock=clock)

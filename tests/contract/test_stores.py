@@ -9,23 +9,33 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from builders import LABELS, make_parts
 from edgeloop.bundle.archive import digest
-from edgeloop.cloud.store import analysis, fleet, inbox, jobs, registry
+from edgeloop.cloud.store import access, analysis, cutting, fleet, inbox, jobs, registry, rollouts
 from edgeloop.cloud.store.database import Database, insert_ignoring
 from edgeloop.cloud.store.engine import open_engine
 from edgeloop.cloud.store.tables import api_tokens, metadata
-from edgeloop.contracts.api import DriftRow, JobRequest, JobUpdate, JobView, JoinTokenRequest, LabelRequest
+from edgeloop.contracts.access import Role
+from edgeloop.contracts.api import (
+    DriftRow,
+    JobRequest,
+    JobUpdate,
+    JobView,
+    JoinTokenRequest,
+    LabelRequest,
+    RolloutRequest,
+)
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Refused, Unavailable
-from edgeloop.contracts.messages import Alert, DeviceReport, Event, Health
+from edgeloop.contracts.messages import Alert, Assignment, DeviceReport, Event, Health, UpdateReport
 from edgeloop.contracts.names import BundleRef
-from edgeloop.contracts.states import JobState
+from edgeloop.contracts.states import JobState, Outcome, UpdateState
 from postgres import PostgresServer
-from small_cloud import enrol_request, event, reading, sample
+from small_cloud import enrol_request, event, reading, sample, update_report
 
 CAMERA = "camera-1"
 
@@ -310,6 +320,15 @@ def test_job_whose_lease_ran_out_is_given_to_another(database: Database) -> None
     again = _claim(database, "w2", now_s=61.0)
     assert again is not None
     assert (again.job_id, again.worker, again.state) == (job.job_id, "w2", JobState.RUNNING)
+
+
+def test_job_that_was_leased_by_a_clock_that_was_wrong_is_given_to_another(database: Database) -> None:
+    job = _job(database)
+    _claim(database, "w1", now_s=1e9, lease_s=60.0)
+    assert _claim(database, "w2", now_s=1e9 - 30.0) is None
+    claimed = _claim(database, "w2", now_s=1000.0)
+    assert claimed is not None
+    assert (claimed.job_id, claimed.worker) == (job.job_id, "w2")
 
 
 def test_worker_that_lost_its_job_is_refused(database: Database) -> None:
@@ -793,6 +812,39 @@ def test_batch_that_reaches_both_replicas_counts_once(pair: tuple[Database, Data
     assert sum(count for count in new if isinstance(count, int)) == 200
 
 
+def test_device_that_confirms_while_the_rollout_is_aborted_elsewhere_stays_confirmed(
+    pair: tuple[Database, Database],
+) -> None:
+    """Its word is committed by the other replica between this one's read and its write."""
+    request = RolloutRequest(bundle="tiny@1.0.0", waves=("100%",))
+    wanted = Assignment(generation=0, rollout_id="", bundle="tiny@1.0.0", manifest_sha256="0" * 64)
+
+    def begin(connection: sa.Connection) -> tuple[str, int]:
+        rollout_id = rollouts.add_rollout(
+            connection, request, bundle="tiny@1.0.0", sizes=(1,), devices=[CAMERA], now_s=1.0
+        )
+        generation = fleet.assign(connection, CAMERA, msgspec.structs.replace(wanted, rollout_id=rollout_id), now_s=1.0)
+        rollouts.note_assigned(connection, rollout_id, CAMERA, generation=generation, before=None, now_s=1.0)
+        return rollout_id, generation
+
+    _enrol(pair[0])
+    rollout_id, generation = pair[0].write_now(begin)
+
+    def said(state: UpdateState) -> list[tuple[str, UpdateReport]]:
+        given = msgspec.structs.replace(wanted, rollout_id=rollout_id, generation=generation)
+        return [(CAMERA, update_report(given, state))]
+
+    pair[1].write_now(lambda c: rollouts.note_reports(c, said(UpdateState.ACTIVE), now_s=2.0), alone=False)
+    was = pair[0].read_now(lambda c: rollouts.get_row(c, rollout_id, CAMERA))
+    assert pair[1].write_now(lambda c: rollouts.note_outcome(c, was, Outcome.UNREACHABLE, "silent"))
+    assert not pair[0].write_now(lambda c: rollouts.note_outcome(c, was, Outcome.ROLLED_BACK, "told to go back"))
+    was = pair[0].read_now(lambda c: rollouts.get_row(c, rollout_id, CAMERA))
+    pair[1].write_now(lambda c: rollouts.note_reports(c, said(UpdateState.CONFIRMED), now_s=3.0), alone=False)
+    assert not pair[0].write_now(lambda c: rollouts.note_outcome(c, was, Outcome.ROLLED_BACK, "told to go back"))
+    now = pair[0].read_now(lambda c: rollouts.get_row(c, rollout_id, CAMERA))
+    assert (now.outcome, now.reason) == (Outcome.CONFIRMED, "")
+
+
 def test_groups_that_wait_for_each_other_in_a_circle_go_again(pair: tuple[Database, Database]) -> None:
     """Deadlock: each holds the row that the other one wants."""
     for name in "ab":
@@ -882,3 +934,35 @@ def test_commuting_write_does_not_wait_for_who_decides(pair: tuple[Database, Dat
         assert pair[1].write_now(lambda c: inbox.add_events(c, (event(1),)), alone=False) == 1
     finally:
         go.set()
+
+
+# ---- the access log's older part
+
+
+def test_log_is_cut_at_a_line_and_stays_append_only(fresh: Database) -> None:
+    who = access.Caller("alice", Role.OWNER)
+
+    def add(connection: sa.Connection) -> list[int]:
+        return [
+            access.note_request(connection, who, action="a", target="t", address="x", now_s=at_s)
+            for at_s in (10.0, 30.0, 20.0, 40.0)
+        ]
+
+    numbers = fresh.write_now(add)
+    older = fresh.read_now(lambda c: cutting.older_than(c, 25.0))
+    assert [one.entry for one in older] == numbers[:1], "a line between newer ones stays: the cut leaves no gap"
+    fresh.write_now(lambda c: cutting.cut(c, numbers[0], sha256="0" * 64, now_s=50.0))
+    left = fresh.read_now(lambda c: access.list_log(c, before=None, limit=10))
+    assert [one.action for one in left] == ["cut-log", "a", "a", "a"]
+    assert [one.entry for one in left[1:]] == numbers[:0:-1]
+    for table in ("access_log", "access_outcomes"):
+        with pytest.raises((sa.exc.DBAPIError, Unavailable), match="append-only"):
+            fresh.write_now(lambda c, table=table: c.execute(sa.text(f"DELETE FROM {table}")))
+
+
+def test_sender_that_was_revoked_is_refused_within_the_transaction(fresh: Database) -> None:
+    _enrol(fresh)
+    fresh.read_now(lambda c: fleet.require_good_standing(c, CAMERA))
+    fresh.write_now(lambda c: fleet.revoke(c, CAMERA, now_s=1.0))
+    with pytest.raises(Refused, match="was revoked"):
+        fresh.write_now(lambda c: fleet.require_good_standing(c, CAMERA))

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from builders import make_bundle
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.found import found
 from edgeloop.contracts.api import JoinTokenRequest, RolloutRequest
+from edgeloop.contracts.codec import to_json
+from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.join import parse_join_token
 from edgeloop.contracts.messages import Assignment, DeviceReport, EnrolReply, SendRequest, SyncRequest
 from edgeloop.contracts.names import BundleRef, manifest_target
@@ -135,13 +138,47 @@ def test_restored_cloud_serves_the_same_devices(
         assert asyncio.run(device.sync(url)) is None, "what the backup knows is no news to the device"
         assert asyncio.run(device.send(url, 2, 4, 6)) == (1, 2)
         assert sorted(api.sample_data(view.sample_id) for view in api.samples()) == [b"2", b"4", b"6"]
-        assert [view.rollout_id for view in api.rollouts() if view.state == "running"] == [first.rollout_id]
+        (paused,) = api.rollouts()
+        assert (paused.rollout_id, paused.state) == (first.rollout_id, "paused"), "it had been aborted since"
+        assert paused.reason.startswith("restored from a backup of ")
         api.abort_rollout(first.rollout_id, "restored")
         again = api.start_rollout(RolloutRequest(bundle="tiny@1.0.0"))
         wanted = asyncio.run(device.sync(url))
     assert wanted is not None
     assert (wanted.rollout_id, wanted.bundle) == (again.rollout_id, "tiny@1.0.0")
     assert device.known > known + 1
+
+
+def test_devices_that_saw_more_than_the_backup_take_updates_again_after_one_command(tmp_path: Path) -> None:
+    targets_key = tmp_path / "keys" / "targets.pem"
+    found(CloudConfig(folder=tmp_path / "old"), keys=tmp_path / "keys", url="http://127.0.0.1:0")
+    device = Device(tmp_path / "device")
+    with _served(tmp_path / "old") as (url, api):
+        publish(make_bundle(tmp_path), api, targets_key=targets_key)
+        asyncio.run(device.enrol(url, parse_join_token(api.make_join_token(JoinTokenRequest()).token).secret))
+        _edgeloop("cloud", "backup", str(tmp_path / "backup"), "--dir", str(tmp_path / "old"))
+        for version in ("1.1.0", "1.2.0"):
+            publish(make_bundle(tmp_path, version=version), api, targets_key=targets_key)
+        api.start_rollout(RolloutRequest(bundle="tiny@1.2.0"))
+        assert asyncio.run(device.sync(url)) is not None
+    shutil.rmtree(tmp_path / "old")
+
+    _edgeloop("cloud", "restore", str(tmp_path / "backup"), "--dir", str(tmp_path / "new"))
+    with _served(tmp_path / "new") as (url, api):
+        publish(make_bundle(tmp_path, version="1.3.0"), api, targets_key=targets_key)
+        rollout = api.start_rollout(RolloutRequest(bundle="tiny@1.3.0"))
+        with pytest.raises(Refused, match="images metadata does not hold"):
+            asyncio.run(device.sync(url))
+        assert any("keys lift" in role.warning for role in api.keys().roles)
+
+        operator = tmp_path / "operator.json"
+        operator.write_bytes(to_json(msgspec.structs.replace(read_operator(tmp_path / "new/operator.json"), url=url)))
+        _edgeloop("keys", "lift", "--operator", str(operator), "--targets-key", str(targets_key))
+        assert not any(role.warning for role in api.keys().roles)
+        device.known -= 1  # it heard of it, and asks again
+        wanted = asyncio.run(device.sync(url))
+    assert wanted is not None
+    assert (wanted.rollout_id, wanted.bundle) == (rollout.rollout_id, "tiny@1.3.0")
 
 
 def _set_places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from edgeloop.cli.say import emit_json, printable
 from edgeloop.cli.show import OPERATOR_DEFAULT, AsJson, Operator, console, show_table
 from edgeloop.contracts.access import AccessRequest, Role
 from edgeloop.contracts.codec import to_pretty_json
+from edgeloop.contracts.errors import InvalidInput
 from edgeloop.contracts.names import require_name
 from edgeloop.transport.cloud_api import CloudApi, read_operator
 
@@ -76,7 +77,7 @@ def log(
     operator: Operator = OPERATOR_DEFAULT,
     as_json: AsJson = False,
 ) -> None:
-    """Who did what, newest first; nothing can be taken out of it."""
+    """Who did what, newest first; nothing leaves it but by 'access cut'."""
     with CloudApi(read_operator(operator)) as api:
         entries = api.access_log(before=before, limit=limit)
     if as_json:
@@ -121,6 +122,41 @@ def recover(
         database.close()
     write_durable(out, to_pretty_json(msgspec.structs.replace(own, token=token)), mode=0o600)
     console.print(f"owner {request.name}, operator file in {out}", highlight=False)
+
+
+@app.command()
+def cut(
+    out: Annotated[Path, typer.Argument(help="Where the export goes, a line of JSON each; must not be there yet.")],
+    older_than_days: Annotated[float, typer.Option(min=1.0, help="Lines older than this.")] = 365.0,
+    folder: Annotated[Path, typer.Option("--dir", help="The cloud's folder.")] = Path("cloud"),
+    database: Annotated[
+        str | None,
+        typer.Option("--database", envvar="EDGELOOP_DATABASE", help="postgresql+psycopg://..., else the folder's."),
+    ] = None,
+) -> None:
+    """Export the log's older lines, and take them out; at the server's own database, also while it serves."""
+    from edgeloop.bundle.archive import digest
+    from edgeloop.cloud.config import CloudConfig
+    from edgeloop.cloud.found import require_founded
+    from edgeloop.cloud.store import cutting
+    from edgeloop.cloud.store.database import Database
+
+    if out.exists():
+        raise InvalidInput(f"{out} is there already; name a file that is not, so that no export is lost")
+    config = CloudConfig(folder=folder, database_url=database)
+    require_founded(config)
+    now_s = time.time()
+    opened = Database(config.sqlalchemy_url, migrates=False)
+    try:
+        entries = opened.read_now(lambda c: cutting.older_than(c, now_s - older_than_days * 86_400))
+        if entries:
+            lines = cutting.as_lines(entries)
+            write_durable(out, lines, mode=0o600)
+            opened.write_now(lambda c: cutting.cut(c, entries[-1].entry, sha256=digest(lines), now_s=now_s))
+    finally:
+        opened.close()
+    said = f"{len(entries):,} lines exported to {out}, and cut" if entries else "no line is as old; nothing was done"
+    console.print(said, highlight=False)
 
 
 def when(at_s: float | None) -> str:

@@ -41,7 +41,7 @@ def list_devices(operator: Operator = OPERATOR_DEFAULT, as_json: AsJson = False)
                 (report.engine if report else None) or "-",
                 f"{update.state}" if update else "-",
                 str(report.health.readings) if report else "-",
-                (words(report.health) if report else "") or "-",
+                (words(report.health) if report else device.unreadable) or "-",
                 _standing(device, now_s),
             )
         )

@@ -184,6 +184,23 @@ def renew(
 
 
 @app.command()
+def lift(
+    targets_key: TargetsKeys = None,
+    out: Out = None,
+    operator: Operator = OPERATOR_DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """After a restore: sign what is published anew, with a version beyond any that devices can have seen."""
+    from edgeloop.toolchain import keys
+
+    signers = _signers((), targets_key, operator)
+    with CloudApi(read_operator(operator)) as api:
+        view = api.keys()
+        change = keys.lift(view, signers, now_s=time.time())
+        _finish(api, view, change, out, as_json=as_json)
+
+
+@app.command()
 def sign(
     file: Annotated[Path, typer.Argument(help="A change that '--out' wrote.")],
     root_key: Annotated[list[Path] | None, typer.Option(help="A root key to sign its roots with.")] = None,

@@ -52,19 +52,20 @@ def start(
         float, typer.Option(min=0, max=1, help="Share of readings on watch that may fail.")
     ] = 0.02,
     max_latency_ratio: Annotated[
-        float, typer.Option(min=0, help="Median latency over the old version's, judged above 5 ms.")
+        float, typer.Option(min=0.01, help="Median latency over the old version's, judged above 5 ms.")
     ] = 3.0,
     watch_readings: Annotated[
         int, typer.Option(min=0, help="Readings on watch before a device confirms; 0 for no watch.")
     ] = 20,
     watch_deadline_s: Annotated[
-        float, typer.Option(min=0.1, help="With fewer readings by then, liveness alone confirms.")
+        float, typer.Option(min=0.1, max=604_800, help="With fewer readings by then, liveness alone confirms.")
     ] = 600.0,
     wave_deadline_s: Annotated[
-        float, typer.Option(min=0.1, help="A wave that takes longer ends the rollout.")
+        float, typer.Option(min=0.1, help="A device that takes longer is left behind.")
     ] = 3600.0,
     unreachable_after_s: Annotated[
-        float, typer.Option(min=1, help="A device that is silent for so long is left behind.")
+        float,
+        typer.Option(min=1, help="A device that is silent for so long is left behind, or failed if the version ran."),
     ] = 1800.0,
     max_accuracy_drop: Annotated[
         float, typer.Option(min=0, max=1, help="How many more labelled samples may be wrong, as a share.")

@@ -8,7 +8,7 @@ import re
 from edgeloop.contracts.errors import InvalidInput
 
 _SIZES = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
-_TIMES_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_TIMES_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 _RANGE = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*\.\.\s*(-?[0-9]+(?:\.[0-9]+)?)\s*")
 
@@ -26,7 +26,7 @@ def parse_size_bytes(text: str) -> int:
 
 
 def parse_duration_s(text: str) -> float:
-    """Seconds. Raises InvalidInput unless it is a number and us, ms, s, min or h.
+    """Seconds. Raises InvalidInput unless it is a number and us, ms, s, min, h or d.
 
     >>> parse_duration_s("10min"), parse_duration_s("30s"), parse_duration_s("2ms")
     (600.0, 30.0, 0.002)

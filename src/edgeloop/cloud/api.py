@@ -49,13 +49,14 @@ from edgeloop.contracts.codec import require_known_schema
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.join import Join, secret_hash, token_id
 from edgeloop.contracts.names import BundleRef
-from edgeloop.hub.limits import Failures
 from edgeloop.hub.tls import ServerFiles, authority_der
 
 _ARTIFACT = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _MEDIA = re.compile(r"(?:image|audio|application)/[a-z0-9.+-]{1,60}|text/csv")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Limit = Annotated[int, QueryParameter(ge=1, le=10_000)]
+Page = Annotated[int, QueryParameter(ge=1, le=100)]
+"""Of what is large: a rollout has a row for each device."""
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -72,7 +73,7 @@ Cloud = NamedDependency[Services]
 def api_router(services: Services) -> Router:
     """The routes under /api/v1."""
 
-    door = Doorkeeper(services.stores.database, Failures(services.config.limits))
+    door = Doorkeeper(services.stores.database, services.config.limits)
 
     def before(app: ASGIApp) -> ASGIApp:  # not the method itself: Litestar copies what it is given, to the depths
         return door.before(app)
@@ -249,9 +250,11 @@ class RolloutRoutes(Controller):
     tags = ["rollouts"]
 
     @get("/", security=VIEWER)
-    async def rollouts(self, services: Cloud) -> list[RolloutView]:
-        """All rollouts."""
-        return await services.stores.database.read(rollouts.list_rollouts)
+    async def rollouts(
+        self, services: Cloud, after: FromQuery[str | None] = None, limit: Page = 100
+    ) -> list[RolloutView]:
+        """Rollouts, oldest first; after the one with this id."""
+        return await services.stores.database.read(lambda c: rollouts.list_rollouts(c, after=after, limit=limit))
 
     @post("/", security=OPERATOR)
     async def start(self, services: Cloud, request: AnyRequest, data: JSONBody[RolloutRequest]) -> RolloutView:
@@ -288,9 +291,11 @@ class InboxRoutes(Controller):
     tags = ["inbox"]
 
     @get("/events/counts", security=VIEWER)
-    async def counts(self, services: Cloud) -> list[EventCount]:
-        """How much is here, by device and epoch."""
-        return await services.stores.database.read(inbox.count_events)
+    async def counts(
+        self, services: Cloud, after: FromQuery[str | None] = None, limit: Limit = 1000
+    ) -> list[EventCount]:
+        """How much is here, by device and epoch, of so many devices; after the one with this id."""
+        return await services.stores.database.read(lambda c: inbox.count_events(c, after=after, most_devices=limit))
 
     @get("/samples", security=VIEWER)
     async def samples(

@@ -17,16 +17,19 @@ from edgeloop.cloud.found import require_founded, take_in_roots
 from edgeloop.cloud.hub import CloudHub, Stores
 from edgeloop.cloud.online import OnlineKeys
 from edgeloop.cloud.replica import Replica
+from edgeloop.cloud.store import restores
 from edgeloop.cloud.store.blobs import open_blobs
 from edgeloop.cloud.store.database import Database
 from edgeloop.cloud.store.engine import is_postgresql, parse_url
 from edgeloop.cloud.store.nonces import SharedNonces
 from edgeloop.cloud.store.sole import sole_server
-from edgeloop.cloud.trust import warn_daily
+from edgeloop.cloud.tidy import Tidier
+from edgeloop.cloud.trust import forget_retired, warn_daily
 from edgeloop.hub.proof import OwnNonces, ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, loop_factory, serve
 from edgeloop.hub.waker import Waker
+from edgeloop.supervisor import Supervisor
 from edgeloop.transport.seal import open_keyring
 
 _MAX_UPLOAD_BYTES = 512 * 1024 * 1024
@@ -38,6 +41,8 @@ def open_stores(config: CloudConfig) -> Stores:
     database = Database(config.sqlalchemy_url, migrates=config.migrates)
     try:
         take_in_roots(config, database)
+        if database.read_now(restores.is_unfinished):
+            database.write_now(restores.note_whole)
         blobs = open_blobs(config.blobs_folder, config.blobs_url)
         keyring = None if config.sample_key is None else open_keyring(config.sample_key, os.environ)
     except BaseException:
@@ -53,8 +58,10 @@ def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
     shared = is_postgresql(stores.database.engine)
     checker = ProofChecker(nonces=SharedNonces(stores.database) if shared else OwnNonces())
 
+    tidier = Tidier(stores.database, stores.samples, config.keep)
+
     async def conduct() -> None:
-        await conductor.run(tick_s=config.tick_s)
+        await asyncio.gather(conductor.run(tick_s=config.tick_s), tidier.run())
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -96,9 +103,12 @@ def run_cloud(config: CloudConfig, *, on_ready: Callable[[str], None]) -> None:
 async def _run(config: CloudConfig, stores: Stores, handle: socket.socket, *, on_ready: Callable[[str], None]) -> None:
     try:
         await stores.blobs.check()
+        await asyncio.to_thread(forget_retired, stores)
     except BaseException:
         stores.database.close()
         raise
     waker = Waker()
     app = make_app(config, stores, waker)
-    await serve(app, handle, config.listen, on_ready=on_ready, on_ending=waker.release)
+    await serve(
+        app, handle, config.listen, on_ready=on_ready, on_ending=waker.release, supervisor=Supervisor(os.environ)
+    )

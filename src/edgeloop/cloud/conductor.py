@@ -1,17 +1,20 @@
 """Carries rollouts forward: asks `rollout.decide`, writes what it says, wakes the devices concerned.
 
 What is to be done is found out in a read, since most looks find nothing; it is found out again in the write that does
-it.
+it. Whose input has drifted is found out in the read alone, as it goes over many readings: in the write, a device that
+was not looked at waits for the next look.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 
+from edgeloop.cloud.listening import Listening
 from edgeloop.cloud.rollout import (
     UNLABELLED,
     Abort,
@@ -23,6 +26,7 @@ from edgeloop.cloud.rollout import (
     Member,
     NextWave,
     Stage,
+    Waited,
     decide,
     labels_of,
     order_devices,
@@ -30,7 +34,7 @@ from edgeloop.cloud.rollout import (
     wave_sizes,
 )
 from edgeloop.cloud.store import fleet, registry, rollouts
-from edgeloop.cloud.store.analysis import drift, labelled_samples
+from edgeloop.cloud.store.analysis import drifting, labelled_samples
 from edgeloop.cloud.store.database import Database
 from edgeloop.contracts.api import AbortRequest, DeviceView, Gate, RolloutRequest, RolloutView
 from edgeloop.contracts.codec import from_json, to_json
@@ -43,8 +47,19 @@ from edgeloop.hub.waker import Waker, wait_for_news
 _log = structlog.get_logger(__name__)
 _DRIFT_WINDOW = 200
 _MOST_ROUNDS = 20
+_GIVEN_AT_ONCE = 500
+"""Devices that one write gives a bundle: others' writes wait for it."""
+_SKEW_S = 60.0
+"""By so much replicas' clocks may differ; a time further ahead was written by a clock that was set back since."""
 _REST = 4.0
 """Times what a look took: a fleet that reports without a pause leaves the database to others for the most part."""
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """What a look found. drifted: of devices that are to be given a bundle now, whether their input drifted."""
+
+    something: bool
+    drifted: dict[str, bool]
 
 
 class Conductor:
@@ -54,13 +69,14 @@ class Conductor:
         self._database = database
         self._waker = waker
         self._clock = clock
+        self._listening = Listening(clock=clock, ticks=time.monotonic)
         self._nudged = asyncio.Event()
 
     async def start(self, request: RolloutRequest) -> RolloutView:
         """Begin a rollout, or queue it where its devices belong to older ones. Raises InvalidInput, NotFound."""
 
         def operation(connection: sa.Connection) -> tuple[str, set[str]]:
-            return self._start(connection, request), self._step(connection)
+            return self._start(connection, request), self._step(connection, {})[0]
 
         rollout_id, woken = await self._database.write(operation)
         return await self._done(rollout_id, woken)
@@ -71,7 +87,7 @@ class Conductor:
         def operation(connection: sa.Connection) -> set[str]:
             self._require_open(connection, rollout_id)
             woken = self._abort(connection, rollout_id, request.reason, keep=request.keep)
-            return woken | self._step(connection)
+            return woken | self._step(connection, {})[0]
 
         return await self._done(rollout_id, await self._database.write(operation))
 
@@ -99,10 +115,11 @@ class Conductor:
                 connection,
                 rollout_id,
                 RolloutState.RUNNING if one.wave else RolloutState.QUEUED,
+                reason="",
                 paused_at_s=None,
                 wave_started_at_s=one.wave_started_at_s + pause_s,
             )
-            return self._step(connection)
+            return self._step(connection, {})[0]
 
         return await self._done(rollout_id, await self._database.write(operation))
 
@@ -120,6 +137,7 @@ class Conductor:
             await wait_for_news(self._nudged, tick_s)
             self._nudged.clear()
             began_s = time.monotonic()
+            self._listening.look()
             try:
                 await self.step()
             except EdgeloopError as error:
@@ -131,15 +149,32 @@ class Conductor:
     async def step(self) -> None:
         """Take every open rollout as far as it can go now."""
 
-        def is_due(connection: sa.Connection) -> bool:
-            return bool(self._changed_outcomes(connection) or self._decisions(connection))
-
-        if await self._database.read(is_due):
-            self._waker.wake(await self._database.write(self._step))
+        for _ in range(_MOST_ROUNDS):
+            due = await self._database.read(self._due)
+            if not due.something:
+                return
+            woken, is_more = await self._database.write(partial(self._step, drifted=due.drifted))
+            self._waker.wake(woken)
+            if not is_more:
+                return
+        self.nudge()
 
     async def _done(self, rollout_id: str, woken: set[str]) -> RolloutView:
         self._waker.wake(woken)
+        await self.step()
         return await self._database.read(lambda connection: rollouts.get_rollout(connection, rollout_id))
+
+    def _due(self, connection: sa.Connection) -> _Due:
+        decisions = self._decisions(connection)
+        drifted: dict[str, bool] = {}
+        for one, decision in decisions:
+            if isinstance(decision, Give):
+                some = decision.device_ids[:_GIVEN_AT_ONCE]
+                looked_at = drifting(connection, some, last=_DRIFT_WINDOW) if one.gate.spare_drifted else {}
+                drifted |= dict.fromkeys(some, False) | looked_at
+        given = rollouts.given(connection)
+        something = bool(decisions or self._changed_outcomes(given) or self._is_ahead(connection, given))
+        return _Due(something, drifted)
 
     def _require_open(self, connection: sa.Connection, rollout_id: str) -> RolloutView:
         view = rollouts.get_rollout(connection, rollout_id)
@@ -147,28 +182,44 @@ class Conductor:
             raise Refused(f"rollout {rollout_id} is {view.state} already")
         return view
 
-    def _step(self, connection: sa.Connection) -> set[str]:
-        """One decision may make the next one due: what ends sets devices free for others."""
+    def _step(self, connection: sa.Connection, drifted: dict[str, bool]) -> tuple[set[str], bool]:
+        """One decision may make the next one due: what ends sets devices free for others.
+
+        drifted: of devices that were looked at. Returns who is to be woken, and whether more is to be done.
+        """
         woken: set[str] = set()
-        for given, outcome, reason in self._changed_outcomes(connection):
-            rollouts.note_outcome(connection, given.rollout_id, given.device_id, outcome, reason)
+        if self._is_ahead(connection, rollouts.given(connection)):
+            rollouts.set_back(connection, now_s=self._clock())
+        for given, outcome, reason in self._changed_outcomes(rollouts.given(connection)):
+            rollouts.note_outcome(connection, given, outcome, reason)
         for _ in range(_MOST_ROUNDS):
             decisions = self._decisions(connection)
-            for one, decision in decisions:
-                woken |= self._carry_out(connection, one, decision)
-            if not decisions:
-                return woken
-        self.nudge()
-        return woken
+            ready = [(one, _ready(decision, drifted)) for one, decision in decisions]
+            for one, decision in ready:
+                woken |= self._carry_out(connection, one, decision, drifted)
+            if all(isinstance(decision, Hold) for _, decision in ready):
+                return woken, bool(decisions)
+        return woken, True
 
-    def _changed_outcomes(self, connection: sa.Connection) -> list[tuple[rollouts.Given, Outcome | None, str]]:
+    def _is_ahead(self, connection: sa.Connection, given: list[rollouts.Given]) -> bool:
+        """Whether a deadline would count from a time that has not come: the clock was wrong, and was corrected."""
+        times = [max(one.given_at_s, one.since_s, one.last_seen_s or 0.0) for one in given]
+        return max(*times, rollouts.newest_wave_s(connection), 0.0) > self._clock() + _SKEW_S
+
+    def _changed_outcomes(self, given: list[rollouts.Given]) -> list[tuple[rollouts.Given, Outcome | None, str]]:
         """Who has become unreachable, or is heard of again."""
         changed: list[tuple[rollouts.Given, Outcome | None, str]] = []
         now_s = self._clock()
-        for one in rollouts.given(connection):
-            why = unreachable(
-                state=one.state, since_s=one.since_s, last_seen_s=one.last_seen_s, now_s=now_s, gate=one.gate
+        listening_s = now_s - self._listening.since_s(now_s)
+        for one in given:
+            waited = Waited(
+                state=one.state,
+                for_s=min(now_s - one.given_at_s, listening_s),
+                unmoved_s=now_s - one.since_s,
+                silent_s=min(now_s - (one.last_seen_s or 0.0), listening_s),
+                has_window=one.has_window,
             )
+            why = unreachable(waited, one.gate)
             outcome = None if why is None else Outcome.UNREACHABLE
             if outcome is not one.outcome:
                 changed.append((one, outcome, why or "heard of again"))
@@ -184,6 +235,7 @@ class Conductor:
         return [(one, decision) for one, decision in decided if not isinstance(decision, Hold)]
 
     def _decide(self, connection: sa.Connection, one: rollouts.Open, held: dict[str, str]) -> Decision:
+        now_s = self._clock()
         members = tuple(
             Member(
                 device_id=row.device_id,
@@ -198,18 +250,20 @@ class Conductor:
         )
         stage = Stage(
             wave=one.wave,
-            wave_age_s=self._clock() - one.wave_started_at_s,
+            wave_age_s=now_s - max(one.wave_started_at_s, self._listening.since_s(now_s)),
             is_paused=one.state is RolloutState.PAUSED,
             has_window=one.window is not None,
         )
         old, new = _labelled(connection, one)
         return decide(members, stage, one.gate, old=old, new=new)
 
-    def _carry_out(self, connection: sa.Connection, one: rollouts.Open, decision: Decision) -> set[str]:
+    def _carry_out(
+        self, connection: sa.Connection, one: rollouts.Open, decision: Decision, drifted: dict[str, bool]
+    ) -> set[str]:
         if isinstance(decision, NextWave):
             rollouts.begin_wave(connection, one.rollout_id, decision.wave, now_s=self._clock())
         elif isinstance(decision, Give):
-            return self._give(connection, one, decision.device_ids)
+            return self._give(connection, one, {name: drifted.get(name, False) for name in decision.device_ids})
         elif isinstance(decision, Abort):
             return self._abort(connection, one.rollout_id, decision.reason)
         elif isinstance(decision, Complete):
@@ -231,16 +285,16 @@ class Conductor:
             now_s=self._clock(),
         )
 
-    def _give(self, connection: sa.Connection, one: rollouts.Open, device_ids: tuple[str, ...]) -> set[str]:
+    def _give(self, connection: sa.Connection, one: rollouts.Open, drifted: dict[str, bool]) -> set[str]:
+        """drifted: of each device that is given the bundle."""
         bundle = registry.get_bundle(connection, BundleRef.parse(one.bundle))
-        drifted = _drifted(connection, one.gate)
-        for device_id in device_ids:
+        for device_id, is_drifted in drifted.items():
             wanted = Assignment(
                 generation=0,
                 rollout_id=one.rollout_id,
                 bundle=one.bundle,
                 manifest_sha256=bundle.manifest_sha256,
-                watch=_bounds(one.gate, is_drifted=device_id in drifted),
+                watch=_bounds(one.gate, is_drifted=is_drifted),
                 window=one.window,
             )
             before = _sound(connection, device_id)
@@ -254,31 +308,46 @@ class Conductor:
                 now_s=self._clock(),
             )
         rollouts.begin_wave(connection, one.rollout_id, one.wave, now_s=self._clock())
-        return fleet.with_carriers(connection, set(device_ids))
+        return fleet.with_carriers(connection, set(drifted))
 
     def _abort(self, connection: sa.Connection, rollout_id: str, reason: str, *, keep: bool = False) -> set[str]:
         """End it; unless told to keep it, want the old version again wherever the new one was not confirmed."""
-        view = rollouts.get_rollout(connection, rollout_id)
         rollouts.end_rollout(connection, rollout_id, RolloutState.ABORTED, reason, now_s=self._clock())
         if keep:
             return set()
         woken = set()
-        befores = rollouts.befores(connection, rollout_id)
-        for device in view.devices:
-            if device.device_id not in befores or device.outcome is Outcome.CONFIRMED:
+        for device_id, before in rollouts.befores(connection, rollout_id).items():
+            if _withdraw(connection, rollout_id, device_id) is Outcome.CONFIRMED:
                 continue
-            wanted = fleet.assigned(connection, device.device_id).assignment
+            wanted = fleet.assigned(connection, device_id).assignment
             if wanted is not None and wanted.rollout_id == rollout_id:
-                fleet.assign(connection, device.device_id, _assignment(befores[device.device_id]), now_s=self._clock())
-                woken.add(device.device_id)
-            if device.outcome is None:
-                was_active = device.state is UpdateState.ACTIVE
-                outcome = Outcome.ROLLED_BACK if was_active else Outcome.REFUSED
-                told = "told to go back" if was_active else "withdrawn before it ran"
-                rollouts.note_outcome(
-                    connection, rollout_id, device.device_id, outcome, f"{told}: the rollout was aborted"
-                )
+                fleet.assign(connection, device_id, _assignment(before), now_s=self._clock())
+                woken.add(device_id)
         return fleet.with_carriers(connection, woken)
+
+
+def _ready(decision: Decision, drifted: dict[str, bool]) -> Decision:
+    """What of a decision can be carried out now: nobody is given a bundle who was not looked at before."""
+    if not isinstance(decision, Give):
+        return decision
+    looked_at = tuple(device_id for device_id in decision.device_ids if device_id in drifted)
+    return Give(looked_at) if looked_at else Hold()
+
+
+def _withdraw(connection: sa.Connection, rollout_id: str, device_id: str) -> Outcome | None:
+    """What an aborted rollout came to on a device; from here on another replica cannot change it before the commit."""
+    while True:
+        row = rollouts.get_row(connection, rollout_id, device_id)
+        outcome, reason = row.outcome, row.reason
+        if outcome not in (None, Outcome.UNREACHABLE):
+            return outcome
+        if outcome is None:
+            was_active = row.state is UpdateState.ACTIVE
+            outcome = Outcome.ROLLED_BACK if was_active else Outcome.REFUSED
+            told = "told to go back" if was_active else "withdrawn before it ran"
+            reason = f"{told}: the rollout was aborted"
+        if rollouts.note_outcome(connection, row, outcome, reason):
+            return outcome
 
 
 def _sound(connection: sa.Connection, device_id: str) -> Assignment | None:
@@ -335,19 +404,6 @@ def _group(devices: list[DeviceView], group: str) -> list[DeviceView]:
     if not able:
         raise InvalidInput(f"no device is in group {group!r}; 'edgeloop fleet list' shows devices and labels")
     return able
-
-
-def _drifted(connection: sa.Connection, gate: Gate) -> set[str]:
-    """The devices whose input has drifted under what they run; one look for each version that runs."""
-    if not gate.spare_drifted:
-        return set()
-    running = {device.device_id: device.report.active for device in fleet.list_devices(connection) if device.report}
-    return {
-        row.device_id
-        for bundle in {one for one in running.values() if one is not None}
-        for row in drift(connection, bundle, last=_DRIFT_WINDOW)
-        if row.drifted and running.get(row.device_id) == bundle
-    }
 
 
 def _bounds(gate: Gate, *, is_drifted: bool) -> WatchBounds:

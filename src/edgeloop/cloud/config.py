@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgeloop.cloud.store.tidying import Keep
 from edgeloop.hub.limits import Limits
 from edgeloop.hub.serve import Listen
 
@@ -14,6 +15,7 @@ class CloudConfig:
     database_url: postgresql+psycopg://... or sqlite:///... blobs_url: s3://BUCKET/PREFIX. migrates: whether an older
     schema is brought up to date when it is opened. tick_s: how often rollouts are looked at. sample_key: where the keys
     come from that samples are sealed with, as `transport.seal` takes it; None for not sealed. limits: of one device.
+    keep: for how long; all of it for ever unless told.
     """
 
     folder: Path
@@ -25,6 +27,7 @@ class CloudConfig:
     job_lease_s: float = 120.0
     sample_key: str | None = None
     limits: Limits = field(default_factory=Limits)
+    keep: Keep = field(default_factory=Keep)
 
     @property
     def sqlalchemy_url(self) -> str:

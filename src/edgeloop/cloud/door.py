@@ -2,11 +2,14 @@
 
 The role that a route needs stands in its `security`, and so in the OpenAPI; a route that names none is the owners'.
 What changes something is written into the log before it is carried out, and what came of it before it is answered: so
-nothing is done that is not in the log, even if the cloud ends in between. Neighbours: `api` states the roles,
-`store.access` keeps tokens and log.
+nothing is done that is not in the log, even if the cloud ends in between. A token fills neither disk nor log: what it
+asks for in a second is bounded, and what it is refused again and again for want of a role is counted.
+Neighbours: `api` states the roles, `store.access` keeps tokens and log.
 """
 
+import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +22,7 @@ from edgeloop.cloud.store.access import Caller
 from edgeloop.cloud.store.database import Database
 from edgeloop.contracts.access import Role
 from edgeloop.contracts.errors import EdgeloopError, Refused
-from edgeloop.hub.limits import Failures
+from edgeloop.hub.limits import Buckets, Failures, Limits, TooMany
 
 AnyRequest = Request[Any, Any, Any]
 SCHEME = "token"
@@ -32,6 +35,10 @@ OWNER: Needs = ({SCHEME: [Role.OWNER.value]},)
 
 UNLOGGED = {"logged": False}
 """For a route that changes nothing though its method could, or is asked many times a minute by a machine."""
+
+_REFUSALS_HZ = 1 / 60
+_REFUSALS_BURST = 20
+"""Lines about what a token was refused for want of a role."""
 
 _READS = ("GET", "HEAD", "OPTIONS")
 
@@ -58,9 +65,14 @@ def note(request: AnyRequest, detail: str) -> None:
 class Doorkeeper:
     """Stands before every route of the API."""
 
-    def __init__(self, database: Database, failures: Failures) -> None:
+    def __init__(self, database: Database, limits: Limits) -> None:
         self._database = database
-        self._failures = failures
+        self._limits = limits
+        self._failures = Failures(limits)
+        self._entries = Buckets(hz=limits.entries_hz, burst=limits.entries_burst)
+        self._refusals = Buckets(hz=_REFUSALS_HZ, burst=_REFUSALS_BURST)
+        # By whose token: refusals since the last line about one. There are no more names than tokens.
+        self._unwritten: Counter[str] = Counter()
 
     def before(self, app: ASGIApp) -> ASGIApp:
         """The app behind the door."""
@@ -93,6 +105,17 @@ class Doorkeeper:
             raise
 
     async def _begin(self, request: AnyRequest, caller: Caller, handler: BaseRouteHandler) -> int:
+        wait_s = self._entries.take(caller.name)
+        if wait_s > 0:
+            raise TooMany(
+                f"{caller.name!r} asks for more than {self._limits.entries_hz:g} changes a second; there is room again "
+                f"in {math.ceil(wait_s)} s",
+                wait_s,
+            )
+        refusal = _refusal(caller, handler)
+        if refusal is not None and self._refusals.take(caller.name) > 0:
+            self._unwritten[caller.name] += 1
+            raise refusal
         action = _action(handler)
         target = " ".join(str(value) for value in request.path_params.values())[:200]
         address = _address(request)
@@ -103,11 +126,10 @@ class Doorkeeper:
             )
 
         entry = await self._database.write(operation)
-        try:
-            _check_role(caller, handler)
-        except Refused as error:
-            await self._end(entry, error.code, str(error))
-            raise
+        if refusal is not None:
+            more = self._unwritten.pop(caller.name, 0)
+            await self._end(entry, refusal.code, f"{refusal}{f' {more:,} more like it before.' if more else ''}")
+            raise refusal
         return entry
 
     def _telling(self, entry: int, request: AnyRequest, send: Send) -> Send:
@@ -127,9 +149,16 @@ class Doorkeeper:
 
 
 def _check_role(caller: Caller, handler: BaseRouteHandler) -> None:
+    refusal = _refusal(caller, handler)
+    if refusal is not None:
+        raise refusal
+
+
+def _refusal(caller: Caller, handler: BaseRouteHandler) -> Refused | None:
     needed = needed_role(handler)
-    if not caller.role.covers(needed):
-        raise Refused(f"{caller.name!r} is {caller.role}; {_action(handler)} needs {needed}. Ask an owner.")
+    if caller.role.covers(needed):
+        return None
+    return Refused(f"{caller.name!r} is {caller.role}; {_action(handler)} needs {needed}. Ask an owner.")
 
 
 def _action(handler: BaseRouteHandler) -> str:

@@ -14,6 +14,7 @@ from edgeloop.bundle.archive import digest
 from edgeloop.cloud.answer import PublishedModels
 from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.online import OnlineKeys
+from edgeloop.cloud.patches import Patches
 from edgeloop.cloud.repository import Given, MetadataName, director_metadata, images_metadata, parse_metadata_name
 from edgeloop.cloud.store import fleet, inbox, registry, rollouts, roots
 from edgeloop.cloud.store.blobs import Blobs
@@ -25,6 +26,7 @@ from edgeloop.contracts.messages import (
     DeviceReport,
     EnrolReply,
     EnrolRequest,
+    Event,
     InferReply,
     InferRequest,
     Sample,
@@ -33,9 +35,10 @@ from edgeloop.contracts.messages import (
     SyncReply,
     SyncRequest,
 )
-from edgeloop.contracts.names import BundleRef
-from edgeloop.hub.batches import sort_out
+from edgeloop.contracts.names import BundleRef, parse_offer_path
+from edgeloop.hub.batches import answered, sort_out
 from edgeloop.hub.port import Served
+from edgeloop.hub.reports import sort_out_reports
 from edgeloop.hub.waker import Waker, wait_for_news
 from edgeloop.runtime.answerer import Answerer
 from edgeloop.transport.seal import Keyring
@@ -73,10 +76,12 @@ class CloudHub:
         self._waker = waker
         self._clock = clock
         self._answerer = Answerer(PublishedModels(stores.database, stores.blobs))
+        self._patches = Patches(stores.database, stores.blobs)
 
     async def public_key(self, device_id: str) -> bytes | None:
         """See Hub.public_key."""
-        return await self._database.look(lambda connection: fleet.public_key(connection, device_id))
+        found = await self._database.look(fleet.PUBLIC_KEY, device_id=device_id)
+        return None if found is None else bytes(found[0])
 
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
         """See Hub.enrol."""
@@ -90,8 +95,10 @@ class CloudHub:
         known = request.generations()
         await self._check_carries(device_id, known)
 
+        reports, rejected = sort_out_reports(request.reports, device_id)
+
         def take(connection: sa.Connection) -> tuple[bool, tuple[Desired, ...]]:
-            news = self._take(connection, device_id, request.reports)
+            news = self._take(connection, device_id, reports)
             return news, fleet.newer_desired(connection, device_id, known)
 
         def newer_than_known(connection: sa.Connection) -> tuple[Desired, ...]:
@@ -105,7 +112,7 @@ class CloudHub:
                 self._conductor.nudge()
             if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
                 newer = await self._database.read(newer_than_known)
-        return SyncReply(desired=newer)
+        return SyncReply(desired=newer, rejected=rejected)
 
     def _take(self, connection: sa.Connection, sender: str, given: tuple[DeviceReport, ...]) -> bool:
         """Keep reports, but for those of revoked devices; True if any of them brings news of an update.
@@ -123,7 +130,7 @@ class CloudHub:
     async def fetch(self, device_id: str, path: str) -> Served:
         """See Hub.fetch."""
         if found := _FILE.fullmatch(path):
-            return await self._served_blob(registry.file_key(found["sha256"]))
+            return await self._served_file(found["sha256"])
         if found := _MANIFEST.fullmatch(path):
             ref = BundleRef(found["name"], found["version"])
             data = await self._database.read(lambda connection: registry.manifest_bytes(connection, ref))
@@ -133,6 +140,8 @@ class CloudHub:
         if found := _DIRECTOR.fullmatch(path):
             await self._check_may_have(device_id, found["device"])
             return await self._director_metadata(found["device"], found["file"])
+        if (patch := parse_offer_path(path)) is not None:
+            return _served(await self._patches.offer(patch), immutable=False)
         raise NotFound(f"there is no file {path!r} here")
 
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
@@ -141,14 +150,25 @@ class CloudHub:
         if any(event.device_id != device_id for event in request.events):
             mine = await self._database.read(lambda connection: fleet.in_good_standing(connection, device_id))
         taken, rejected = sort_out(request, device_id, mine.__contains__)
-        for event in taken:
-            if isinstance(event.body, Sample):
-                await self._stores.samples.put(inbox.sample_key(digest(event.body.data)), event.body.data)
-        new = await self._database.write(lambda connection: inbox.add_events(connection, taken), alone=False)
-        return SendReply(accepted=new, repeated=len(taken) - new, rejected=rejected)
+        blobs = {digest(event.body.data): event.body.data for event in taken if isinstance(event.body, Sample)}
+        for sha256, data in blobs.items():
+            await self._stores.samples.put(inbox.sample_key(sha256), data)
+
+        def add(connection: sa.Connection) -> tuple[int, tuple[Event, ...], set[str]]:
+            # Its body may have been on the way for minutes: what counts is how it stands when this is committed.
+            fleet.require_good_standing(connection, device_id)
+            new = inbox.add_events(connection, taken)
+            removed = inbox.claim_blobs(connection, blobs, now_s=self._clock()) if blobs else set[str]()
+            return new, inbox.reused(connection, taken) if new < len(taken) else (), removed
+
+        new, reused, removed = await self._database.write(add, alone=False)
+        for sha256 in removed:  # by one who tidied, after they were put here and before rows named them
+            await self._stores.samples.put(inbox.sample_key(sha256), blobs[sha256])
+        return answered(request, taken, rejected, new=new, reused=reused)
 
     async def close(self) -> None:
-        """Let go of the loaded models."""
+        """Let go of the loaded models, and of patches that are being made."""
+        await self._patches.close()
         await self._answerer.close()
 
     async def infer(self, device_id: str, request: InferRequest) -> InferReply:
@@ -166,8 +186,8 @@ class CloudHub:
     async def _check_may_have(self, device_id: str, other: str) -> None:
         """Whose assignments are served: one's own, and those of carried devices while they are in good standing."""
         await self._check_carries(device_id, [other])
-        if other != device_id:
-            await self._database.look(lambda connection: fleet.require_good_standing(connection, other))
+        if other != device_id and await self.public_key(other) is None:
+            raise fleet.revoked(other)
 
     async def _images_metadata(self, file: str) -> Served:
         name, find_key = parse_metadata_name(file), self._stores.online.find
@@ -183,10 +203,17 @@ class CloudHub:
 
         def operation(connection: sa.Connection) -> bytes:
             known, told = roots.read_roots(connection).director, fleet.assigned(connection, device_id)
-            given = Given(device_id, told.generation, told.assignment, told.assigned_at_s)
+            given = Given(device_id, told.generation, told.assignment, told.assigned_at_s, told.floor)
             return director_metadata(name, roots=known, given=given, find_key=find_key, now_s=self._clock())
 
         return _metadata(name, await self._database.read(operation))
+
+    async def _served_file(self, sha256: str) -> Served:
+        """What has this hash: a file of a bundle or, if there is none, a patch."""
+        try:
+            return await self._served_blob(registry.file_key(sha256))
+        except NotFound:
+            return await self._served_blob(await self._patches.key_of(sha256))
 
     async def _served_blob(self, key: str) -> Served:
         size_bytes = await self._blobs.size_bytes(key)

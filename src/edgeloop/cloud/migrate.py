@@ -9,11 +9,11 @@ from edgeloop.cloud.store.sole import sole_server
 from edgeloop.contracts.errors import NotFound
 
 
-def migrate_cloud(config: CloudConfig, *, to: str | None) -> tuple[str, str]:
-    """Go to a version, the newest unless told; returns (from, to).
+def migrate_cloud(config: CloudConfig, *, to: str | None, lose_roots: bool = False) -> tuple[str, str]:
+    """Go to a version, the newest unless told; returns (from, to). lose_roots: see store.schema.migrate.
 
-    Raises NotFound if there is no such file; InvalidInput on a version that is not known; Refused or Unavailable while
-    the cloud is served and the change would be under its feet.
+    Raises NotFound if there is no such file; InvalidInput on a version that is not known; Refused if roots would be
+    lost; Refused or Unavailable while the cloud is served and the change would be under its feet.
     """
     url = parse_url(config.sqlalchemy_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
@@ -21,6 +21,6 @@ def migrate_cloud(config: CloudConfig, *, to: str | None) -> tuple[str, str]:
     engine = open_engine(config.sqlalchemy_url)
     try:
         with sole_server(engine.url):
-            return migrate(engine, to=to)
+            return migrate(engine, to=to, lose_roots=lose_roots)
     finally:
         engine.dispose()

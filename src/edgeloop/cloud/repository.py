@@ -4,7 +4,8 @@
 signed here. *director*: everything below its root is signed here, one small set of metadata a device, made when
 it is asked for. All of it is a function of what is stored and of the day, so several replicas answer alike and
 nothing signed needs storing: versions count publications (or generations) and roots, and timestamps the days since.
-With each new root every version grows, so what an earlier key signed is nowhere mistaken for the newest.
+With each new root every version grows, so what an earlier key signed is nowhere mistaken for the newest; and with each
+restore of a backup, so that what devices saw of the cloud that was lost is behind it.
 Source: TUF specification 1.0; Uptane Standard 2.1, 5.3 (image and director repositories).
 """
 
@@ -25,7 +26,7 @@ from edgeloop.cloud.store.registry import SignedTargets
 from edgeloop.cloud.store.roots import SignedRoot
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, NotFound, Refused
-from edgeloop.contracts.messages import Assignment
+from edgeloop.contracts.messages import MAX_TARGETS_BYTES, Assignment
 from edgeloop.contracts.names import Name
 
 _S = TypeVar("_S", Snapshot, Timestamp, Targets)
@@ -60,12 +61,13 @@ class MetadataName(msgspec.Struct, frozen=True):
 
 
 class Given(msgspec.Struct, frozen=True):
-    """What one device was told to run, as its generation-th assignment."""
+    """What one device was told to run, as its generation-th assignment. floor: see store.restores.FLOOR."""
 
     device_id: Name
     generation: int
     assignment: Assignment | None
     assigned_at_s: float
+    floor: int = 0
 
 
 def parse_metadata_name(name: str) -> MetadataName:
@@ -76,11 +78,19 @@ def parse_metadata_name(name: str) -> MetadataName:
     return MetadataName(found["role"], int(found["version"]) if found["version"] else None)
 
 
-def check_targets(data: bytes, *, root: bytes, current: bytes) -> Targets:
+def check_targets(data: bytes, *, root: bytes, current: bytes, most: int | None = None) -> Targets:
     """Targets metadata from outside: signed by the root's targets keys, one version on, and nothing taken back.
 
-    Raises Refused or Corrupt.
+    most: the highest version that may come, where it need not be the next one. Raises Refused, also if it is larger
+    than devices take, or Corrupt.
     """
+    if len(data) > MAX_TARGETS_BYTES:
+        raise Refused(
+            f"with this publication the list of all that is published would be {len(data):,} bytes large, and devices "
+            f"take at most {MAX_TARGETS_BYTES:,}: none of them would take any update then. Nothing was published. What "
+            "is published is never taken back: found another cloud ('edgeloop cloud init') for what comes next, and "
+            "enrol the devices there."
+        )
     try:
         metadata = Metadata[Targets].from_bytes(data)
         Metadata[Root].from_bytes(root).verify_delegate("targets", metadata)
@@ -92,7 +102,7 @@ def check_targets(data: bytes, *, root: bytes, current: bytes) -> Targets:
             "'edgeloop keys show' lists the keys that count."
         ) from error
     before, after = Metadata[Targets].from_bytes(current).signed, metadata.signed
-    if after.version != before.version + 1:
+    if not before.version < after.version <= max(most or 0, before.version + 1):
         raise Refused(
             f"the targets metadata has version {after.version}, the next one is {before.version + 1}: someone "
             "published in between. Publish again."
@@ -112,7 +122,7 @@ def images_metadata(
     if name.role == "targets":
         return _versioned(targets.metadata, name, targets.version)
     since_s = max(targets.published_at_s, roots[-1].added_at_s)
-    online = _Online(roots[-1], find_key, targets.version + roots[-1].version - 1, since_s, {})
+    online = _Online(roots[-1], find_key, targets.version + targets.floor + roots[-1].version - 1, since_s, {})
     return online.metadata(name, targets_version=targets.version, now_s=now_s)
 
 
@@ -122,7 +132,7 @@ def director_metadata(
     """The named file of the director for one device. roots: all of its roots. Raises NotFound or Unavailable."""
     if name.role == "root":
         return _root(roots, name)
-    version = given.generation + roots[-1].version
+    version = given.generation + given.floor + roots[-1].version
     since_s = max(given.assigned_at_s, roots[-1].added_at_s)
     online = _Online(roots[-1], find_key, version, since_s, {DEVICE: given.device_id, GENERATION: given.generation})
     if name.role != "targets":

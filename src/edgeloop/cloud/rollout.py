@@ -2,9 +2,11 @@
 
 Rules kept here: a wave begins only when every device of the waves before it has come to an end, somebody among them
 was reached, and no more have failed than the gate allows; one failure more ends the rollout, and so does a new version
-that labelled samples show to be worse, or a wave that outlives its deadline. A device takes rollouts one after another,
-in the order in which they were started: while it has not come to an end with an older one it waits for its turn, and
-its wave with it. Never "in progress" for ever: a device that is silent, or does not move on, is left behind.
+that labelled samples show to be worse, or a wave of which nobody came to an end in time. A device takes rollouts one
+after another, in the order in which they were started: while it has not come to an end with an older one it waits for
+its turn, and its wave with it. Never "in progress" for ever: a device that is silent, or does not move on, or is not
+done by its wave's deadline, is left behind. That is no failure of one that had not begun to run the version; one that
+had, and then came to no end, counts as failed: a version that hangs devices looks exactly so from here.
 """
 
 import math
@@ -18,6 +20,9 @@ from edgeloop.contracts.states import Outcome, UpdateState
 from edgeloop.contracts.window import DAY_S
 
 _FAILED = (Outcome.REFUSED, Outcome.ROLLED_BACK)
+_RUN = (UpdateState.ACCEPTING, UpdateState.ACTIVE)
+"""The new version runs on the device: on its golden samples, or on watch."""
+
 _Z_BOUND = 1.645
 """Of the standard normal distribution, 5 % lie above."""
 
@@ -34,6 +39,16 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     is_given: bool = True
     has_turn: bool = True
 
+    @property
+    def fell_silent(self) -> bool:
+        """The version ran there, and no end of it was heard of."""
+        return self.outcome is Outcome.UNREACHABLE and self.state in _RUN
+
+    @property
+    def failed(self) -> bool:
+        """What the gate counts."""
+        return self.outcome in _FAILED or self.fell_silent
+
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Where a rollout is. wave: 0 before the first. wave_age_s: since the last device of it was given the bundle."""
@@ -41,6 +56,20 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     wave: int
     wave_age_s: float
     is_paused: bool = False
+    has_window: bool = False
+
+
+class Waited(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a device that was given the bundle is waited for, in seconds.
+
+    for_s: since it was given it. unmoved_s: since it moved on last. silent_s: since it was heard of last. has_window:
+    of its rollout.
+    """
+
+    state: UpdateState | None
+    for_s: float
+    unmoved_s: float
+    silent_s: float
     has_window: bool = False
 
 
@@ -95,7 +124,7 @@ def decide(
 ) -> Decision:
     """The next step of a rollout that is not over. old, new: the versions' labelled samples on its devices."""
     begun = [member for member in members if member.wave <= stage.wave]
-    failed = [member for member in begun if member.outcome in _FAILED]
+    failed = [member for member in begun if member.failed]
     if len(failed) > max(gate.max_failed, math.floor(gate.max_failed_share * len(members))):
         return Abort(_failures(failed))
     worse = accuracy_drop(old, new, gate)
@@ -108,40 +137,43 @@ def decide(
     due = tuple(m.device_id for m in begun if not m.is_given and m.outcome is None and m.has_turn)
     if due:
         return Give(due)
-    return _at_work(begun, stage, gate) or _after(members, begun, failed, stage)
+    return _at_work(begun, stage, gate) or _after(members, begun, stage)
 
 
 def _at_work(begun: list[Member], stage: Stage, gate: Gate) -> Decision | None:
     """While somebody is waited for."""
     waiting = [member for member in begun if member.outcome is None]
-    if any(not member.is_given for member in waiting):
-        return Hold()  # behind an older rollout, which has deadlines of its own
-    deadline_s = gate.wave_deadline_s + (DAY_S if stage.has_window else 0.0)
     if waiting:
-        if stage.wave_age_s <= deadline_s:
-            return Hold()
-        names = ", ".join(f"{m.device_id} ({m.state or 'no answer'})" for m in waiting[:5])
-        return Abort(f"wave {stage.wave} did not end within {deadline_s:.0f} s: {names}")
+        return Hold()  # each has deadlines of its own, or an older rollout that has
     if all(member.outcome is Outcome.UNREACHABLE for member in begun):
+        deadline_s = _deadline_s(gate, has_window=stage.has_window)
         if stage.wave_age_s <= deadline_s:
             return Hold()
-        return Abort(f"none of {len(begun)} devices could be reached within {deadline_s:.0f} s")
+        names = ", ".join(f"{m.device_id} ({m.state or 'no answer'})" for m in begun[:5])
+        return Abort(f"none of {len(begun)} devices came to an end within {deadline_s:.0f} s: {names}")
     return None
 
 
-def _after(members: tuple[Member, ...], begun: list[Member], failed: list[Member], stage: Stage) -> Decision:
+def _after(members: tuple[Member, ...], begun: list[Member], stage: Stage) -> Decision:
     if len(begun) < len(members):
         return NextWave(stage.wave + 1)
-    unreachable = sum(member.outcome is Outcome.UNREACHABLE for member in members)
-    confirmed = len(members) - len(failed) - unreachable
-    missing = f", {unreachable} could not be reached" if unreachable else ""
-    return Complete(f"{confirmed} of {len(members)} devices confirmed{missing}")
+    confirmed = sum(member.outcome is Outcome.CONFIRMED for member in members)
+    silent = sum(member.fell_silent for member in members)
+    missed = sum(member.outcome is Outcome.UNREACHABLE for member in members) - silent
+    told = f"{confirmed} of {len(members)} devices confirmed"
+    told += f", {missed} could not be reached" if missed else ""
+    return Complete(told + (f", {silent} fell silent with it" if silent else ""))
 
 
 def _failures(failed: list[Member]) -> str:
     first = failed[0]
+    came_to = f"ran it ({first.state}) and came to no end" if first.fell_silent else first.outcome
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-    return f"{first.device_id} {first.outcome}: {first.reason}{more}"
+    return f"{first.device_id} {came_to}: {first.reason}{more}"
+
+
+def _deadline_s(gate: Gate, *, has_window: bool) -> float:
+    return gate.wave_deadline_s + (DAY_S if has_window else 0.0)
 
 
 def accuracy_drop(old: Labelled, new: Labelled, gate: Gate) -> str | None:
@@ -164,20 +196,18 @@ def accuracy_drop(old: Labelled, new: Labelled, gate: Gate) -> str | None:
     )
 
 
-def unreachable(
-    *, state: UpdateState | None, since_s: float, last_seen_s: float | None, now_s: float, gate: Gate
-) -> str | None:
-    """Why a device that was given the bundle is left behind, None if it is not.
-
-    since_s: when it was given it, or moved on last.
-    """
-    silent_s = now_s - max(since_s, last_seen_s or 0.0)
-    if silent_s > gate.unreachable_after_s:
-        return f"not heard of for {silent_s:.0f} s"
-    stuck_s = now_s - since_s
+def unreachable(waited: Waited, gate: Gate) -> str | None:
+    """Why a device that was given the bundle is left behind, None if it is not."""
+    if min(waited.silent_s, waited.unmoved_s) > gate.unreachable_after_s:
+        return f"not heard of for {min(waited.silent_s, waited.unmoved_s):.0f} s"
+    doing = waited.state or "without an answer"
     # A window opens once a day.
-    if stuck_s > gate.stuck_after_s + (DAY_S if state is UpdateState.WAITING else 0.0):
-        return f"heard of, but {state or 'without an answer'} for {stuck_s:.0f} s"
+    if waited.unmoved_s > gate.stuck_after_s + (DAY_S if waited.state is UpdateState.WAITING else 0.0):
+        return f"heard of, but {doing} for {waited.unmoved_s:.0f} s"
+    # Its watch ends by itself: whoever gave it longer than the wave wants to hear its verdict.
+    is_on_watch = waited.state is UpdateState.ACTIVE and waited.unmoved_s <= gate.watch.deadline_s
+    if waited.for_s > _deadline_s(gate, has_window=waited.has_window) and not is_on_watch:
+        return f"heard of, but still {doing} {waited.for_s:.0f} s after it was told"
     return None
 
 

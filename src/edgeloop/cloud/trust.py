@@ -19,13 +19,14 @@ from tuf.api.serialization import DeserializationError
 
 from edgeloop.cloud.hub import Stores
 from edgeloop.cloud.repository import check_targets
-from edgeloop.cloud.store import registry, roots
+from edgeloop.cloud.store import registry, restores, roots
 from edgeloop.cloud.store.database import Database
 from edgeloop.cloud.store.registry import SignedTargets
 from edgeloop.cloud.store.roots import Roots
 from edgeloop.contracts.api import KeyChange, KeyRole, KeysView, OnlineKey
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused
-from edgeloop.transport.signing import DIRECTOR, IMAGES, REPOSITORY, public_key
+from edgeloop.contracts.messages import MAX_TARGETS_BYTES
+from edgeloop.transport.signing import DIRECTOR, IMAGES, REPOSITORY, public_key, version_beyond
 
 _log = structlog.get_logger(__name__)
 
@@ -45,8 +46,8 @@ class _Checked(msgspec.Struct, frozen=True):
     targets: tuple[int, bytes] | None
 
 
-def view(known: Roots, targets: SignedTargets, *, now_s: float) -> KeysView:
-    """Who signs what, until when."""
+def view(known: Roots, targets: SignedTargets, *, now_s: float, behind_since_s: float | None = None) -> KeysView:
+    """Who signs what, until when. behind_since_s: see store.restores."""
     images_root, director_root = known.newest()
     signed_targets = Metadata[Targets].from_bytes(targets.metadata).signed
     roles = []
@@ -65,6 +66,9 @@ def view(known: Roots, targets: SignedTargets, *, now_s: float) -> KeysView:
                 role = _until(role, root, WARN_ROOT_S, now_s)
             elif name == "targets" and repository == IMAGES:
                 role = _until(role, signed_targets, WARN_TARGETS_S, now_s)
+                if behind_since_s is not None:
+                    role = msgspec.structs.replace(role, warning=_behind(behind_since_s, role.warning))
+                role = _filling(role, len(targets.metadata), bundles=_bundles_in(signed_targets))
             roles.append(role)
     return KeysView(roles=tuple(roles), images_root=images_root, director_root=director_root, targets=targets.metadata)
 
@@ -87,7 +91,9 @@ def check_change(
             checked[repository] = (root.version, data)
     images_root = checked[IMAGES][1] if IMAGES in checked else current[IMAGES]
     if change.targets is not None:
-        after = check_targets(change.targets, root=images_root, current=targets.metadata)
+        # From the targets key's holder, who may have to go beyond what devices saw of a cloud that was lost.
+        most = version_beyond(targets.version, now_s=now_s + _DAY_S)
+        after = check_targets(change.targets, root=images_root, current=targets.metadata, most=most)
         if after.is_expired(_utc(now_s)):
             raise Refused(f"the targets metadata expired on {after.expires:%Y-%m-%d}; sign it anew")
         return _Checked(checked, (after.version, change.targets))
@@ -101,7 +107,7 @@ async def read_view(stores: Stores, *, now_s: float) -> KeysView:
     """`view` of what is stored."""
 
     def operation(connection: sa.Connection) -> KeysView:
-        return view(roots.read_roots(connection), registry.newest_targets(connection), now_s=now_s)
+        return _view(connection, now_s)
 
     return await stores.database.read(operation)
 
@@ -116,12 +122,21 @@ async def change_keys(stores: Stores, change: KeyChange, *, now_s: float) -> Key
         for repository, (version, data) in checked.roots.items():
             roots.add_root(connection, repository, version, data, now_s=now_s)
         if checked.targets is not None:
-            registry.add_targets(connection, *checked.targets, now_s=now_s)
+            registry.add_targets(connection, *checked.targets, after=targets.version, now_s=now_s)
         return _named(before) - _named(roots.read_roots(connection))
 
     retired = await stores.database.write(operation)
     await asyncio.to_thread(stores.online.forget, retired)
     return await read_view(stores, now_s=now_s)
+
+
+def forget_retired(stores: Stores) -> None:
+    """Remove online keys that an earlier root named and no newest one does: what `change_keys` does at once, unless the
+    process ended just then. A key that no root ever named waits for one that is signed elsewhere, and stays.
+    """
+    known = stores.database.read_now(roots.read_roots)
+    every = {one for root in (*known.images, *known.director) for one in _keys_in(root.metadata)}
+    stores.online.forget(every - _named(known))
 
 
 def make_online_key(stores: Stores, repository: str) -> OnlineKey:
@@ -134,7 +149,7 @@ async def warn_daily(database: Database, *, clock: Callable[[], float] = time.ti
     """Say in the log what is about to expire, at once and then each day, until cancelled."""
     while True:
         try:
-            found = await database.read(lambda c: view(roots.read_roots(c), registry.newest_targets(c), now_s=clock()))
+            found = await database.read(lambda c: _view(c, clock()))
         except EdgeloopError as error:
             _log.warning("expiry_not_known", detail=str(error))
         else:
@@ -142,6 +157,37 @@ async def warn_daily(database: Database, *, clock: Callable[[], float] = time.ti
                 if role.warning:
                     _log.warning("signature_expires", repository=role.repository, role=role.role, detail=role.warning)
         await asyncio.sleep(_DAY_S)
+
+
+def _view(connection: sa.Connection, now_s: float) -> KeysView:
+    behind_since_s = restores.behind_since_s(connection)
+    targets = registry.newest_targets(connection)
+    return view(roots.read_roots(connection), targets, now_s=now_s, behind_since_s=behind_since_s)
+
+
+def _behind(since_s: float, warning: str) -> str:
+    said = (
+        f"restored from a backup on {_utc(since_s):%Y-%m-%d}: devices that saw a later list of bundles take no update "
+        "until 'edgeloop keys lift'"
+    )
+    return f"{said}; {warning}" if warning else said
+
+
+def _bundles_in(signed: Targets) -> int:
+    return sum(path.startswith("bundles/") for path in signed.targets)
+
+
+def _filling(role: KeyRole, size_bytes: int, *, bundles: int) -> KeyRole:
+    """With a warning from half of what devices take on: there is time then to think of what comes next."""
+    if size_bytes * 2 < MAX_TARGETS_BYTES:
+        return role
+    left = (MAX_TARGETS_BYTES - size_bytes) * bundles // size_bytes
+    said = (
+        f"the list of all that is published is {size_bytes:,} bytes large, of the {MAX_TARGETS_BYTES:,} that devices "
+        f"take: room for about {left:,} more bundles like those until now, then for none; plan another cloud for what "
+        "comes next"
+    )
+    return msgspec.structs.replace(role, warning=f"{role.warning}; {said}" if role.warning else said)
 
 
 def _until(role: KeyRole, signed: Root | Targets, warn_s: float, now_s: float) -> KeyRole:
@@ -212,7 +258,11 @@ def _require_still_signed(images_root: bytes, targets: bytes) -> None:
 
 def _named(known: Roots) -> set[str]:
     """The ids of all keys that the newest roots name."""
-    return {one for data in known.newest() for one in Metadata[Root].from_bytes(data).signed.keys}
+    return {one for data in known.newest() for one in _keys_in(data)}
+
+
+def _keys_in(root: bytes) -> set[str]:
+    return set(Metadata[Root].from_bytes(root).signed.keys)
 
 
 def _utc(seconds: float) -> datetime:

@@ -15,13 +15,21 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer import SSlibKey
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Targets
 
 from edgeloop.bundle.durable import write_durable
 from edgeloop.contracts.api import KeyChange, KeysView, OnlineKey
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.transport.identity import private_pem, read_key
-from edgeloop.transport.signing import DIRECTOR, IMAGES, add_signatures, next_root, next_targets, public_key
+from edgeloop.transport.signing import (
+    DIRECTOR,
+    IMAGES,
+    add_signatures,
+    next_root,
+    next_targets,
+    public_key,
+    version_beyond,
+)
 
 _OFFLINE = ("root", "targets")
 
@@ -98,6 +106,12 @@ def renew(view: KeysView, role: str, signers: Signers, *, now_s: float) -> KeyCh
     if role == "root":
         return _roots(view, (IMAGES, DIRECTOR), signers, lambda repository, root: None, now_s)
     return KeyChange(targets=next_targets(view.targets, {}, keys=signers.targets, now_s=now_s))
+
+
+def lift(view: KeysView, signers: Signers, *, now_s: float) -> KeyChange:
+    """What exists, signed anew with a version beyond any that devices can have seen of a cloud that was restored."""
+    version = version_beyond(Metadata[Targets].from_bytes(view.targets).signed.version, now_s=now_s)
+    return KeyChange(targets=next_targets(view.targets, {}, keys=signers.targets, now_s=now_s, version=version))
 
 
 def add_keys_signatures(change: KeyChange, signers: Signers) -> KeyChange:

@@ -345,6 +345,28 @@ def test_cloud_is_founded(tmp_path: Path) -> None:
     assert all(Path(path).exists() for path in made.values())
 
 
+def test_cloud_is_tidied_with_an_account(tmp_path: Path) -> None:
+    _init(tmp_path)
+    done = _run(
+        "cloud", "tidy", "--dir", tmp_path / "cloud", "--keep-readings", "90d", "--keep-samples", "720h", "--json"
+    )
+    assert json.loads(done.stdout) == {"readings": 0, "alerts": 0, "samples": 0, "sample_bytes": 0, "blobs": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((), "--keep-readings"),
+        (("--keep-readings", "5min"), "an hour is the least"),
+        (("--keep-alerts", "long"), "no duration"),
+    ],
+)
+def test_tidying_that_makes_no_sense_is_invalid_input(tmp_path: Path, given: tuple[str, ...], told: str) -> None:
+    _init(tmp_path)
+    code, message = _failed("cloud", "tidy", "--dir", tmp_path / "cloud", *given)
+    assert (code, told in message) == (2, True)
+
+
 def test_cloud_keys_are_for_their_owner_only(tmp_path: Path) -> None:
     _init(tmp_path)
     modes = {path.stat().st_mode & 0o777 for path in (*tmp_path.rglob("*.pem"), tmp_path / "cloud" / "operator.json")}

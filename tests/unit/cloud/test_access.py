@@ -1,24 +1,31 @@
 """Roles, tokens, the log and revocation, over the real app in this process."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 from litestar.testing import TestClient
+from typer.testing import CliRunner
 
+from edgeloop.bundle.archive import digest
+from edgeloop.cli.app import app as edgeloop
 from edgeloop.cloud.app import make_app
 from edgeloop.cloud.door import SCHEME
 from edgeloop.cloud.store import access, fleet
-from edgeloop.contracts.access import AccessRequest, Role
+from edgeloop.contracts.access import AccessEntry, AccessRequest, Role
 from edgeloop.contracts.api import JobRequest, JoinTokenRequest
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused, Unavailable
 from edgeloop.contracts.join import parse_join_token
 from edgeloop.contracts.messages import ErrorReply, SendRequest, SyncRequest
 from edgeloop.contracts.states import Kind
+from edgeloop.hub.limits import Limits
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
 from small_cloud import SmallCloud, enrol_request, event, report
 
@@ -231,6 +238,88 @@ def test_no_secret_is_in_the_log(office: Office) -> None:
     text = str(office.owner.access_log())
     assert parse_join_token(join.token).secret not in text
     assert token not in text
+
+
+def test_refusals_of_one_token_are_counted_and_not_a_line_each(office: Office) -> None:
+    """A viewer's token must not fill the disk."""
+    guest = office.holder(Role.VIEWER)
+    for _ in range(50):
+        with pytest.raises(Refused):
+            guest.submit_job(JobRequest(kind="train", bundle="tiny@1.0.0"))
+    log = office.owner.access_log()
+    assert len(log) < 30
+    assert {one.outcome for one in log if one.who == "viewer-1"} == {"refused"}
+
+
+def test_what_one_token_may_change_in_a_second_is_bounded(cloud: SmallCloud) -> None:
+    config = dataclasses.replace(cloud.config, limits=Limits(entries_hz=0.001, entries_burst=3))
+    headers = {"authorization": f"Bearer {read_operator(config.folder / 'operator.json').token}"}
+    with TestClient(make_app(config, cloud.stores, cloud.waker), base_url="http://cloud.test") as http:
+        answers = [http.post("/api/v1/join-tokens", json={}, headers=headers).status_code for _ in range(5)]
+        assert http.get("/api/v1/status", headers=headers).status_code == 200, "looking goes on"
+        lines = len(http.get("/api/v1/access/log", headers=headers).json())
+    assert (answers, lines) == ([201, 201, 201, 429, 429], 3)
+
+
+def test_outcome_stands_in_the_log_before_the_answer_begins(cloud: SmallCloud) -> None:
+    """Asked below HTTP: what the log holds at the very moment at which the answer's first bytes are handed on."""
+    token = read_operator(cloud.config.folder / "operator.json").token
+    app = make_app(cloud.config, cloud.stores, cloud.waker)
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/api/v1/join-tokens", "raw_path": b"/api/v1/join-tokens", "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {token}".encode()), (b"content-type", b"application/json")],
+        "client": ("10.0.0.1", 1), "server": ("cloud.test", 80),
+    }  # fmt: skip
+    seen: list[tuple[int, list[str]]] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            log = cloud.database.read_now(lambda c: access.list_log(c, before=None, limit=10))
+            seen.append((message["status"], [one.outcome for one in log]))
+
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    assert seen == [(201, ["done"])]
+
+
+def _log_of(cloud: SmallCloud, days_ago: list[float]) -> list[int]:
+    """Lines of these ages; returns their numbers."""
+    who, now_s = access.Caller("alice", Role.OWNER), time.time()
+
+    def add(connection: sa.Connection) -> list[int]:
+        numbers = []
+        for days in days_ago:
+            at_s = now_s - days * 86_400
+            numbers.append(access.note_request(connection, who, action="a", target="t", address="x", now_s=at_s))
+            access.note_outcome(connection, numbers[-1], outcome="done", detail="d", now_s=at_s)
+        return numbers
+
+    return cloud.database.write_now(add)
+
+
+def test_older_part_of_the_log_is_exported_and_cut(cloud: SmallCloud, tmp_path: Path) -> None:
+    _, _, newest = _log_of(cloud, [500, 400, 10])
+    out = tmp_path / "log.jsonl"
+    done = CliRunner().invoke(edgeloop, ["access", "cut", str(out), "--dir", str(cloud.config.folder)])
+    assert done.exit_code == 0, done.output
+    exported = [msgspec.json.decode(line, type=AccessEntry) for line in out.read_bytes().splitlines()]
+    assert [one.outcome for one in exported] == ["done", "done"]
+    cut, kept = cloud.database.read_now(lambda c: access.list_log(c, before=None, limit=10))
+    assert (kept.entry, cut.action, cut.detail) == (newest, "cut-log", f"exported as {digest(out.read_bytes())}")
+    for change in ("UPDATE access_log SET at_s = 0", "DELETE FROM access_log", "DELETE FROM access_outcomes"):
+        with pytest.raises(sa.exc.IntegrityError, match="append-only"):
+            cloud.database.write_now(lambda c, change=change: c.execute(sa.text(change)))
+
+
+def test_log_is_not_cut_into_a_file_that_is_there(cloud: SmallCloud, tmp_path: Path) -> None:
+    _log_of(cloud, [500])
+    (out := tmp_path / "log.jsonl").write_text("an earlier export")
+    done = CliRunner().invoke(edgeloop, ["access", "cut", str(out), "--dir", str(cloud.config.folder)])
+    assert (type(done.exception), out.read_text()) == (InvalidInput, "an earlier export")
+    assert len(cloud.database.read_now(lambda c: access.list_log(c, before=None, limit=10))) == 1
 
 
 # ---- join tokens and revocation

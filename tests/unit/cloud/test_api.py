@@ -167,6 +167,17 @@ def test_rollout_is_started_shown_and_aborted(office: Office) -> None:
     assert (ended.state, ended.reason) == (RolloutState.ABORTED, "a second thought")
 
 
+def test_rollouts_are_paged(office: Office) -> None:
+    office.publish()
+    office.cloud.enrol("a")
+    views = [office.api.start_rollout(RolloutRequest(bundle="tiny@1.0.0")).rollout_id for _ in range(3)]
+    assert [view.rollout_id for view in office.api.rollouts()] == views
+    pages = [office.http.get("/api/v1/rollouts", params={"limit": 2, "after": after}).json() for after in views]
+    assert [[view["rollout_id"] for view in page] for page in pages] == [views[1:], views[2:], []]
+    assert office.http.get("/api/v1/rollouts", params={"after": "never"}).status_code == 404
+    assert office.http.get("/api/v1/rollouts", params={"limit": 101}).status_code == 400
+
+
 def test_rollout_is_paused_resumed_and_aborted_without_going_back(office: Office) -> None:
     office.publish()
     office.cloud.enrol("a", "b")
@@ -225,6 +236,18 @@ def test_drift_is_shown(office: Office) -> None:
 def test_events_are_counted(office: Office) -> None:
     office.fill_inbox()
     assert [(row.device_id, row.readings, row.samples) for row in office.api.event_counts()] == [(CAMERA, 1, 1)]
+
+
+def test_counts_are_paged_by_device(office: Office) -> None:
+    for name in ("a", "b", "c"):
+        office.cloud.enrol(name)
+        batch = tuple(event(1, device_id=name, epoch=epoch) for epoch in (7, 8))
+        asyncio.run(office.cloud.hub.send(name, SendRequest(events=batch)))
+    counts = [(row.device_id, row.epoch) for row in office.api.event_counts()]
+    assert counts == [(name, epoch) for name in ("a", "b", "c") for epoch in (7, 8)]
+    for after, names in (("a", "bbcc"), ("b", "cc"), ("c", "")):
+        rows = office.http.get("/api/v1/events/counts", params={"after": after, "limit": 2}).json()
+        assert "".join(row["device_id"] for row in rows) == names
 
 
 def test_readings_are_paged(office: Office) -> None:

@@ -3,7 +3,10 @@
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable
@@ -25,7 +28,7 @@ from edgeloop.cloud.store import fleet, inbox, jobs, registry
 from edgeloop.cloud.store.database import Database
 from edgeloop.cloud.store.engine import open_engine
 from edgeloop.cloud.store.schema import known_versions, migrate
-from edgeloop.cloud.store.tables import metadata
+from edgeloop.cloud.store.tables import metadata, restores
 from edgeloop.contracts.api import JobRequest, JoinTokenRequest
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Unavailable
@@ -322,15 +325,55 @@ def test_bucket_that_is_away_leaves_nothing(founded: CloudConfig, places: Places
 # ---- what comes after
 
 
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from edgeloop.cloud.backup.restore import restore
+from edgeloop.cloud.config import CloudConfig
+
+def kill(event, told):
+    if event == "os.rename" and os.fspath(told[1]) == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+restore(CloudConfig(folder=Path(sys.argv[2]), database_url=sys.argv[3]), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_restore_that_was_killed_before_its_folder_was_there_can_be_tried_again(
+    founded: CloudConfig, tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    back_up(founded, tmp_path / "backup")
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgres").new_database()
+    config = CloudConfig(folder=tmp_path / "new", database_url=url)
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "backup"), str(config.folder), url]
+    assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
+    assert not config.folder.exists()
+    restore(config, tmp_path / "backup")
+    stores = open_stores(config)
+    count = stores.database.read_now(lambda c: c.execute(sa.select(sa.func.count()).select_from(restores)).scalar())
+    stores.database.close()
+    assert count == 1
+    shutil.rmtree(config.folder)
+    with pytest.raises(InvalidInput, match="already"):  # by now it was in service, and is nobody's to take away
+        restore(config, tmp_path / "backup")
+
+
 def test_assignments_after_a_restore_are_news_to_every_device(founded: CloudConfig, tmp_path: Path) -> None:
     """A device that was given more than the backup knows must still hear of what comes next."""
     back_up(founded, tmp_path / "backup")
     restore(CloudConfig(folder=tmp_path / "new"), tmp_path / "backup")
     database = Database(CloudConfig(folder=tmp_path / "new").sqlalchemy_url)
     kept = database.read_now(lambda c: fleet.assigned(c, "camera-1")).generation
-    given = [database.write_now(lambda c, name=name: _assign(c, name)) for name in ("camera-1", "camera-1", "camera-2")]
+    first, *given = (
+        database.write_now(lambda c, name=name: _assign(c, name)) for name in ("camera-1", "camera-1", "camera-2")
+    )
     database.close()
-    assert (kept, given) == (1, [1_000_002, 1_000_003, 1_000_002])
+    assert (kept, given) == (1, [first + 1, first])
+    assert first > 100_000_000
 
 
 def test_restore_of_a_restored_cloud_goes_on_above_both(founded: CloudConfig, tmp_path: Path) -> None:
@@ -341,4 +384,6 @@ def test_restore_of_a_restored_cloud_goes_on_above_both(founded: CloudConfig, tm
     database = Database(CloudConfig(folder=tmp_path / "newer").sqlalchemy_url)
     given = database.write_now(lambda c: _assign(c, "camera-1"))
     database.close()
-    assert given == 2_000_002
+    before = Database(CloudConfig(folder=tmp_path / "new").sqlalchemy_url)
+    assert given > before.write_now(lambda c: _assign(c, "camera-1"))
+    before.close()

@@ -1,17 +1,19 @@
 import asyncio
 import random
+import threading
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from builders import LABELS
 from edgeloop.cloud.conductor import Conductor
-from edgeloop.cloud.store import fleet, inbox, rollouts
+from edgeloop.cloud.store import analysis, fleet, inbox, rollouts
 from edgeloop.contracts.api import AbortRequest, Gate, LabelRequest, RolloutRequest, RolloutView
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 from edgeloop.contracts.messages import Assignment, SyncRequest, WatchBounds, WatchStats
 from edgeloop.contracts.states import Kind, Outcome, RolloutState, UpdateState
-from edgeloop.contracts.window import parse_window
+from edgeloop.contracts.window import DAY_S, parse_window
 from small_cloud import SmallCloud, event, reading, report, sample, until, update_report
 
 pytestmark = pytest.mark.anyio
@@ -223,14 +225,46 @@ async def test_failures_within_the_gate_let_it_go_on(cloud: SmallCloud) -> None:
     assert (ended.state, ended.reason) == (RolloutState.COMPLETED, "2 of 3 devices confirmed")
 
 
-async def test_wave_that_outlives_its_deadline_aborts(cloud: SmallCloud) -> None:
+async def test_wave_of_which_nobody_came_to_an_end_in_time_aborts(cloud: SmallCloud) -> None:
     await cloud.publish()
     cloud.enrol(*THREE)
     view = await _start(cloud, gate=Gate(wave_deadline_s=60.0))
     cloud.clock.now_s += 61.0
     await cloud.conductor.step()
     ended = await _now(cloud, view)
-    assert (ended.state, "did not end within 60 s" in ended.reason) == (RolloutState.ABORTED, True)
+    assert ended.state is RolloutState.ABORTED
+    assert ended.reason == "none of 1 devices came to an end within 60 s: a (no answer)"
+
+
+async def test_straggler_is_left_behind_and_the_next_wave_begins(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol(*THREE)
+    view = await _start(cloud, waves=("2", "100%"), gate=Gate(wave_deadline_s=60.0))
+    await _says(cloud, "b", UpdateState.DOWNLOADING)
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    cloud.clock.now_s += 61.0
+    await _says(cloud, "b", UpdateState.VERIFYING)  # it is heard of, and slow
+    now = await _now(cloud, view)
+    assert (now.state, now.wave, now.devices[1].outcome) == (RolloutState.RUNNING, 2, Outcome.UNREACHABLE)
+    assert now.devices[1].reason == "heard of, but still verifying 61 s after it was told"
+    await _confirm_all(cloud, "c", "b")
+    ended = await _now(cloud, view)
+    assert [device.outcome for device in ended.devices] == [Outcome.CONFIRMED] * 3
+    assert (ended.state, ended.reason) == (
+        RolloutState.COMPLETED,
+        "2 of 3 devices confirmed, 1 could not be reached",
+    )
+
+
+async def test_straggler_that_fails_after_all_counts(cloud: SmallCloud) -> None:
+    await cloud.publish()
+    cloud.enrol(*THREE)
+    view = await _start(cloud, waves=("2", "100%"), gate=Gate(wave_deadline_s=60.0))
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    cloud.clock.now_s += 61.0
+    await _says(cloud, "b", UpdateState.DOWNLOADING)
+    await _says(cloud, "b", UpdateState.ROLLED_BACK, reason="errors")
+    assert (await _now(cloud, view)).reason == "b rolled_back: errors"
 
 
 async def test_each_wave_has_its_own_deadline(cloud: SmallCloud) -> None:
@@ -459,6 +493,53 @@ async def test_device_that_is_heard_of_but_does_not_move_on_is_left_behind(cloud
     )
 
 
+@pytest.mark.parametrize("state", [UpdateState.ACCEPTING, UpdateState.ACTIVE])
+async def test_device_that_falls_silent_with_the_new_version_stops_the_rollout(
+    cloud: SmallCloud, state: UpdateState
+) -> None:
+    view = await _second_in_two_waves(cloud)
+    await _says(cloud, "a", state)
+    cloud.clock.now_s += 1801.0
+    await cloud.conductor.step()
+    ended = await _now(cloud, view)
+    assert ended.state is RolloutState.ABORTED
+    assert ended.reason == f"a ran it ({state}) and came to no end: not heard of for 1801 s"
+    assert (ended.devices[0].outcome, _given(cloud, "a").bundle) == (Outcome.UNREACHABLE, "tiny@1.0.0")
+
+
+async def test_nobody_is_silent_while_the_cloud_was_away(cloud: SmallCloud) -> None:
+    view = await _second_in_two_waves(cloud)
+    await _says(cloud, "a", UpdateState.ACTIVE)
+    cloud.clock.now_s += 7200.0  # nobody listened
+    again = Conductor(cloud.database, cloud.waker, clock=cloud.clock)
+    await again.step()
+    assert (await _now(cloud, view)).devices[0].outcome is None
+    cloud.clock.now_s += 1801.0
+    await again.step()
+    assert (await _now(cloud, view)).state is RolloutState.ABORTED
+
+
+async def test_deadlines_end_after_a_clock_that_was_wrong_is_corrected(cloud: SmallCloud) -> None:
+    await cloud.publish("1.0.0")
+    await cloud.publish("1.1.0")
+    cloud.enrol("a", "b")
+    cloud.clock.now_s += 14 * 365 * DAY_S
+    view = await _start(cloud, waves=("100%",))
+    await _says(cloud, "a", UpdateState.CONFIRMED)
+    await _says(cloud, "b", UpdateState.DOWNLOADING)
+    cloud.clock.now_s += 1.0
+    paused = await _start(cloud, "tiny@1.1.0", waves=("100%",))
+    await cloud.conductor.pause(paused.rollout_id)
+    cloud.clock.now_s -= 14 * 365 * DAY_S
+    await cloud.conductor.step()
+    assert (await _now(cloud, view)).state is RolloutState.RUNNING, "it counts from now on"
+    cloud.clock.now_s += 1801.0
+    await cloud.conductor.step()
+    assert (await _now(cloud, view)).reason == "1 of 2 devices confirmed, 1 could not be reached"
+    resumed = await cloud.conductor.resume(paused.rollout_id)
+    assert [device.since_s for device in resumed.devices if device.outcome is None] == [cloud.clock.now_s]
+
+
 async def test_no_device_is_in_progress_after_an_abort(cloud: SmallCloud) -> None:
     await _second_in_two_waves(cloud)
     await _says(cloud, "a", UpdateState.CONFIRMED)
@@ -569,7 +650,9 @@ IN_FLIGHT = 20
 """Devices that report how it went between two looks of the conductor."""
 
 
-async def _roll_out_to_200(cloud: SmallCloud, gate: Gate, *, seed: int) -> tuple[RolloutView, int, int]:
+async def _roll_out_to_200(
+    cloud: SmallCloud, gate: Gate, *, seed: int, bad_state: UpdateState = UpdateState.ROLLED_BACK
+) -> tuple[RolloutView, int, int]:
     """Its end; how many devices the bad version was put to work on; and how many of them it was bad for."""
     await cloud.publish("1.0.0")
     await cloud.publish("1.1.0")
@@ -583,11 +666,14 @@ async def _roll_out_to_200(cloud: SmallCloud, gate: Gate, *, seed: int) -> tuple
         due = [(name, found) for name, found in given if found is not None][:IN_FLIGHT]
         for name, found in due:
             ran.add(name)
-            state = UpdateState.ROLLED_BACK if name in bad else UpdateState.CONFIRMED
+            state = bad_state if name in bad else UpdateState.CONFIRMED
             said = report(name, found.generation, update=update_report(found, state))
             await cloud.hub.sync(name, SyncRequest(reports=(said,)))
         await cloud.conductor.step()
         if not due:
+            cloud.clock.now_s += 1801.0
+            await cloud.conductor.step()
+        if (await _now(cloud, view)).state.is_final:
             break
     return await _now(cloud, view), len(ran), len(ran & bad)
 
@@ -597,6 +683,22 @@ async def test_rollout_of_a_version_that_is_bad_for_many_stops_by_itself(cloud: 
     view, ran, hurt = await _roll_out_to_200(cloud, Gate(), seed=seed)
     assert view.state is RolloutState.ABORTED
     assert 1 <= hurt <= ran <= view.waves[0] + IN_FLIGHT
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_rollout_of_a_version_that_is_bad_for_many_by_hanging_stops_by_itself(
+    cloud: SmallCloud, seed: int
+) -> None:
+    """Where it is bad, the device puts it to work and is never heard of again."""
+    view, ran, hurt = await _roll_out_to_200(cloud, Gate(), seed=seed, bad_state=UpdateState.ACTIVE)
+    assert (view.state, "came to no end" in view.reason) == (RolloutState.ABORTED, True)
+    assert 1 <= hurt <= ran <= view.waves[0] + IN_FLIGHT
+
+
+async def test_control_without_gates_a_version_that_hangs_reaches_everybody(cloud: SmallCloud) -> None:
+    view, ran, hurt = await _roll_out_to_200(cloud, Gate(max_failed=200), seed=0, bad_state=UpdateState.ACTIVE)
+    assert (view.state, ran, hurt) == (RolloutState.COMPLETED, 200, 60)
+    assert view.reason == "140 of 200 devices confirmed, 60 fell silent with it"
 
 
 async def test_without_gates_it_reaches_everybody(cloud: SmallCloud) -> None:
@@ -678,6 +780,33 @@ async def test_drifted_device_is_spared_from_the_disagreement_bound(cloud: Small
 async def test_drifted_device_is_not_spared_when_the_gate_says_so(cloud: SmallCloud) -> None:
     gate = Gate(spare_drifted=False, watch=WatchBounds(max_disagreement=0.2))
     assert await _with_drift(cloud, gate) == {"a": 0.2, "b": 0.2}
+
+
+async def test_who_is_spared_is_found_out_before_the_write(cloud: SmallCloud) -> None:
+    """While the one writer goes over history, no device's report is taken."""
+    reading_threads: set[str] = set()
+
+    @sa.event.listens_for(cloud.database.engine, "before_cursor_execute")
+    def note(_: object, cursor: object, statement: str, *more: object) -> None:
+        if "FROM events" in statement and "novelty" in statement:
+            reading_threads.add(threading.current_thread().name)
+
+    assert await _with_drift(cloud, Gate(watch=WatchBounds(max_disagreement=0.2))) == {"a": None, "b": 0.2}
+    assert reading_threads
+    assert "cloud-writer" not in reading_threads
+
+
+async def test_only_the_newest_readings_are_looked_at(cloud: SmallCloud) -> None:
+    cloud.enrol("a")
+    await cloud.hub.sync("a", SyncRequest(reports=(report("a", active="tiny@1.0.0"),)))
+    for novelty, first in ((3.0, 1), (0.1, 41)):
+        seen = tuple(event(first + index, reading(novelty=novelty), device_id="a") for index in range(40))
+        await cloud.database.write(lambda c, seen=seen: inbox.add_events(c, seen))
+    by_last = {
+        last: cloud.database.read_now(lambda c, last=last: analysis.drifting(c, ["a", "nobody"], last=last))
+        for last in (40, 80)
+    }
+    assert by_last == {40: {"a": False, "nobody": False}, 80: {"a": True, "nobody": False}}
 
 
 # ---- the loop

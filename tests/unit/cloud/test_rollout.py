@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from edgeloop.cloud.rollout import (
     Member,
     NextWave,
     Stage,
+    Waited,
     accuracy_drop,
     decide,
     labels_of,
@@ -21,6 +23,7 @@ from edgeloop.cloud.rollout import (
 )
 from edgeloop.contracts.api import Gate
 from edgeloop.contracts.errors import InvalidInput
+from edgeloop.contracts.messages import WatchBounds
 from edgeloop.contracts.states import Outcome, UpdateState
 from edgeloop.contracts.window import DAY_S
 
@@ -106,15 +109,9 @@ def test_failure_aborts_while_others_still_work() -> None:
     assert isinstance(_decide((1, D), (1, R)), Abort)
 
 
-@pytest.mark.parametrize(("age_s", "kind"), [(DEADLINE_S, Hold), (DEADLINE_S + 0.1, Abort)])
-def test_wave_that_outlives_its_deadline_aborts(age_s: float, kind: type[Decision]) -> None:
-    assert isinstance(_decide((1, C), (1, A), age_s=age_s), kind)
-
-
-def test_deadline_abort_names_who_was_waited_for() -> None:
-    decision = _decide((1, C), (1, A), (1, None), age_s=DEADLINE_S + 1)
-    assert isinstance(decision, Abort)
-    assert "d1 (active), d2 (no answer)" in decision.reason
+def test_straggler_ends_nothing_for_the_others() -> None:
+    """It is waited for here; that it is left behind at the deadline is `unreachable`'s word."""
+    assert _decide(*[(1, C)] * 9_999, (1, D), age_s=DEADLINE_S + 1) == Hold()
 
 
 def test_wave_that_ended_is_not_held_to_its_deadline() -> None:
@@ -157,11 +154,21 @@ def test_more_failures_than_allowed_always_abort(
     assert isinstance(decision, Abort) or failures <= max_failed
 
 
+def _left_behind(member: Member, gate: Gate, *, age_s: float) -> Member:
+    """What becomes of a device that says the same for so long."""
+    waited = Waited(state=member.state, for_s=age_s, unmoved_s=age_s, silent_s=0.0)
+    if member.outcome is not None or unreachable(waited, gate) is None:
+        return member
+    return msgspec.structs.replace(member, outcome=Outcome.UNREACHABLE)
+
+
 @given(states=_anything, wave=st.integers(1, 4), max_failed=st.integers(0, 4))
 def test_nothing_is_held_for_ever(states: list[tuple[int, UpdateState | None]], wave: int, max_failed: int) -> None:
     members, last = _whole(states)
     gate = Gate(max_failed=max_failed, wave_deadline_s=DEADLINE_S)
-    assert _step(members, gate, wave=min(wave, last), age_s=DEADLINE_S + 1) != Hold()
+    age_s = max(DEADLINE_S, gate.watch.deadline_s) + 1
+    left = tuple(_left_behind(member, gate, age_s=age_s) for member in members)
+    assert _step(left, gate, wave=min(wave, last), age_s=age_s) != Hold()
 
 
 @given(states=_anything, wave=st.integers(1, 4), max_failed=st.integers(0, 4), age_s=st.floats(0, 300))
@@ -190,8 +197,19 @@ def test_unreachable_device_is_not_waited_for() -> None:
     assert _step((*_members((1, C), (2, None)), *_lost(1))) == NextWave(2)
 
 
-def test_unreachable_device_is_no_failure() -> None:
+def test_device_that_never_began_is_no_failure() -> None:
     assert _step((*_members((1, C)), *_lost(1))) == Complete("1 of 2 devices confirmed, 1 could not be reached")
+
+
+@pytest.mark.parametrize("state", [UpdateState.ACCEPTING, A])
+def test_device_that_ran_it_and_came_to_no_end_counts_as_failed(state: UpdateState) -> None:
+    hung = Member(device_id="h", wave=1, state=state, outcome=Outcome.UNREACHABLE, reason="not heard of for 1801 s")
+    members = (*_members((1, C), (2, None)), hung)
+    assert _step(members) == Abort(f"h ran it ({state}) and came to no end: not heard of for 1801 s")
+    assert _step(members, Gate(max_failed=1)) == NextWave(2)
+    assert _step((*_members((1, C)), hung), Gate(max_failed=1)) == Complete(
+        "1 of 2 devices confirmed, 1 fell silent with it"
+    )
 
 
 @pytest.mark.parametrize(("age_s", "kind"), [(DEADLINE_S, Hold), (DEADLINE_S + 1, Abort)])
@@ -199,25 +217,43 @@ def test_wave_that_nobody_answered_tells_nothing_and_ends_at_its_deadline(age_s:
     assert isinstance(_step((*_lost(1, 1), *_members((2, None))), age_s=age_s), kind)
 
 
+def test_wave_that_nobody_answered_ends_with_who_was_asked() -> None:
+    assert _step(_lost(1, 1), age_s=DEADLINE_S + 1) == Abort(
+        "none of 2 devices came to an end within 100 s: lost0 (downloading), lost1 (downloading)"
+    )
+
+
 @pytest.mark.parametrize(
-    ("state", "since_s", "last_seen_s", "why"),
+    ("state", "for_s", "unmoved_s", "silent_s", "why"),
     [
-        (None, 0.0, None, "not heard of for 61 s"),
-        (D, 0.0, 0.5, "not heard of for 60 s"),
-        (D, 0.0, 60.0, None),
-        (D, 61.0, None, None),
-        (A, -1000.0, 61.0, "heard of, but active for 1061 s"),
-        (None, -1000.0, 61.0, "heard of, but without an answer for 1061 s"),
-        (UpdateState.WAITING, -DAY_S, 61.0, None),
-        (UpdateState.WAITING, -DAY_S - 1000.0, 61.0, f"heard of, but waiting for {DAY_S + 1061:.0f} s"),
+        (None, 61.0, 61.0, 1e9, "not heard of for 61 s"),
+        (D, 61.0, 60.5, 60.2, "not heard of for 60 s"),
+        (D, 61.0, 61.0, 1.0, None),
+        (D, 61.0, 0.0, 61.0, None),
+        (A, 1061.0, 1061.0, 0.0, "heard of, but active for 1061 s"),
+        (None, 1061.0, 1061.0, 0.0, "heard of, but without an answer for 1061 s"),
+        (UpdateState.WAITING, 61.0, DAY_S + 61, 0.0, None),
+        (UpdateState.WAITING, 61.0, DAY_S + 1061, 0.0, f"heard of, but waiting for {DAY_S + 1061:.0f} s"),
+        (D, 500.0, 1.0, 0.0, None),
+        (D, 501.0, 1.0, 0.0, "heard of, but still downloading 501 s after it was told"),
+        (None, 501.0, 501.0, 0.0, "heard of, but still without an answer 501 s after it was told"),
+        (A, 501.0, 300.0, 0.0, None),  # its watch has not ended
+        (A, 501.0, 301.0, 0.0, "heard of, but still active 501 s after it was told"),
     ],
 )
-def test_device_is_unreachable_when_it_is_silent_or_stuck(
-    state: UpdateState | None, since_s: float, last_seen_s: float | None, why: str | None
+def test_device_is_left_behind_when_it_is_silent_or_stuck_or_late(
+    state: UpdateState | None, for_s: float, unmoved_s: float, silent_s: float, why: str | None
 ) -> None:
-    gate = Gate(unreachable_after_s=60.0, stuck_after_s=1000.0)
-    found = unreachable(state=state, since_s=since_s, last_seen_s=last_seen_s, now_s=61.0, gate=gate)
-    assert found == (None if why is None else why)
+    watch = WatchBounds(deadline_s=300.0)
+    gate = Gate(unreachable_after_s=60.0, stuck_after_s=1000.0, wave_deadline_s=500.0, watch=watch)
+    waited = Waited(state=state, for_s=for_s, unmoved_s=unmoved_s, silent_s=silent_s)
+    assert unreachable(waited, gate) == why
+
+
+@pytest.mark.parametrize(("for_s", "is_left"), [(500.0 + DAY_S, False), (501.0 + DAY_S, True)])
+def test_device_with_a_maintenance_window_has_a_day_more(for_s: float, is_left: bool) -> None:
+    waited = Waited(state=UpdateState.WAITING, for_s=for_s, unmoved_s=1.0, silent_s=0.0, has_window=True)
+    assert (unreachable(waited, Gate(wave_deadline_s=500.0)) is not None) == is_left
 
 
 # ---- turns
@@ -263,7 +299,7 @@ def test_paused_rollout_still_stops_by_itself() -> None:
 @pytest.mark.parametrize(("age_s", "kind"), [(DEADLINE_S + DAY_S, Hold), (DEADLINE_S + DAY_S + 1, Abort)])
 def test_wave_with_a_maintenance_window_has_a_day_more(age_s: float, kind: type[Decision]) -> None:
     stage = Stage(wave=1, wave_age_s=age_s, has_window=True)
-    members = _members((1, UpdateState.WAITING))
+    members = _lost(1)
     assert isinstance(decide(members, stage, Gate(wave_deadline_s=DEADLINE_S)), kind)
 
 

@@ -4,19 +4,25 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tuf.api.metadata import Metadata, Root
 
+from builders import make_parts
+from edgeloop.cloud import publish as publishing
 from edgeloop.cloud import trust
-from edgeloop.cloud.store import registry, roots
+from edgeloop.cloud.repository import check_targets
+from edgeloop.cloud.store import registry, restores, roots
+from edgeloop.cloud.store.registry import SignedTargets
 from edgeloop.contracts.api import KeyChange, KeyRole, KeysView
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused, Unavailable
 from edgeloop.contracts.join import Join
+from edgeloop.contracts.messages import MAX_TARGETS_BYTES
 from edgeloop.toolchain import keys
 from edgeloop.toolchain.keys import RoleChange, Signers
 from edgeloop.transport.identity import load_or_make_key, read_key
-from edgeloop.transport.signing import next_root, public_key
+from edgeloop.transport.signing import next_root, next_targets, public_key
 from small_cloud import SmallCloud
 
 pytestmark = pytest.mark.anyio
@@ -204,6 +210,92 @@ async def test_role_that_could_never_be_filled_is_turned_down(cloud: SmallCloud,
         )
 
 
+# ---- after a restore
+
+
+async def _lift(cloud: SmallCloud, *, now_s: float | None = None) -> KeysView:
+    signers = Signers(targets=[read_key(cloud.targets_key)])
+    return await _change(cloud, keys.lift(await _view(cloud), signers, now_s=now_s or time.time()))
+
+
+def _warning(view: KeysView) -> str:
+    return _role(view, "images", "targets").warning
+
+
+async def test_list_is_lifted_beyond_what_was_signed_and_publishing_goes_on(cloud: SmallCloud) -> None:
+    await cloud.publish("1.0.0")
+    before = _role(await _view(cloud), "images", "targets").version or 0
+    after = _role(await _lift(cloud), "images", "targets").version or 0
+    assert before == 2
+    assert after > 100_000_000
+    assert (await cloud.publish("1.1.0")).version == "1.1.0"
+    assert _role(await _view(cloud), "images", "targets").version == after + 1
+
+
+async def test_list_is_lifted_again_and_again(cloud: SmallCloud) -> None:
+    first = _role(await _lift(cloud), "images", "targets").version or 0
+    second = _role(await _lift(cloud), "images", "targets").version or 0
+    assert second > first
+
+
+async def test_list_is_not_lifted_out_of_sight(cloud: SmallCloud) -> None:
+    """A thief of the targets key would do lasting harm with a version at the end of all numbers."""
+    with pytest.raises(Refused, match="the next one is 2"):
+        await _lift(cloud, now_s=time.time() + 2 * DAY_S)
+
+
+async def test_lifted_list_that_lacks_what_was_published_meanwhile_is_refused(cloud: SmallCloud) -> None:
+    signers = Signers(targets=[read_key(cloud.targets_key)])
+    change = keys.lift(await _view(cloud), signers, now_s=time.time())
+    await cloud.publish("1.0.0")
+    with pytest.raises(Refused, match="cannot be changed or taken back"):
+        await _change(cloud, change)
+
+
+async def test_publishing_does_not_jump(cloud: SmallCloud) -> None:
+    parts = make_parts()
+    await cloud.hand_over(parts)
+    view = await _view(cloud)
+    lifted = keys.lift(view, Signers(targets=[read_key(cloud.targets_key)]), now_s=time.time())
+    request = msgspec.structs.replace(cloud.sign(parts), targets_metadata=lifted.targets or b"")
+    with pytest.raises(Refused, match="the next one is 2"):
+        await publishing.publish(cloud.stores, request, now_s=time.time())
+
+
+async def test_restored_cloud_warns_until_its_list_is_lifted(cloud: SmallCloud) -> None:
+    cloud.clock.now_s = time.time()
+    await cloud.publish("1.0.0")
+    assert _warning(await _view(cloud)) == ""
+    cloud.database.write_now(lambda c: restores.note_restore(c, made_at_s=1.0, now_s=time.time()))
+    assert "restored from a backup on 20" in _warning(await _view(cloud))
+    cloud.clock.now_s = time.time()
+    await cloud.publish("1.1.0")
+    assert "'edgeloop keys lift'" in _warning(await _view(cloud)), "one bundle more may be too few"
+    assert _warning(await _lift(cloud)) == ""
+    cloud.clock.now_s = time.time()
+    await cloud.publish("1.2.0")
+    assert _warning(await _view(cloud)) == ""
+
+
+async def test_what_the_server_signs_itself_is_lifted_by_the_restore(cloud: SmallCloud) -> None:
+    cloud.enrol("camera-1")
+
+    async def versions() -> list[int]:
+        served = [
+            await cloud.hub.fetch("camera-1", f"{place}/metadata/timestamp.json")
+            for place in ("images", "director/camera-1")
+        ]
+        return [Metadata.from_bytes(await one.read(0, one.size_bytes)).signed.version for one in served]
+
+    before = await versions()
+    cloud.database.write_now(lambda c: restores.note_restore(c, made_at_s=1.0, now_s=time.time()))
+    between = await versions()
+    await cloud.assign("camera-1")
+    after = await versions()
+    assert all(low + 10**12 < high for low, high in zip(before, between, strict=True))
+    assert (after[0], after[1] > between[1]) == (between[0], True)
+
+
 async def test_metadata_cannot_be_signed_without_the_online_key_and_says_which(cloud: SmallCloud) -> None:
     cloud.enrol("camera-1")
     (cloud.config.online_keys / "images.pem").unlink()
@@ -265,3 +357,52 @@ async def test_what_is_expired_says_so(cloud: SmallCloud) -> None:
 async def test_roots_are_kept_in_order(cloud: SmallCloud) -> None:
     with pytest.raises(EdgeloopError, match="in between"):
         cloud.database.write_now(lambda c: roots.add_root(c, "images", 3, b"", now_s=0.0))
+
+
+# ---- keys that a crash left behind
+
+
+async def test_key_that_a_crash_left_after_its_rotation_is_removed_at_the_next_start(cloud: SmallCloud) -> None:
+    folder = cloud.config.online_keys
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    made = {one: trust.make_online_key(cloud.stores, one) for one in ("images", "director")}
+    await _change(cloud, keys.change_online(await _view(cloud), made, _signers(cloud), now_s=time.time()))
+    newest = {path.name for path in folder.iterdir()}
+    for name, data in before.items():  # the process ended between the commit and this
+        (folder / name).write_bytes(data)
+    pending = trust.make_online_key(cloud.stores, "images").key_id
+    trust.forget_retired(cloud.stores)
+    assert {path.name for path in folder.iterdir()} == {*newest, f"images-{pending[:12]}.pem"}
+    assert cloud.stores.online.has(pending), "it waits for a root that is signed elsewhere, for days perhaps"
+
+
+# ---- the list of all that is published
+
+
+def _grown(cloud: SmallCloud, size_bytes: int) -> bytes:
+    """The next targets metadata, signed, with so many bundles that it is about so large."""
+    key, now_s = read_key(cloud.targets_key), time.time()
+    current = cloud.database.read_now(registry.newest_targets).metadata
+    one = len(next_targets(current, _bundles(1000), keys=[key], now_s=now_s)) - len(current)
+    return next_targets(current, _bundles(1000 * size_bytes // one), keys=[key], now_s=now_s)
+
+
+def _bundles(count: int) -> dict[str, bytes]:
+    return {f"bundles/tiny/1.{number}.0/manifest.json": b"%d" % number for number in range(count)}
+
+
+async def test_list_beyond_what_devices_take_is_not_published(cloud: SmallCloud) -> None:
+    grown = _grown(cloud, MAX_TARGETS_BYTES + 200_000)
+    assert len(grown) > MAX_TARGETS_BYTES
+    root, _ = cloud.roots.newest()
+    current = cloud.database.read_now(registry.newest_targets)
+    with pytest.raises(Refused, match=r"devices take at most 8,000,000.*cloud init"):
+        check_targets(grown, root=root, current=current.metadata)
+
+
+async def test_warning_comes_at_half_of_what_devices_take(cloud: SmallCloud) -> None:
+    for share, is_warned in ((0.45, False), (0.55, True)):
+        grown = _grown(cloud, round(share * MAX_TARGETS_BYTES))
+        targets = SignedTargets(version=2, metadata=grown, published_at_s=0.0)
+        role = _role(trust.view(cloud.roots, targets, now_s=time.time()), "images", "targets")
+        assert ("more bundles" in role.warning) is is_warned

@@ -1,10 +1,13 @@
 """Make a cloud of a backup, where there is none: also on another kind of database, or in another place for blobs.
 
 Rules kept here: every byte is checked against its hash before anything is written; nothing is written over; the
-cloud's folder appears last and whole, so that a restore that was cut short is none.
+cloud's folder appears last and whole, so that a restore that was cut short is none. Rows that it left in a database
+elsewhere are marked as such until then, and a second try takes them away.
 
 A device may know more than the backup, having been given something after it was made. So what is assigned from now on
-counts up from far above (`restores.generation_floor`), and is news to every device.
+counts up from far above, and is news to every device; and so do the versions of all that the server signs. The list of
+bundles is signed elsewhere, and is lifted there: `toolchain.keys.lift`. And what people did after it was made is lost:
+a rollout that was under way in the backup may have been stopped since, so all of them are paused.
 """
 
 import asyncio
@@ -13,22 +16,19 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-
-import sqlalchemy as sa
 
 from edgeloop.bundle.durable import fsync_folder, make_folder, storage_error
 from edgeloop.cloud.backup.archive import DATABASE, Contents, Entry, open_backup, read, read_contents
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.store.blobs import Blobs, open_blobs
-from edgeloop.cloud.store.copying import compact, pour, require_empty
+from edgeloop.cloud.store.copying import compact, is_left_over, note_in_service, pour, require_empty
 from edgeloop.cloud.store.engine import open_engine, parse_url
+from edgeloop.cloud.store.restores import note_restore
+from edgeloop.cloud.store.rollouts import pause_all
 from edgeloop.cloud.store.schema import migrate
-from edgeloop.cloud.store.tables import assignments, restores
 from edgeloop.contracts.errors import InvalidInput
-
-_FAR = 1_000_000
-"""Generations that a cloud can have given out between a backup and its loss; never so many."""
 
 
 def restore(config: CloudConfig, file: Path) -> Contents:
@@ -51,6 +51,8 @@ def restore(config: CloudConfig, file: Path) -> Contents:
                 _build(config, archive, contents, Path(work) / "cloud")
                 (Path(work) / "cloud").rename(config.folder)
                 fsync_folder(config.folder.absolute().parent)
+            if config.database_url is not None:
+                note_in_service(config.sqlalchemy_url)
         except OSError as error:
             raise storage_error(error, config.folder, size_bytes=0) from error
     return contents
@@ -69,7 +71,7 @@ def _build(config: CloudConfig, archive: zipfile.ZipFile, contents: Contents, fo
     for entry in contents.files:
         _write(folder / entry.path, read(archive, "files/", entry))
     _write(folder / DATABASE, read(archive, "", contents.database))
-    _prepare(folder / DATABASE, contents)
+    _prepare(folder / DATABASE, contents, is_whole=not is_elsewhere)
     place = folder / config.blobs_folder.relative_to(config.folder)
     asyncio.run(_put_blobs(archive, contents, open_blobs(place, config.blobs_url)))
     if is_elsewhere:
@@ -81,9 +83,10 @@ def _build(config: CloudConfig, archive: zipfile.ZipFile, contents: Contents, fo
 
 def _require_new(url: str) -> None:
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and Path(parsed.database or "").exists():
+    if parsed.get_backend_name() == "postgresql" or not Path(parsed.database or "").exists():
+        require_empty(url)
+    elif not is_left_over(url):
         raise InvalidInput(f"{parsed.database} is there already; restore into a new file")
-    require_empty(url)
 
 
 async def _put_blobs(archive: zipfile.ZipFile, contents: Contents, blobs: Blobs) -> None:
@@ -92,21 +95,22 @@ async def _put_blobs(archive: zipfile.ZipFile, contents: Contents, blobs: Blobs)
         await blobs.put(entry.path, b"".join(read(archive, "blobs/", entry)))
 
 
-def _prepare(file: Path, contents: Contents) -> None:
-    """Bring the snapshot to the newest schema, and note the restore in it."""
+def _prepare(file: Path, contents: Contents, *, is_whole: bool) -> None:
+    """Bring the snapshot to the newest schema, and note the restore in it.
+
+    is_whole: it appears together with the cloud's folder; else a second try must find that this one was cut short.
+    """
     engine = open_engine(f"sqlite:///{file}")
     try:
         migrate(engine)
         with engine.begin() as connection:
-            newest = sa.select(sa.func.max(assignments.c.generation)).scalar_subquery()
-            before = sa.select(sa.func.max(restores.c.generation_floor)).scalar_subquery()
-            given, floor = connection.execute(sa.select(newest, before)).one()
-            connection.execute(
-                restores.insert().values(
-                    restored_at_s=time.time(),
-                    made_at_s=contents.made_at_s,
-                    generation_floor=max(given or 0, floor or 0) + _FAR,
-                )
+            now_s = time.time()
+            note_restore(connection, made_at_s=contents.made_at_s, now_s=now_s, is_whole=is_whole)
+            made_at = datetime.fromtimestamp(contents.made_at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            pause_all(
+                connection,
+                f"restored from a backup of {made_at}, what was done to it since is not known: resume it, or abort it",
+                now_s=now_s,
             )
     finally:
         engine.dispose()

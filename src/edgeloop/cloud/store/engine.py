@@ -1,7 +1,8 @@
 """Engines: SQLite or PostgreSQL by URL, with what each needs to keep this store's promises.
 
 The promises, on both: what is committed survives a power cut; nobody waits without an end; a transaction sees its own
-savepoints. Neighbours: `database` runs operations on an engine, `replica` asks PostgreSQL who else serves.
+savepoints; and a database on another machine is one that proved itself, unless somebody chose otherwise.
+Neighbours: `database` runs operations on an engine, `replica` asks PostgreSQL who else serves.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
+from edgeloop.contracts.names import is_loopback
 
 _SQLITE_WAIT_S = 10
 _LOCK_WAIT_S = 10
@@ -61,7 +63,7 @@ def is_postgresql(bind: sa.Connection | sa.Engine) -> bool:
     return bind.dialect.name == "postgresql"
 
 
-def unavailable(error: sa.exc.SQLAlchemyError, *, became: str = "Nothing of this request was kept") -> Unavailable:
+def unavailable(error: Exception, *, became: str = "Nothing of this request was kept") -> Unavailable:
     """What a failure of the database means to whoever asked."""
     cause = getattr(error, "orig", None) or error
     return Unavailable(f"the cloud's database cannot serve: {cause}. {became}; try again.")
@@ -86,8 +88,40 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def _require_verified(url: sa.URL) -> None:
+    """Raise InvalidInput unless the server is on this machine, or the address says how it proves itself.
+
+    libpq's own default takes whatever answers, and is content without TLS. What the address does not say, libpq takes
+    from its environment (PGHOST, PGSSLMODE and others): so it is asked.
+    """
+    from psycopg import pq
+
+    said = {one.keyword.decode(): (one.val or b"").decode() for one in pq.Conninfo.get_defaults()}
+    if said.get("sslmode") in ("allow", "disable", "prefer"):
+        said["sslmode"] = ""  # as good as not said
+    said |= {"host": url.host} if url.host else {}
+    said |= {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    named = f"{said.get('host', '')},{said.get('hostaddr', '')}".split(",")
+    elsewhere = [host for host in map(_without_port, named) if host and host[0] not in "/@" and not is_loopback(host)]
+    if said.get("service"):
+        elsewhere.append(f"whatever service {said['service']!r} names")
+    if elsewhere and not said.get("sslmode"):
+        raise InvalidInput(
+            f"the address of PostgreSQL at {elsewhere[0]} does not say how that server proves that it is the right "
+            "one. Add ?sslmode=verify-full (with &sslrootcert=FILE for a private authority, &sslrootcert=system for a "
+            "public one); or choose another mode of libpq's, such as ?sslmode=disable where nobody else is on the "
+            "network."
+        )
+
+
+def _without_port(host: str) -> str:
+    """As SQLAlchemy lets several hosts be named, HOST:PORT; an IPv6 address has more colons."""
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
 def _postgresql(url: sa.URL) -> sa.Engine:
     try:
+        _require_verified(url)
         engine = sa.create_engine(
             url, connect_args=POSTGRESQL_CONNECT, pool_size=_POOL, max_overflow=_POOL_MORE, pool_timeout=_LOCK_WAIT_S
         )

@@ -1,28 +1,28 @@
 """Devices, join tokens and assignments in the database. Functions of a connection; `database` runs them."""
 
-import math
 import secrets
 
 import msgspec
 import sqlalchemy as sa
 
+from edgeloop.cloud.store.glance import first_in
 from edgeloop.cloud.store.news import tell
-from edgeloop.cloud.store.tables import assignments, devices, join_tokens, restores
+from edgeloop.cloud.store.restores import FLOOR
+from edgeloop.cloud.store.tables import assignments, devices, join_tokens
 from edgeloop.contracts.api import DeviceView, JoinTokenRequest, JoinTokenView
 from edgeloop.contracts.codec import from_json, to_json
-from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
+from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound, Refused
 from edgeloop.contracts.join import secret_hash, token_id
-from edgeloop.contracts.messages import Assignment, Desired, DeviceReport, EnrolRequest, UpdateReport
+from edgeloop.contracts.messages import Assignment, Desired, DeviceReport, EnrolRequest
 from edgeloop.contracts.states import Kind
-
-_NEWEST_FLOOR = sa.select(sa.func.max(restores.c.generation_floor))
-
 
 _MINE = sa.or_(devices.c.device_id == sa.bindparam("sender"), devices.c.via == sa.bindparam("sender"))
 # What every request asks is put together once: that takes longer than asking.
-_PUBLIC_KEY = sa.select(devices.c.public_key).where(
+PUBLIC_KEY = sa.select(devices.c.public_key).where(
     devices.c.device_id == sa.bindparam("device_id"), devices.c.revoked_at_s.is_(None)
 )
+"""The key of device `device_id`, unless it was revoked: for `Database.look`."""
+
 _IN_GOOD_STANDING = sa.select(devices.c.device_id).where(_MINE, devices.c.revoked_at_s.is_(None))
 _ASSIGNED_TO = (
     sa.select(assignments.c.device_id, assignments.c.generation, devices.c.revoked_at_s)
@@ -36,7 +36,13 @@ _SAVE_REPORT = (
 )
 
 _ASSIGNED = (
-    sa.select(devices.c.enrolled_at_s, assignments.c.generation, assignments.c.assigned_at_s, assignments.c.body)
+    sa.select(
+        devices.c.enrolled_at_s,
+        assignments.c.generation,
+        assignments.c.assigned_at_s,
+        assignments.c.body,
+        FLOOR.label("floor"),
+    )
     .join_from(devices, assignments, isouter=True)
     .where(devices.c.device_id == sa.bindparam("device_id"))
 )
@@ -51,11 +57,12 @@ _REASSIGN = assignments.update().where(assignments.c.device_id == sa.bindparam("
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True):
-    """A device's newest assignment; generation 0 and None before its first."""
+    """A device's newest assignment; generation 0 and None before its first. floor: see store.restores.FLOOR."""
 
     generation: int
     assigned_at_s: float
     assignment: Assignment | None
+    floor: int
 
 
 def make_join_token(connection: sa.Connection, request: JoinTokenRequest, *, now_s: float, by: str = "") -> str:
@@ -115,11 +122,14 @@ def revoke_join_token(connection: sa.Connection, wanted: str, *, now_s: float) -
 def enrol(connection: sa.Connection, request: EnrolRequest, *, now_s: float) -> None:
     """Admit a device. A repeat with the same key, id and way is let through without using the token again; moving
     to another node takes a good token like joining does, and so does coming back after a revocation, where that is
-    allowed: then with whatever key the device has now.
+    allowed: then with whatever key the device has now. Both take a request that the device made after all its others:
+    whoever carried an earlier one cannot use it to have the device back.
     """
     _check_carrier(connection, request)
     known = connection.execute(sa.select(devices).where(devices.c.device_id == request.device_id)).first()
     row: dict[str, object] = {"public_key": request.public_key, "kind": request.kind, "via": request.via}
+    if request.fresh:
+        row["asked_at_ms"] = request.made_at_ms
     if known is None:
         row |= {"device_id": request.device_id, "enrolled_at_s": now_s}
         connection.execute(devices.insert().values(**row, **_use_token(connection, request.join_secret, now_s)))
@@ -127,13 +137,17 @@ def enrol(connection: sa.Connection, request: EnrolRequest, *, now_s: float) -> 
     this = devices.update().where(devices.c.device_id == request.device_id)
     if known.revoked_at_s is not None:
         _check_may_rejoin(known, now_s)
+        _check_newest(known, request)
         row |= {"enrolled_at_s": now_s, "revoked_at_s": None, "may_rejoin": False}
         connection.execute(this.values(**row, **_use_token(connection, request.join_secret, now_s)))
         return
     _check_same(known, request)
     if known.via != request.via:
+        _check_newest(known, request)
         _use_token(connection, request.join_secret, now_s)
         connection.execute(this.values(**row))
+    elif request.fresh and request.made_at_ms > (known.asked_at_ms or 0):
+        connection.execute(this.values(asked_at_ms=request.made_at_ms))
 
 
 def revoke(connection: sa.Connection, device_id: str, *, now_s: float) -> None:
@@ -177,6 +191,19 @@ def _check_same(known: sa.Row[tuple[object, ...]], request: EnrolRequest) -> Non
         )
 
 
+def _check_newest(known: sa.Row[tuple[object, ...]], request: EnrolRequest) -> None:
+    if not request.fresh:
+        raise Refused(
+            f"{request.device_id!r} is known here, and its request does not say when it was made, so it may be an old "
+            "one that is shown again; update edgeloop on the device and enrol it anew"
+        )
+    if known.asked_at_ms is not None and request.made_at_ms <= known.asked_at_ms:
+        raise Refused(
+            f"{request.device_id!r} asked at {known.asked_at_ms / 1000:.3f} s since 1970, this request of it is from "
+            f"{request.made_at_ms / 1000:.3f} s: it was used already, or the device asked again since. Enrol it anew."
+        )
+
+
 def _check_may_rejoin(known: sa.Row[tuple[object, ...]], now_s: float) -> None:
     if not known.may_rejoin:
         raise Refused(
@@ -204,8 +231,8 @@ def _use_token(connection: sa.Connection, secret: str, now_s: float) -> dict[str
 
 def public_key(connection: sa.Connection, device_id: str) -> bytes | None:
     """The key of an enrolled device; None also for one that was revoked."""
-    key = connection.execute(_PUBLIC_KEY, {"device_id": device_id}).scalar()
-    return None if key is None else bytes(key)
+    found = first_in(connection, PUBLIC_KEY, {"device_id": device_id})
+    return None if found is None else bytes(found[0])
 
 
 def carried_by(connection: sa.Connection, node_id: str) -> set[str]:
@@ -220,23 +247,29 @@ def in_good_standing(connection: sa.Connection, sender: str) -> set[str]:
 
 
 def require_good_standing(connection: sa.Connection, device_id: str) -> None:
-    """Raise Refused if a device was revoked: also while one of its requests was held open."""
+    """Raise Refused if a device was revoked: also while its request was held open, or still on its way up."""
     if public_key(connection, device_id) is None:
-        raise Refused(f"{device_id!r} was revoked; nothing is taken from it any more")
+        raise revoked(device_id)
+
+
+def revoked(device_id: str) -> Refused:
+    """What whoever was revoked is told."""
+    return Refused(f"{device_id!r} was revoked; nothing is taken from it any more")
 
 
 def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *, now_s: float) -> None:
-    """Keep what devices say of themselves; a report without a profile keeps the one that is known."""
+    """Keep what devices say of themselves, once hub.reports let it in; a report without a profile keeps the one that is
+    known.
+    """
     rows = []
     for report in reports:
-        if not math.isfinite(report.age_s) or not _is_finite(report.update):
-            raise InvalidInput(f"the report of {report.device_id!r} holds a number that is not finite")
         kept = report
         if report.profile is None:
             query = sa.select(devices.c.report).where(devices.c.device_id == report.device_id).with_for_update()
             before = connection.execute(query).scalar()
-            if before is not None:
-                kept = msgspec.structs.replace(report, profile=_report(before).profile)
+            known, _ = stored_report(before)
+            if known is not None:
+                kept = msgspec.structs.replace(report, profile=known.profile)
         rows.append({"this": report.device_id, "said": to_json(kept).decode(), "seen_s": now_s - report.age_s})
     if rows:
         connection.execute(_SAVE_REPORT, rows)
@@ -263,11 +296,12 @@ def assigned(connection: sa.Connection, device_id: str) -> Assigned:
     if row is None:
         raise NotFound(f"there is no device {device_id!r}; 'edgeloop fleet list' shows those there are")
     if row.generation is None:
-        return Assigned(generation=0, assigned_at_s=row.enrolled_at_s, assignment=None)
+        return Assigned(generation=0, assigned_at_s=row.enrolled_at_s, assignment=None, floor=row.floor)
     return Assigned(
         generation=row.generation,
         assigned_at_s=row.assigned_at_s,
         assignment=None if row.body is None else from_json(row.body.encode(), Assignment, what="an assignment"),
+        floor=row.floor,
     )
 
 
@@ -277,7 +311,7 @@ def assign(connection: sa.Connection, device_id: str, wanted: Assignment | None,
     Other replicas hear of it (`store.news`). In a restored cloud generations go on above those that it has forgotten.
     """
     before = assigned(connection, device_id)
-    generation = max(before.generation, connection.execute(_NEWEST_FLOOR).scalar() or 0) + 1
+    generation = max(before.generation, before.floor) + 1
     body = None if wanted is None else to_json(msgspec.structs.replace(wanted, generation=generation)).decode()
     values = {"this": device_id, "number": generation, "at_s": now_s, "wanted": body}
     connection.execute(_REASSIGN if before.generation else _ASSIGN_FIRST, values)
@@ -287,7 +321,7 @@ def assign(connection: sa.Connection, device_id: str, wanted: Assignment | None,
 
 
 def list_devices(connection: sa.Connection) -> list[DeviceView]:
-    """Everything that is enrolled, by id."""
+    """Everything that is enrolled, by id. A device whose stored report cannot be read is listed without it, and why."""
     query = (
         sa.select(devices, assignments.c.body)
         .join_from(devices, assignments, isouter=True)
@@ -297,6 +331,7 @@ def list_devices(connection: sa.Connection) -> list[DeviceView]:
 
 
 def _view(row: sa.Row[tuple[object, ...]]) -> DeviceView:
+    report, unreadable = stored_report(row.report)
     wanted = None if row.body is None else from_json(row.body.encode(), Assignment, what="an assignment").bundle
     return DeviceView(
         device_id=row.device_id,
@@ -306,20 +341,19 @@ def _view(row: sa.Row[tuple[object, ...]]) -> DeviceView:
         enrolled_at_s=row.enrolled_at_s,
         last_seen_s=row.last_seen_s,
         desired=wanted,
-        report=None if row.report is None else _report(row.report),
+        report=report,
+        unreadable=unreadable,
         revoked_at_s=row.revoked_at_s,
         may_rejoin=bool(row.may_rejoin),
         joined_with=row.joined_with,
     )
 
 
-def _is_finite(update: UpdateReport | None) -> bool:
-    """MessagePack carries NaN and infinity, JSON does not: such a report could be stored but never read again."""
-    if update is None or update.watch is None:
-        return True
-    watch = update.watch
-    return all(map(math.isfinite, (watch.latency_p50_ms, watch.shadow_latency_p50_ms, watch.score_shift)))
-
-
-def _report(text: str) -> DeviceReport:
-    return from_json(text.encode(), DeviceReport, what="a stored report")
+def stored_report(text: str | None) -> tuple[DeviceReport | None, str]:
+    """A stored report, or why it cannot be read: one device's must not hide the others'."""
+    if text is None:
+        return None, ""
+    try:
+        return from_json(text.encode(), DeviceReport, what="the stored report"), ""
+    except (InvalidInput, Corrupt) as error:
+        return None, str(error)

@@ -2,11 +2,13 @@
 
 import re
 import time
+from collections.abc import Iterable
 
 import msgspec
 import sqlalchemy as sa
 
 from edgeloop.bundle.archive import digest
+from edgeloop.cloud.store import tidying
 from edgeloop.cloud.store.database import insert_ignoring
 from edgeloop.cloud.store.tables import events, samples
 from edgeloop.contracts.api import EventCount, LabelRequest, ReadingView, SampleView
@@ -15,6 +17,7 @@ from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.messages import Alert, Event, Reading, Sample
 from edgeloop.contracts.states import Reason
 
+_TELLING = ("at_ms", "kind", "bundle", "label")
 _SAMPLE_ID = re.compile(r"(?P<device>[a-z0-9-]{1,63})\.(?P<epoch>[0-9]{1,19})\.(?P<sequence>[0-9]{1,19})")
 
 
@@ -24,11 +27,52 @@ def sample_key(sha256: str) -> str:
 
 
 def add_events(connection: sa.Connection, batch: tuple[Event, ...]) -> int:
-    """Insert what is new of a batch, idempotent on (device, epoch, sequence); returns how many were new."""
+    """Insert what is new of a batch, idempotent on (device, epoch, sequence); returns how many were new.
+
+    What was removed by age is not new.
+    """
     received_ms = int(time.time() * 1000)
+    seen = tidying.removed_before(connection, [(e.device_id, e.epoch, e.sequence) for e in batch])
+    if seen:
+        batch = tuple(event for event in batch if (event.device_id, event.epoch, event.sequence) not in seen)
     new = insert_ignoring(connection, events, [_event_row(event, received_ms) for event in batch])
     insert_ignoring(connection, samples, _sample_rows(connection, batch))
     return new
+
+
+def reused(connection: sa.Connection, batch: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Those of a batch that is in the table now under whose identity another event is kept. To be asked only where
+    something of it was there before: then a disk went back to an earlier state, or there are two of it.
+
+    Told by what a hub of any version keeps alike: the time, the kind, the bundle and the label. Of what was removed by
+    age there is only the time left: what was made later than all of it is another event.
+    """
+    identity = (events.c.device_id, events.c.epoch, events.c.sequence)
+    wanted = [(event.device_id, event.epoch, event.sequence) for event in batch]
+    told = (events.c[name] for name in _TELLING)
+    query = sa.select(*identity, *told).where(sa.tuple_(*identity).in_(wanted))
+    kept = {tuple(row[:3]): tuple(row[3:]) for row in connection.execute(query)}
+    rows = ((event, _event_row(event, 0)) for event in batch)
+    removed = tidying.removed_before(connection, set(wanted) - set(kept))
+    return tuple(
+        event
+        for event, row in rows
+        if (
+            kept[identified] != tuple(row[name] for name in _TELLING)
+            if (identified := (event.device_id, event.epoch, event.sequence)) in kept
+            else event.at_ms > removed.get(identified, event.at_ms)
+        )
+    )
+
+
+def claim_blobs(connection: sa.Connection, hashes: Iterable[str], *, now_s: float) -> set[str]:
+    """After a batch with these samples was added: their bytes stay, but for those of a sample that was removed by age
+    and came again. Returns those that must be put once more.
+    """
+    wanted = sorted(hashes)
+    named = set(connection.execute(sa.select(samples.c.sha256).where(samples.c.sha256.in_(wanted))).scalars())
+    tidying.let_go(connection, set(wanted) - named, now_s=now_s)
+    return tidying.claim_blobs(connection, named)
 
 
 def _sample_rows(connection: sa.Connection, batch: tuple[Event, ...]) -> list[dict[str, object]]:
@@ -82,8 +126,10 @@ def _sample_row(event: Event, body: Sample) -> dict[str, object]:
     }
 
 
-def count_events(connection: sa.Connection) -> list[EventCount]:
-    """By device and epoch."""
+def count_events(
+    connection: sa.Connection, *, after: str | None = None, most_devices: int | None = None
+) -> list[EventCount]:
+    """By device and epoch; of so many devices whose ids come after that one, or of all."""
     joined = sa.and_(
         samples.c.device_id == events.c.device_id,
         samples.c.epoch == events.c.epoch,
@@ -101,10 +147,28 @@ def count_events(connection: sa.Connection) -> list[EventCount]:
             sa.func.coalesce(sa.func.sum(samples.c.size_bytes), 0).label("sample_bytes"),
         )
         .join_from(events, samples, joined, isouter=True)
+        .where(*_of_some(connection, after=after, most=most_devices))
         .group_by(events.c.device_id, events.c.epoch)
-        .order_by(events.c.device_id)
+        .order_by(events.c.device_id, events.c.epoch)
     )
-    return [EventCount(**{**row._mapping, "sample_bytes": int(row.sample_bytes)}) for row in connection.execute(query)]
+    removed = tidying.removed_counts(connection)
+    return [
+        EventCount(
+            **{**row._mapping, "sample_bytes": int(row.sample_bytes)},
+            removed=removed.get((row.device_id, row.epoch), 0),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _of_some(connection: sa.Connection, *, after: str | None, most: int | None) -> list[sa.ColumnElement[bool]]:
+    """What limits events to those of so many devices after one."""
+    bounds = [] if after is None else [events.c.device_id > after]
+    if most is not None:
+        some = sa.select(events.c.device_id).where(*bounds).distinct().order_by(events.c.device_id).limit(most)
+        last = max(connection.execute(some).scalars(), default="")
+        bounds.append(events.c.device_id <= last)
+    return bounds
 
 
 def list_readings(connection: sa.Connection, device_id: str, *, after: int, limit: int) -> list[ReadingView]:

@@ -11,6 +11,9 @@ from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import NotFound, Refused
 from edgeloop.contracts.states import JobState
 
+_SKEW_S = 60.0
+"""By so much replicas' clocks may differ."""
+
 
 def artifact_key(job_id: str, name: str) -> str:
     """Where an artifact is among the blobs."""
@@ -40,9 +43,9 @@ def add_job(connection: sa.Connection, request: JobRequest, *, now_s: float) -> 
 
 def claim_job(connection: sa.Connection, worker: str, *, now_s: float, lease_s: float) -> JobView | None:
     """Give the oldest open job to a worker: a queued one, or one whose worker's lease ran out."""
-    is_open = sa.or_(
-        jobs.c.state == JobState.QUEUED, sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < now_s)
-    )
+    # A lease that ends later than one that begins now was given by a clock that has been set back since.
+    ran_out = sa.or_(jobs.c.lease_until_s < now_s, jobs.c.lease_until_s > now_s + lease_s + _SKEW_S)
+    is_open = sa.or_(jobs.c.state == JobState.QUEUED, sa.and_(jobs.c.state == JobState.RUNNING, ran_out))
     row = connection.execute(sa.select(jobs.c.job_id).where(is_open).order_by(jobs.c.created_at_s).limit(1)).first()
     if row is None:
         return None

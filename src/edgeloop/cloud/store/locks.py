@@ -24,6 +24,16 @@ CONDUCTING = 4
 """Held by the session of the replica that carries rollouts forward."""
 
 
+TIDYING = 5
+"""Held by a transaction that removes what is too old; shared by those that add events."""
+
+
+def share_for_transaction(connection: sa.Connection, lock: int) -> None:
+    """Wait until nobody holds a lock alone, and share it until the transaction ends. Does nothing on SQLite."""
+    if is_postgresql(connection):
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(_OURS, lock)))
+
+
 def take_for_transaction(connection: sa.Connection, lock: int) -> None:
     """Wait for a lock; it is let go with the transaction. Does nothing on SQLite."""
     if is_postgresql(connection):

@@ -14,7 +14,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from edgeloop.cloud.store.database import Database
 from edgeloop.cloud.store.tables import used_nonces
-from edgeloop.contracts.errors import EdgeloopError
 
 _LARGEST_GROUP = 1000
 _SWEEP_EVERY_S = 60.0
@@ -49,7 +48,7 @@ class SharedNonces:
             rows = {key: until_s for key, until_s, _ in group}
             try:
                 new = await self._database.transact(partial(self._insert, rows))
-            except EdgeloopError as error:
+            except Exception as error:  # noqa: BLE001 - handed to those who wait: nobody else would answer them
                 for *_, future in group:
                     if not future.done():
                         future.set_exception(error)

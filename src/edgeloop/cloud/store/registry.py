@@ -4,32 +4,36 @@ import msgspec
 import sqlalchemy as sa
 
 from edgeloop.bundle.archive import digest, parse_manifest
+from edgeloop.cloud.store.restores import FLOOR
 from edgeloop.cloud.store.tables import bundles, signed_targets
 from edgeloop.contracts.api import BundleView
 from edgeloop.contracts.errors import NotFound, Refused
 from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.names import BundleRef, version_key
 
+_NEWEST_TARGETS = sa.select(signed_targets, FLOOR.label("floor")).order_by(signed_targets.c.version.desc()).limit(1)
+
 
 class SignedTargets(msgspec.Struct, frozen=True):
-    """The newest targets metadata of the images repository."""
+    """The newest targets metadata of the images repository. floor: see store.restores.FLOOR."""
 
     version: int
     metadata: bytes
     published_at_s: float
+    floor: int = 0
 
 
 def newest_targets(connection: sa.Connection) -> SignedTargets:
     """What is signed as existing. Raises NotFound in a database that no cloud was founded in."""
-    row = connection.execute(sa.select(signed_targets).order_by(signed_targets.c.version.desc()).limit(1)).first()
+    row = connection.execute(_NEWEST_TARGETS).first()
     if row is None:
         raise NotFound("no signed targets; this database was not made by 'edgeloop cloud init'")
-    return SignedTargets(row.version, row.metadata, row.published_at_s)
+    return SignedTargets(row.version, row.metadata, row.published_at_s, row.floor)
 
 
-def add_targets(connection: sa.Connection, version: int, metadata: bytes, *, now_s: float) -> None:
-    """Keep targets metadata that was checked. Raises Refused if other came in between."""
-    if newest_targets(connection).version != version - 1:
+def add_targets(connection: sa.Connection, version: int, metadata: bytes, *, after: int, now_s: float) -> None:
+    """Keep targets metadata that was checked against version `after`. Raises Refused if other came in between."""
+    if newest_targets(connection).version != after:
         raise Refused("someone published in between; publish again")
     connection.execute(signed_targets.insert().values(version=version, metadata=metadata, published_at_s=now_s))
 
@@ -43,7 +47,7 @@ def add_bundle(
     )
     if connection.execute(taken).first() is not None:
         raise Refused(f"{manifest.ref} is published already and versions never change; publish under a newer version")
-    add_targets(connection, *targets, now_s=now_s)
+    add_targets(connection, *targets, after=targets[0] - 1, now_s=now_s)
     connection.execute(
         bundles.insert().values(
             name=manifest.name,
@@ -71,6 +75,14 @@ def manifest_bytes(connection: sa.Connection, ref: BundleRef) -> bytes:
     text = connection.execute(query).scalar()
     if text is None:
         raise NotFound(f"{ref} is not published here; 'edgeloop bundle list' shows what is")
+    return str(text).encode()
+
+
+def manifest_of(connection: sa.Connection, sha256: str) -> bytes:
+    """The manifest that has this hash. Raises NotFound."""
+    text = connection.execute(sa.select(bundles.c.manifest).where(bundles.c.manifest_sha256 == sha256)).scalar()
+    if text is None:
+        raise NotFound(f"nothing with hash {sha256[:12]} is published here")
     return str(text).encode()
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 import msgspec
 import sqlalchemy as sa
 
+from edgeloop.cloud.store import fleet
 from edgeloop.cloud.store.tables import assignments, devices, rollout_devices, rollouts
 from edgeloop.contracts.api import Gate, RolloutDevice, RolloutRequest, RolloutView
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import NotFound
-from edgeloop.contracts.messages import DeviceReport, UpdateReport, WatchStats
+from edgeloop.contracts.messages import UpdateReport, WatchStats
 from edgeloop.contracts.states import Outcome, RolloutState, UpdateState
 from edgeloop.contracts.window import Window
 
@@ -23,9 +24,23 @@ _AT_ONCE = 500
 _REASON = 2000
 
 
+# Put together once: every sync of a device that was ever updated asks it.
+_NOTE_REPORT = (
+    rollout_devices.update()
+    .where(
+        rollout_devices.c.rollout_id == sa.bindparam("rollout"),
+        rollout_devices.c.device_id == sa.bindparam("device"),
+        rollout_devices.c.generation == sa.bindparam("of"),
+        sa.or_(rollout_devices.c.state.is_(None), rollout_devices.c.state != sa.bindparam("state")),
+    )
+    .values({name: sa.bindparam(name) for name in ("state", "outcome", "reason", "since_s")})
+)
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One device of a rollout, as it is kept. generation: of its assignment, None before it was given."""
 
+    rollout_id: str
     device_id: str
     wave: int
     generation: int | None
@@ -50,15 +65,20 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """A device that was given a bundle and has not come to an end with it, or was left behind as unreachable."""
+    """A device that was given a bundle and has not come to an end with it, or was left behind as unreachable.
+
+    given_at_s: when it was assigned. since_s: when it moved on last.
+    """
 
     rollout_id: str
     device_id: str
     state: UpdateState | None
     outcome: Outcome | None
+    given_at_s: float
     since_s: float
     last_seen_s: float | None
     gate: Gate
+    has_window: bool
 
 
 def add_rollout(
@@ -131,7 +151,13 @@ def holders(connection: sa.Connection) -> dict[str, str]:
 def given(connection: sa.Connection) -> list[Given]:
     """Everyone who is waited for, or whose return is; in rollouts that are over, too."""
     query = (
-        sa.select(rollout_devices, rollouts.c.gate, devices.c.last_seen_s)
+        sa.select(
+            rollout_devices,
+            rollouts.c.gate,
+            rollouts.c.time_window,
+            devices.c.last_seen_s,
+            assignments.c.assigned_at_s,
+        )
         .join_from(rollout_devices, rollouts)
         .join(devices, devices.c.device_id == rollout_devices.c.device_id)
         .join(assignments, assignments.c.device_id == rollout_devices.c.device_id)
@@ -147,15 +173,24 @@ def given(connection: sa.Connection) -> list[Given]:
             device_id=row.device_id,
             state=None if row.state is None else UpdateState(row.state),
             outcome=None if row.outcome is None else Outcome(row.outcome),
+            given_at_s=row.assigned_at_s,
             since_s=row.since_s or 0.0,
             last_seen_s=row.last_seen_s,
             gate=gates.get(row.gate) or gates.setdefault(row.gate, _gate(row.gate)),
+            has_window=row.time_window is not None,
         )
         for row in connection.execute(query)
     ]
 
 
-def set_state(connection: sa.Connection, rollout_id: str, state: RolloutState, **changes: float | None) -> None:
+def pause_all(connection: sa.Connection, reason: str, *, now_s: float) -> None:
+    """Pause all that is not over, for this reason; what is paused already stays so since then."""
+    for row in connection.execute(sa.select(rollouts).where(rollouts.c.state.in_(_OPEN))).all():
+        changes = {"reason": reason, "paused_at_s": now_s if row.paused_at_s is None else row.paused_at_s}
+        set_state(connection, row.rollout_id, RolloutState.PAUSED, **changes)
+
+
+def set_state(connection: sa.Connection, rollout_id: str, state: RolloutState, **changes: float | str | None) -> None:
     """Note where a rollout is; changes: other columns, too."""
     connection.execute(rollouts.update().where(rollouts.c.rollout_id == rollout_id).values(state=state, **changes))
 
@@ -186,30 +221,53 @@ def note_assigned(
     )
 
 
-def note_outcome(
-    connection: sa.Connection, rollout_id: str, device_id: str, outcome: Outcome | None, reason: str
-) -> None:
-    """Note what it came to on a device, by the cloud's own judgement."""
-    connection.execute(
-        rollout_devices.update().where(_member(rollout_id, device_id)).values(outcome=outcome, reason=reason[:_REASON])
+def note_outcome(connection: sa.Connection, was: Row | Given, outcome: Outcome | None, reason: str) -> bool:
+    """Note what it came to on a device, by the cloud's own judgement of what was read; False if that has changed.
+
+    Another replica may have heard of the device since: its own word counts. From here on it waits for the commit.
+    """
+    mine = sa.and_(
+        _member(was.rollout_id, was.device_id),
+        rollout_devices.c.state.is_not_distinct_from(was.state),
+        rollout_devices.c.outcome.is_not_distinct_from(was.outcome),
     )
+    done = connection.execute(rollout_devices.update().where(mine).values(outcome=outcome, reason=reason[:_REASON]))
+    return bool(done.rowcount)
+
+
+def newest_wave_s(connection: sa.Connection) -> float:
+    """When an open rollout's wave was begun, or it was paused, last; 0 with none."""
+    times = sa.func.max(rollouts.c.wave_started_at_s), sa.func.max(rollouts.c.paused_at_s)
+    row = connection.execute(sa.select(*times).where(rollouts.c.state.in_(_OPEN))).one()
+    return max(row[0] or 0.0, row[1] or 0.0)
+
+
+def set_back(connection: sa.Connection, *, now_s: float) -> None:
+    """Times that have not come yet become now: what counts from them would not end before they had."""
+    for table, name in (
+        (rollouts, "wave_started_at_s"),
+        (rollouts, "paused_at_s"),
+        (rollout_devices, "since_s"),
+        (assignments, "assigned_at_s"),
+        (devices, "last_seen_s"),
+    ):
+        connection.execute(table.update().where(table.c[name] > now_s).values({name: now_s}))
 
 
 def note_reports(connection: sa.Connection, reports: list[tuple[str, UpdateReport]], *, now_s: float) -> bool:
     """Keep what devices say of their updates, by the generation that they say it of; True if any of it is news."""
     news = False
     for device_id, report in reports:
-        mine = sa.and_(
-            _member(report.rollout_id, device_id),
-            rollout_devices.c.generation == report.generation,
-            sa.or_(rollout_devices.c.state.is_(None), rollout_devices.c.state != report.state),
-        )
-        done = connection.execute(
-            rollout_devices.update()
-            .where(mine)
-            .values(state=report.state, outcome=Outcome.of(report.state), reason=report.reason[:_REASON], since_s=now_s)
-        )
-        news = news or bool(done.rowcount)
+        said = {
+            "rollout": report.rollout_id,
+            "device": device_id,
+            "of": report.generation,
+            "state": report.state,
+            "outcome": Outcome.of(report.state),
+            "reason": report.reason[:_REASON],
+            "since_s": now_s,
+        }
+        news = bool(connection.execute(_NOTE_REPORT, said).rowcount) or news
     return news
 
 
@@ -230,6 +288,14 @@ def befores(connection: sa.Connection, rollout_id: str) -> dict[str, str | None]
     return {row.device_id: row.before for row in connection.execute(query)}
 
 
+def get_row(connection: sa.Connection, rollout_id: str, device_id: str) -> Row:
+    """One device of a rollout. Raises NotFound."""
+    row = connection.execute(sa.select(rollout_devices).where(_member(rollout_id, device_id))).first()
+    if row is None:
+        raise NotFound(f"device {device_id!r} is not in rollout {rollout_id!r}")
+    return _row(row)
+
+
 def came_to(connection: sa.Connection, rollout_id: str, device_id: str) -> tuple[Outcome | None, str | None]:
     """What a rollout came to on a device, and what that device had before it (as JSON); None twice if never given."""
     row = connection.execute(sa.select(rollout_devices).where(_member(rollout_id, device_id))).first()
@@ -242,15 +308,26 @@ def get_rollout(connection: sa.Connection, rollout_id: str) -> RolloutView:
     """One rollout. Raises NotFound."""
     row = connection.execute(sa.select(rollouts).where(rollouts.c.rollout_id == rollout_id)).first()
     if row is None:
-        raise NotFound(f"there is no rollout {rollout_id!r}; 'edgeloop rollout list' shows those there are")
+        raise _no_rollout(rollout_id)
     return _view(connection, row, holders(connection))
 
 
-def list_rollouts(connection: sa.Connection) -> list[RolloutView]:
-    """All, oldest first."""
+def list_rollouts(
+    connection: sa.Connection, *, after: str | None = None, limit: int | None = None
+) -> list[RolloutView]:
+    """Oldest first: all, or so many that were started after that one. Raises NotFound if there is none such."""
+    query = sa.select(rollouts).order_by(*_OLDEST_FIRST).limit(limit)
+    if after is not None:
+        row = connection.execute(sa.select(*_OLDEST_FIRST).where(rollouts.c.rollout_id == after)).first()
+        if row is None:
+            raise _no_rollout(after)
+        query = query.where(sa.tuple_(*_OLDEST_FIRST) > sa.tuple_(*row))
     held = holders(connection)
-    found = connection.execute(sa.select(rollouts).order_by(*_OLDEST_FIRST)).all()
-    return [_view(connection, row, held) for row in found]
+    return [_view(connection, row, held) for row in connection.execute(query).all()]
+
+
+def _no_rollout(rollout_id: str) -> NotFound:
+    return NotFound(f"there is no rollout {rollout_id!r}; 'edgeloop rollout list' shows those there are")
 
 
 def _member(rollout_id: str, device_id: str) -> sa.ColumnElement[bool]:
@@ -263,16 +340,20 @@ def _rows(connection: sa.Connection, rollout_id: str) -> Iterable[Row]:
         .where(rollout_devices.c.rollout_id == rollout_id)
         .order_by(rollout_devices.c.wave, rollout_devices.c.device_id)
     )
-    for row in connection.execute(query):
-        yield Row(
-            device_id=row.device_id,
-            wave=row.wave,
-            generation=row.generation,
-            state=None if row.state is None else UpdateState(row.state),
-            outcome=None if row.outcome is None else Outcome(row.outcome),
-            reason=row.reason,
-            since_s=row.since_s,
-        )
+    yield from map(_row, connection.execute(query))
+
+
+def _row(row: sa.Row[tuple[object, ...]]) -> Row:
+    return Row(
+        rollout_id=row.rollout_id,
+        device_id=row.device_id,
+        wave=row.wave,
+        generation=row.generation,
+        state=None if row.state is None else UpdateState(row.state),
+        outcome=None if row.outcome is None else Outcome(row.outcome),
+        reason=row.reason,
+        since_s=row.since_s,
+    )
 
 
 def _view(connection: sa.Connection, row: sa.Row[tuple[object, ...]], held: dict[str, str]) -> RolloutView:
@@ -318,9 +399,9 @@ def _on_watch(connection: sa.Connection, device_ids: list[str]) -> dict[tuple[st
         some = device_ids[start : start + _AT_ONCE]
         query = sa.select(devices.c.device_id, devices.c.report).where(devices.c.device_id.in_(some))
         for row in connection.execute(query):
-            update = from_json(row.report.encode(), DeviceReport, what="a report").update if row.report else None
-            if update is not None and update.watch is not None:
-                found[row.device_id, update.generation] = update.watch
+            report, _ = fleet.stored_report(row.report)
+            if report is not None and report.update is not None and report.update.watch is not None:
+                found[row.device_id, report.update.generation] = report.update.watch
     return found
 
 

@@ -1,5 +1,7 @@
 """The samples' bytes among the blobs, sealed where the cloud has a key for it."""
 
+from collections.abc import Sequence
+
 from edgeloop.cloud.store.blobs import Blobs
 from edgeloop.contracts.errors import NotFound, Unavailable
 from edgeloop.transport.seal import Keyring
@@ -18,6 +20,10 @@ class SampleBytes:
             await self._blobs.put(key, data)
         else:
             await self._blobs.put(_sealed(key), self._keyring.seal(data, context=key.encode()))
+
+    async def remove(self, keys: Sequence[str]) -> None:
+        """Let go of samples, however they are kept; those that are gone already count. Raises Unavailable."""
+        await self._blobs.remove([name for key in keys for name in (key, _sealed(key))])
 
     async def get(self, key: str) -> bytes:
         """A sample's bytes. Raises NotFound, Unavailable without the key that it was sealed with, Corrupt."""

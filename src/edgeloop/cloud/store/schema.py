@@ -15,11 +15,14 @@ from alembic.script import ScriptDirectory
 
 from edgeloop.cloud.store.engine import is_postgresql, unavailable
 from edgeloop.cloud.store.locks import MIGRATING, SERVING, take_for_transaction, try_for_transaction
+from edgeloop.cloud.store.tables import signed_roots
 from edgeloop.contracts.errors import Corrupt, InvalidInput, Refused
 
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 BASE = "base"
 """Before the first version: no tables."""
+
+_ROOTS_SINCE = "0002"
 
 
 def known_versions() -> tuple[str, ...]:
@@ -39,11 +42,12 @@ def version_of(connection: sa.Connection) -> str:
     return version
 
 
-def migrate(engine: sa.Engine, *, to: str | None = None) -> tuple[str, str]:
+def migrate(engine: sa.Engine, *, to: str | None = None, lose_roots: bool = False) -> tuple[str, str]:
     """Take the database to a version, the newest unless told; returns (from, to).
 
-    Raises InvalidInput if either version is not known here; Refused if it is to go back while replicas serve;
-    Unavailable or Corrupt if the database cannot be opened.
+    lose_roots: also to where there is no place for roots of trust. Raises InvalidInput if either version is not known
+    here; Refused if it is to go back while replicas serve, or would lose roots; Unavailable or Corrupt if the database
+    cannot be opened.
     """
     wanted = known_versions()[-1] if to is None else to
     if wanted not in (BASE, *known_versions()):
@@ -52,6 +56,8 @@ def migrate(engine: sa.Engine, *, to: str | None = None) -> tuple[str, str]:
         with engine.begin() as connection:
             take_for_transaction(connection, MIGRATING)
             before = version_of(connection)
+            if not lose_roots:
+                _require_keeps_roots(connection, before, wanted)
             _go(connection, before, wanted)
     except sa.exc.OperationalError as error:
         raise unavailable(error) from error
@@ -73,6 +79,21 @@ def require_newest(engine: sa.Engine) -> None:
         raise InvalidInput(
             f"the cloud's database has schema {version}, this edgeloop needs {known_versions()[-1]}: run 'edgeloop "
             "cloud migrate' first"
+        )
+
+
+def _require_keeps_roots(connection: sa.Connection, before: str, wanted: str) -> None:
+    """Raise Refused if roots of trust would be dropped: with them goes whatever devices believe this cloud by."""
+    order = (BASE, *known_versions())
+    if not order.index(wanted) < order.index(_ROOTS_SINCE) <= order.index(before):
+        return
+    count = connection.execute(sa.select(sa.func.count()).select_from(signed_roots)).scalar()
+    if count:
+        raise Refused(
+            f"schema {wanted} has no place for roots of trust, and {count} are in this database: without them no "
+            "device takes anything from this cloud any more, unless it was founded before they were rows and no key "
+            "was ever changed. Nothing was done. Make a backup ('edgeloop cloud backup'), and give --lose-roots if "
+            "this is what you want."
         )
 
 

@@ -73,6 +73,7 @@ devices = sa.Table(
     sa.Column("revoked_at_s", sa.Float, nullable=True),
     sa.Column("may_rejoin", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("joined_with", sa.String(12), nullable=True),
+    sa.Column("asked_at_ms", sa.BigInteger, nullable=True),
     sa.Index("ix_devices_via", "via"),
 )
 
@@ -172,7 +173,7 @@ samples = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("reason", sa.String(16), nullable=False),
     sa.Column("media", sa.String(64), nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False, index=True),
     sa.Column("size_bytes", sa.Integer, nullable=False),
     sa.Column("label", sa.String(200), nullable=True, index=True),
     sa.Column("labelled_by", sa.String(200), nullable=True),
@@ -211,4 +212,24 @@ restores = sa.Table(
     sa.Column("restored_at_s", sa.Float, primary_key=True, autoincrement=False),
     sa.Column("made_at_s", sa.Float, nullable=False),
     sa.Column("generation_floor", sa.Integer, nullable=False),
+    sa.Column("is_whole", sa.Boolean, nullable=False, server_default=sa.true()),
+)
+
+tidied = sa.Table(
+    "tidied",
+    metadata,
+    sa.Column("device_id", sa.String(63), primary_key=True),
+    sa.Column("epoch", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.Column("removed", sa.BigInteger, nullable=False),
+    sa.Column("until_ms", sa.BigInteger, nullable=False),
+)
+
+loose_blobs = sa.Table(
+    "loose_blobs",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("since_s", sa.Float, nullable=False),
+    sa.Column("is_gone", sa.Boolean, nullable=False),
 )
