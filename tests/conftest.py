@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from small_cloud import SmallCloud
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--times N`: tests that hang on chance and ask for `turn` run so often, each time with other chances."""
+    parser.addoption("--times", type=int, default=1, help="run tests that ask for `turn` so often")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Numbers for `turn`, from 0."""
+    if "turn" in metafunc.fixturenames:
+        metafunc.parametrize("turn", range(metafunc.config.getoption("--times")), scope="module")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """What tests marked `anyio` run on."""

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the
 
 from torture.rows import Row, keep, table
 from torture.warm import Warm
-from torture.works import WORKS, Scale, large
+from torture.works import WORKS, Scale, large, small
 
 REPORT = Path("build") / "torture.json"
 _WIDTH = 160
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     scale = large(minutes=asked.minutes)
     if asked.small:
-        scale = msgspec.structs.replace(scale, kills=24, cuts_each=20, jumps=2, absences=2)
+        scale = small(scale)
     told = Console(stderr=True, soft_wrap=True)
     signal.signal(signal.SIGTERM, _as_interrupt)
     folder = Path(tempfile.mkdtemp(prefix="edgeloop-torture-"))

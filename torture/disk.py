@@ -13,6 +13,7 @@ import os
 import struct
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ _NOLOGFLUSH = 2
 _MIB = 1024 * 1024
 _BLOCK_BYTES = 1024
 _BALLAST = "ballast"
+_BUSY_S = 20.0
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a loop device on a real disk would wait for it at each sync
 
 
@@ -39,6 +41,7 @@ class Disk:
         self.path = Path(self._folder.name) / "mounted"
         self._size_mib = size_mib
         self._is_mounted = False
+        self._device = ""
 
     def __enter__(self) -> Self:
         self.path.mkdir()
@@ -54,14 +57,35 @@ class Disk:
         self._folder.cleanup()
 
     def mount(self) -> None:
-        """Mount it; after a cut this plays back the journal."""
-        _run("mount", "-o", "loop,noauto_da_alloc", str(self._image), str(self.path))
+        """Mount it; after a cut this plays back the journal.
+
+        On a loop device of its own each time: where another process has a copy of our mounts, as in a namespace of its
+        own, the filesystem that was shut down lives on there, and its device would bring it back.
+        """
+        self._device = _run("losetup", "--find", "--show", str(self._image)).strip()
+        try:
+            _run("mount", "-o", "noauto_da_alloc", self._device, str(self.path))
+        except BaseException:
+            _run("losetup", "--detach", self._device)
+            raise
         self._is_mounted = True
 
     def unmount(self) -> None:
-        """Unmount it: after a cut, with the loss of all that is in memory. Nobody may have a file open in it."""
-        _run("umount", str(self.path))
+        """Unmount it: after a cut, with the loss of all that is in memory. Nobody may have a file open in it for long:
+        what a killed process had started ends a moment after it.
+        """
+        until_s = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                _run("umount", str(self.path))
+            except subprocess.CalledProcessError:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(0.02)
+            else:
+                break
         self._is_mounted = False
+        _run("losetup", "--detach", self._device)  # at once, or once nobody uses it any more
 
     def cut(self) -> None:
         """Cut the power, here and now: who writes is told EIO."""
@@ -119,5 +143,6 @@ def why_not() -> str:
     return ""
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - literals and our own paths
+def _run(*command: str) -> str:
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - literals, our own paths
+    return done.stdout

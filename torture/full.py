@@ -3,15 +3,18 @@
 For each point a device, its node or the cloud lies on a disk of its own, which is filled in the instant in which the
 point is reached (`points`). While it is full the device must go on answering frames, and somebody must say that there
 is no room. Then room is made, and nothing else done: the update that was under way must come to its end and new
-readings must reach the cloud.
+readings must reach the cloud. The points of one role follow one another in one world, for as long as all is sound.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
-from edgeloop.contracts.states import Kind
+from edgeloop.contracts.states import Kind, UpdateState
 from torture import points
 from torture.disk import Disk
 from torture.marks import Marks
@@ -24,6 +27,11 @@ _ANSWERS = 20
 _FRAMES = 30
 _RATE_HZ = 60.0
 _WAYS_TO_SAY_IT = ("no room", "ree some space", "No space left", "disk is full", "disk full")
+_REACHED_S = 20.0
+_HEALED_S = 20.0
+_GOING_BACK = "going back"
+_CLEAN_START = "start after a clean stop"
+_PROCESSES = ("cam", "node", "cloud")
 
 
 class Full(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,50 +54,49 @@ class Full(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(warm: Warm, folder: Path, *, names: tuple[str, ...] = tuple(points.POINTS)) -> list[Full]:
-    """One point after another, each in a world of its own."""
-    return [_at(name, warm, folder / str(number)) for number, name in enumerate(names)]
+    """One point after another."""
+    found: list[Full] = []
+    by_role = sorted(names, key=lambda name: points.POINTS[name].role)
+    for role, of_role in groupby(by_role, key=lambda name: points.POINTS[name].role):
+        left = list(of_role)
+        while left:
+            came = list(_until_unsound(role, left, warm, folder / str(len(found))))
+            found += came
+            left = left[len(came) :]
+    return found
 
 
-def _at(name: str, warm: Warm, folder: Path) -> Full:
+def _until_unsound(role: str, names: list[str], warm: Warm, folder: Path) -> Iterator[Full]:
+    """Points in one world, the last of them the first that is not sound: what it left is no place for others."""
     folder.mkdir(parents=True)
-    with Disk(size_mib=_SIZE_MIB) as disk:
-        role = points.POINTS[name].role
+    with ExitStack() as stack:
+        disk = stack.enter_context(Disk(size_mib=_SIZE_MIB))
+        stack.callback(points.forget, disk.path)
         world = World(warm, folder, cloud=disk.path / "cloud" if role == "cloud" else None)
-        try:
-            return _Trial(name, world, disk, folder).run()
-        finally:
-            world.close()
+        stack.callback(world.close)
+        marks = stack.enter_context(Marks(folder / "marks"))
+        place = _Place(role, world, disk, folder, marks)
+        for name in names:
+            made = place.fill_at(name)
+            yield made
+            if not made.is_sound:
+                return
             points.forget(disk.path)
 
 
-class _Trial:
-    def __init__(self, name: str, world: World, disk: Disk, folder: Path) -> None:
-        self._name = name
-        self._role = points.POINTS[name].role
+class _Place:
+    """A world in which one role's disk will be full; a version runs on its device."""
+
+    def __init__(self, role: str, world: World, disk: Disk, folder: Path, marks: Marks) -> None:
+        self._role = role
         self._world = world
         self._disk = disk
         self._folder = folder
+        self._marks = marks
         self._spool = Spool(folder / "spool")
-        self._full: Settings = {"full_at": name, "full_on": str(disk.path)}
-
-    def run(self) -> Full:
+        self._version = 0
+        self._runs = ""
         self._set_up()
-        with Marks(self._folder / "marks") as marks:
-            self._start_device(marks, {})
-            self._world.publish("1.0.0")
-            self._world.roll_out("1.0.0")
-            self._put_on_full(marks)
-            self._spool.put(_FRAMES)
-            if self._role != "cloud":
-                self._world.publish("1.1.0")
-                self._world.start_rollout("1.1.0")
-            until(lambda: points.was_reached(self._disk.path), f"the point {self._name!r}", timeout_s=20)
-            marks.drain()
-            self._spool.put(_ANSWERS)
-            goes_on = marks.wait("outbox", count=_ANSWERS, timeout_s=10)
-            told = self._who_told()
-            self._disk.free()
-            return self._healed(goes_on=goes_on, told=told)
 
     def _set_up(self) -> None:
         """Everybody belongs together; nothing is full yet."""
@@ -99,46 +106,87 @@ class _Trial:
             self._world.enrol(node, "node", hub=hub, kind=Kind.NODE)
             hub = self._world.start("node", Order(role="node", log="", settings={"folder": str(node)}))
             self._world.pin("node", hub)
-        self._device = (self._disk.path if self._role == "device" else self._folder) / "cam"
-        self._world.enrol(self._device, "cam", hub=hub)
-
-    def _start_device(self, marks: Marks, more: Settings) -> None:
+        device = (self._disk.path if self._role == "device" else self._folder) / "cam"
+        self._world.enrol(device, "cam", hub=hub)
         settings: Settings = {
-            "folder": str(self._device),
+            "folder": str(device),
             "source": str(self._spool.folder),
             "rate_hz": _RATE_HZ,
-            "race_s": 0.1 if self._name == "races folder" else 0.0,
-            "marks": str(marks.path),
+            "marks": str(self._marks.path),
         }
-        order = Order(role="device", log="", settings={**settings, **more}, faults=("accept_here",))
+        order = Order(role="device", log="", settings=settings, faults=("accept_here", "answer_here"))
         self._world.start("cam", order)
+        self._world.publish("1.0.0")
+        self._world.roll_out("1.0.0")
+        self._runs = "tiny@1.0.0"
 
-    def _put_on_full(self, marks: Marks) -> None:
+    def fill_at(self, name: str) -> Full:
+        """Have the disk full at a point, look on, and make room."""
+        said = {one: len(self._world.log(one)) for one in _PROCESSES}
+        self._put_on_full(name)
+        self._spool.put(_FRAMES)
+        wanted = self._next_version(is_bad=name == _GOING_BACK) if self._role != "cloud" else None
+        try:
+            until(self._is_reached, f"the point {name!r}", timeout_s=_REACHED_S, every_s=0.1)
+        except AssertionError as error:
+            return Full(point=name, goes_on=False, told="", heals=False, why=f"{error}; {self._log_end()}")
+        self._marks.drain()
+        self._spool.put(_ANSWERS)
+        goes_on = self._marks.wait("outbox", count=_ANSWERS, timeout_s=10)
+        told = self._who_told(said)
+        self._disk.free()
+        why = self._why_not_healed(wanted, is_bad=name == _GOING_BACK)
+        return Full(point=name, goes_on=goes_on, told=told, heals=not why, why=why if goes_on else self._log_end())
+
+    def _put_on_full(self, name: str) -> None:
         """Start the one whose disk it is again, as one that will find it full."""
-        name = "cam" if self._role == "device" else self._role
-        self._world.kill(name)
-        if name == "cam":
-            self._start_device(marks, self._full)
+        process = "cam" if self._role == "device" else self._role
+        full: Settings = {"full_at": name, "full_on": str(self._disk.path)}
+        if process == "cam":
+            full = {**full, "race_s": 0.1 if name == "races folder" else 0.0}
+        if name == _CLEAN_START:
+            self._world.stop(process)
         else:
-            self._world.order_again(name, self._full)
+            self._world.kill(process)
+        self._world.order_again(process, full)
 
-    def _who_told(self) -> str:
-        """Whose log says that there is no room."""
+    def _next_version(self, *, is_bad: bool) -> str:
+        self._version += 1
+        version = f"1.{self._version}.0"
+        self._world.publish(version, is_bad=is_bad)
+        self._world.start_rollout(version, min_readings=5 if is_bad else 0)
+        return f"tiny@{version}"
+
+    def _is_reached(self) -> bool:
+        """Frames keep coming, since some points are reached only with them."""
+        self._spool.put(3)
+        return points.was_reached(self._disk.path)
+
+    def _who_told(self, said: dict[str, int]) -> str:
+        """Whose log says that there is no room. said: how long the logs were before."""
         until_s = time.monotonic() + 10
         while time.monotonic() < until_s:
-            for name in ("cam", "node", "cloud"):
-                if any(way in self._world.log(name) for way in _WAYS_TO_SAY_IT):
+            for name in _PROCESSES:
+                if any(way in self._world.log(name)[said[name] :] for way in _WAYS_TO_SAY_IT):
                     return name
             time.sleep(0.05)
         return ""
 
-    def _healed(self, *, goes_on: bool, told: str) -> Full:
+    def _why_not_healed(self, wanted: str | None, *, is_bad: bool) -> str:
+        """What is missing although there is room; empty if nothing is. wanted: the update that was under way."""
+        end = UpdateState.ROLLED_BACK if is_bad else UpdateState.CONFIRMED
         try:
-            if self._role != "cloud":
-                until(lambda: self._world.active("cam") == "tiny@1.1.0", "the update", timeout_s=20)
+            if wanted is not None:
+                until(lambda: self._world.has_ended("cam", wanted, end), f"{wanted} {end}", timeout_s=_HEALED_S)
+                self._runs = self._runs if is_bad else wanted
+            until(lambda: self._world.active("cam") == self._runs, f"{self._runs} at work", timeout_s=_HEALED_S)
             before = self._world.count("cam")
             self._spool.put(_FRAMES)
-            until(lambda: self._world.count("cam") >= before + _FRAMES, "new readings in the cloud", timeout_s=20)
+            what = "new readings in the cloud"
+            until(lambda: self._world.count("cam") >= before + _FRAMES, what, timeout_s=_HEALED_S)
         except AssertionError as error:
-            return Full(point=self._name, goes_on=goes_on, told=told, heals=False, why=str(error))
-        return Full(point=self._name, goes_on=goes_on, told=told, heals=True)
+            return f"{error}; {self._log_end()}"
+        return ""
+
+    def _log_end(self) -> str:
+        return f"the device's log ends: {self._world.log('cam')[-300:]}"

@@ -1,8 +1,11 @@
 """SIGKILL of cloud, node and devices at random instants, on links that are reset: nothing is lost, nothing is doubled.
 
 A cloud, a node, a device on the node and one straight on the cloud, each hop through a link that resets 2 % of what
-comes by. Frames go on coming; one process after another is killed in the middle of whatever it does, and started
-again at once. In the end every frame must be in the cloud exactly once, and every row that a hub acknowledged.
+comes by. Frames go on coming, and version after version, every other of which answers wrongly and is gone back from;
+one process after another is killed in the middle of whatever it does, and started again at once. In the end every frame
+must be in the cloud exactly once, and every row that a hub acknowledged: readings, samples with their bytes, alerts;
+and each update must have come to its end, with a whole version at work that is none of the bad ones. The device that
+is straight on the cloud tries and runs its versions in processes of their own, as all do outside of benches.
 """
 
 import itertools
@@ -10,12 +13,15 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from edgeloop.contracts.states import Kind
+from edgeloop.contracts.states import Kind, Outcome, RolloutState
+from edgeloop.device.agent import open_outbox
+from torture.look import Told, look
 from torture.resets import BreakingLink
 from torture.warm import Order, Settings, Warm
 from torture.world import Account, Spool, World, account, port_of, until
@@ -26,13 +32,18 @@ _FRAMES_A_KILL = 12
 _RATE_HZ = 150.0
 _STILL_S = 1.5
 _WAIT_S = 20.0
+_SETTLED_S = 120.0
 _LATE_S = 0.5
-_DEVICES = ("far", "near")
-"""far: through the node. near: straight to the cloud."""
+_DEVICES = {"far": ("accept_here", "answer_here"), "near": ()}
+"""far: through the node. near: straight to the cloud, with the real processes for trying and answering."""
+_KILLS_A_VERSION = 6
+_WATCHED = 3
 
 
 class Kills(msgspec.Struct, frozen=True, kw_only=True):
-    """What it came to. resets: connections that were reset meanwhile."""
+    """What it came to. resets: connections that were reset meanwhile. samples, alerts: rows of these kinds, among
+    all. confirmed, rolled_back: how updates ended that were under way. why: what is wrong with a device.
+    """
 
     kills: int
     resets: int
@@ -40,6 +51,16 @@ class Kills(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged: int
     lost: int
     doubled: int
+    samples: int
+    alerts: int
+    confirmed: int
+    rolled_back: int
+    why: tuple[str, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is lost, doubled or stuck."""
+        return not (self.lost or self.doubled or self.why)
 
 
 def run(warm: Warm, folder: Path, *, kills: int, until_s: float = math.inf, seed: int = 0) -> Kills:
@@ -74,8 +95,12 @@ def _run(
             _start_device(world, folder, name, spools[name])
         world.publish("1.0.0")
         world.roll_out("1.0.0")
-        done = _kill(world, spools, rng, itertools.islice(itertools.cycle(victims), kills), until_s)
+        updates = _Updates(world, is_on=not faults)
+        done = _kill(world, spools, updates, rng, itertools.islice(itertools.cycle(victims), kills), until_s)
+        why = updates.why_not_ended(spools)
         accounts = _settled(world, folder, spools, still_s=_STILL_S if faults else _WAIT_S)
+        why += [one.why for one in accounts if one.lost or one.doubled]
+        why += [found for name in _DEVICES if (found := _why_not_whole(folder / name, name))]
     return Kills(
         kills=done,
         resets=sum(link.broken for link in links),
@@ -83,6 +108,11 @@ def _run(
         acknowledged=sum(one.acknowledged for one in accounts),
         lost=sum(one.lost for one in accounts),
         doubled=sum(one.doubled for one in accounts),
+        samples=sum(one.samples for one in accounts),
+        alerts=sum(one.alerts for one in accounts),
+        confirmed=updates.confirmed,
+        rolled_back=updates.rolled_back,
+        why=tuple(why),
     )
 
 
@@ -113,15 +143,24 @@ def _move(folder: Path, url: str) -> None:
 
 def _start_device(world: World, folder: Path, name: str, spool: Spool) -> None:
     settings: Settings = {"folder": str(folder / name), "source": str(spool.folder), "rate_hz": _RATE_HZ}
-    world.start(name, Order(role="device", log="", settings=settings, faults=("accept_here",)))
+    world.start(name, Order(role="device", log="", settings=settings, faults=_DEVICES[name]))
 
 
-def _kill(world: World, spools: dict[str, Spool], rng: random.Random, victims: Iterator[str], until_s: float) -> int:
+def _kill(
+    world: World,
+    spools: dict[str, Spool],
+    updates: "_Updates",
+    rng: random.Random,
+    victims: Iterator[str],
+    until_s: float,
+) -> int:
     """Returns how many were killed."""
     killed = 0
     for name in victims:
         if time.monotonic() > until_s:
             break
+        if killed % _KILLS_A_VERSION == 0:
+            updates.begin()
         for spool in spools.values():
             spool.put(_FRAMES_A_KILL)
         time.sleep(rng.uniform(0.0, _LONGEST_PAUSE_S))
@@ -131,22 +170,79 @@ def _kill(world: World, spools: dict[str, Spool], rng: random.Random, victims: I
     return killed
 
 
+class _Updates:
+    """Version after version for both devices; every other one answers wrongly, which only the watch shows."""
+
+    def __init__(self, world: World, *, is_on: bool) -> None:
+        self._world = world
+        self._is_on = is_on
+        self._rollouts: dict[str, bool] = {}
+        self._count = 0
+        self.confirmed = 0
+        self.rolled_back = 0
+
+    def begin(self) -> None:
+        """Give them the next one."""
+        if self._is_on:
+            self._count += 1
+            is_bad = self._count % 2 == 0
+            self._world.publish(f"1.{self._count}.0", is_bad=is_bad)
+            rollout = self._world.start_rollout(f"1.{self._count}.0", min_readings=_WATCHED if is_bad else 0)
+            self._rollouts[rollout] = is_bad
+
+    def why_not_ended(self, spools: dict[str, Spool]) -> list[str]:
+        """Wait for the end of all of them while frames keep coming; what did not end, or not as it should."""
+        why = []
+        for rollout, is_bad in self._rollouts.items():
+            with suppress(AssertionError):  # what did not end is told by the devices below
+                until(partial(self._has_ended, rollout, spools), "its end", every_s=0.1)
+            for one in self._world.api.rollout(rollout).devices:
+                self.confirmed += one.outcome is Outcome.CONFIRMED
+                self.rolled_back += one.outcome is Outcome.ROLLED_BACK
+                is_open = one.outcome is None and one.state is not None
+                if is_open or (is_bad and one.outcome is Outcome.CONFIRMED):
+                    why.append(f"{'bad' if is_bad else 'good'} version: {one}")
+        return why
+
+    def _has_ended(self, rollout: str, spools: dict[str, Spool]) -> bool:
+        for spool in spools.values():
+            spool.put(_WATCHED)
+        view = self._world.api.rollout(rollout)
+        is_ended = view.state in (RolloutState.COMPLETED, RolloutState.ABORTED)
+        return all(one.outcome is not None or (is_ended and one.state is None) for one in view.devices)
+
+
 def _settled(world: World, folder: Path, spools: dict[str, Spool], *, still_s: float) -> list[Account]:
     """Once everything that was seen has come up, or nothing more has for so long."""
-    wanted = {name: len(spools[name].names) for name in _DEVICES}
     counted: dict[str, int] = {}
     since_s = time.monotonic()
 
     def is_over() -> bool:
         nonlocal counted, since_s
-        now = {name: world.count(name) for name in _DEVICES}
+        now = {name: world.rows(name) for name in _DEVICES}
         if now != counted:
             counted, since_s = now, time.monotonic()
         is_still = time.monotonic() - since_s > still_s
-        return is_still or all(now[name] >= wanted[name] for name in _DEVICES)
+        return is_still or all(_is_up(world, folder, name, spools[name]) for name in _DEVICES)
 
-    until(is_over, "the end of what comes up", every_s=0.1)
+    until(is_over, "the end of what comes up", timeout_s=_SETTLED_S, every_s=0.1)
     time.sleep(_LATE_S)  # a cloud that answered too early still has its last commits before it
     for name in _DEVICES:
         world.kill(name)
     return [account(world, folder / name, name, spools[name].names) for name in _DEVICES]
+
+
+def _is_up(world: World, folder: Path, name: str, spool: Spool) -> bool:
+    """Whether a device has answered each frame and all its rows are in the cloud."""
+    if world.count(name) < len(spool.names):
+        return False
+    outbox = open_outbox(folder / name, name)
+    own = sum(one.appended.rows for one in outbox.stats().accounts.values())
+    outbox.close()
+    return world.rows(name) >= own
+
+
+def _why_not_whole(device: Path, name: str) -> str:
+    """What is wrong with what a device runs in the end; empty if nothing is."""
+    wrong = look(device, step="killed", told=Told())
+    return f"{name}: {wrong.corrupt}" if wrong.corrupt or wrong.none_whole else ""

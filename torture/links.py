@@ -135,7 +135,12 @@ def _set_up(world: World, folder: Path, cable: Cable, marks: Marks) -> Spool:
         "marks": str(marks.path),
         "netns": cable.namespace,
     }
-    order = Order(role="device", log="", settings={"folder": str(folder / "cam"), **at_work}, faults=("accept_here",))
+    order = Order(
+        role="device",
+        log="",
+        settings={"folder": str(folder / "cam"), **at_work},
+        faults=("accept_here", "answer_here"),
+    )
     world.start("cam", order)
     world.publish("1.0.0")
     world.roll_out("1.0.0")

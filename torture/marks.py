@@ -1,12 +1,17 @@
 """What a device tells the bench of its own doing, as it does it: lines in a named pipe.
 
-    trust, download, unpack, switch, outbox    a write of this kind begins
+    trust, download, unpack, accept, switch, go_back, outbox     a write of this kind begins
+    begun REPOSITORY ROLE               the file of signed metadata that it is, where it is one
+    believed REPOSITORY VERSION...      signed metadata was taken for true: versions of root, timestamp, snapshot,
+                                        targets, as they lie on the disk
     kept N                              a row of the outbox was acknowledged to the inference loop
-    confirmed, or another state         how far the update is, once that is on the disk
+    at GENERATION STATE                 how far the update is, once that is on the disk
+    confirmed, or another state         the same, to be waited for
 
 Put on in the device's process, around the product's own functions. Neighbours: `roles` puts them on, `cuts` reads.
 """
 
+import json
 import os
 import select
 import time
@@ -16,6 +21,8 @@ from typing import Any, Self
 
 _ENDS = frozenset({"confirmed", "refused", "rolled_back"})
 _PIECE_BYTES = 64 * 1024
+ROLES = ("root", "timestamp", "snapshot", "targets")
+"""Of signed metadata, in the order in which their versions are told."""
 
 
 def put_on(pipe: Path) -> None:
@@ -23,7 +30,9 @@ def put_on(pipe: Path) -> None:
     from tuf.ngclient import Updater
 
     from edgeloop.bundle.shelf import Shelf
+    from edgeloop.device.accept import Acceptance
     from edgeloop.device.state import Versions
+    from edgeloop.transport.floor import Floor
     from edgeloop.transport.outbox import Outbox
 
     handle = os.open(pipe, os.O_WRONLY)
@@ -31,16 +40,40 @@ def put_on(pipe: Path) -> None:
     def tell(line: str) -> None:
         os.write(handle, f"{line}\n".encode())
 
-    _around(Updater, "_persist_file", before=lambda: tell("trust"))
-    _around(Shelf, "append_part", before=lambda: tell("download"))
-    _around(Shelf, "finish_part", before=lambda: tell("unpack"))
-    _around(Shelf, "put_manifest", before=lambda: tell("unpack"))
-    _around(Versions, "switch", before=lambda: tell("switch"))
-    for name in ("note", "confirm", "refuse", "go_back"):
-        _around(Versions, name, after=lambda _, __, update: tell(update.state))
+    def stands(_: Any, *given: Any) -> None:
+        update = given[-1]
+        tell(f"at {update.assignment.generation} {update.state}")
+        tell(update.state)
+
+    def begins(_: Any, path: str, __: bytes) -> None:
+        *_above, repository, name = [part for part in Path(path).parts if part != "root_history"]
+        tell(f"begun {repository} {name.removesuffix('.json').rpartition('.')[2]}")
+        tell("trust")
+
+    def believed(_: Any, floor: Any, repository: str, __: Any) -> None:
+        tell(f"believed {repository} {' '.join(map(str, versions_of(floor._path.parent / repository)))}")
+
+    _around(Updater, "_persist_file", before=begins)
+    _around(Floor, "hold", after=believed)
+    _around(Shelf, "append_part", before=lambda *_: tell("download"))
+    _around(Shelf, "finish_part", before=lambda *_: tell("unpack"))
+    _around(Shelf, "put_manifest", before=lambda *_: tell("unpack"))
+    _around(Acceptance, "judge", before=lambda *_: tell("accept"))
+    _around(Versions, "switch", before=lambda *_: tell("switch"), after=stands)
+    _around(Versions, "go_back", before=lambda *_: tell("go_back"), after=stands)
+    for name in ("note", "confirm", "refuse"):
+        _around(Versions, name, after=stands)
     _around(
-        Outbox, "append", before=lambda: tell("outbox"), after=lambda kept, *_: tell(f"kept {max(kept, default=0)}")
+        Outbox,
+        "append",
+        before=lambda *_: tell("outbox"),
+        after=lambda kept, *_: tell(f"kept {max(kept, default=0)}"),
     )
+
+
+def versions_of(repository: Path) -> list[int]:
+    """The versions of a repository's files on the disk, root first."""
+    return [int(json.loads((repository / f"{role}.json").read_bytes())["signed"]["version"]) for role in ROLES]
 
 
 def _nothing(*_: Any) -> None:
@@ -48,13 +81,13 @@ def _nothing(*_: Any) -> None:
 
 
 def _around(
-    kind: type, name: str, *, before: Callable[[], None] = _nothing, after: Callable[..., None] = _nothing
+    kind: type, name: str, *, before: Callable[..., None] = _nothing, after: Callable[..., None] = _nothing
 ) -> None:
-    """before: called with nothing. after: with the answer, and what was given."""
+    """before: called with what is given, but for what goes by name. after: with the answer, and the same."""
     honest = getattr(kind, name)
 
     def told(*arguments: Any, **named: Any) -> Any:
-        before()
+        before(*arguments)
         answer = honest(*arguments, **named)
         after(answer, *arguments)
         return answer
@@ -63,12 +96,15 @@ def _around(
 
 
 class Marks:
-    """The bench's end of the pipe. kept: the last row that was acknowledged. is_over: an update has ended."""
+    """The bench's end of the pipe. kept: the last row that was acknowledged. is_over: an update has ended. lines: all
+    that was told.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.kept = 0
         self.is_over = False
+        self.lines: list[str] = []
         os.mkfifo(path)
         self._handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         self._rest = b""
@@ -102,6 +138,7 @@ class Marks:
     def _read(self) -> list[str]:
         *lines, self._rest = (self._rest + os.read(self._handle, _PIECE_BYTES)).split(b"\n")
         told = [line.decode() for line in lines]
+        self.lines += told
         self.is_over = self.is_over or not _ENDS.isdisjoint(told)
         self.kept = max([self.kept, *(int(line.split()[1]) for line in told if line.startswith("kept "))])
         return told

@@ -24,6 +24,8 @@ POINTS = {
     "shelf finish": Point("device", "edgeloop.bundle.shelf:Shelf.finish_part"),
     "manifest": Point("device", "edgeloop.bundle.shelf:Shelf.put_manifest"),
     "versions switch": Point("device", "edgeloop.device.state:Versions.switch"),
+    "going back": Point("device", "edgeloop.device.state:Versions.go_back"),
+    "start after a clean stop": Point("device", "edgeloop.device.state:Versions.begin"),
     "trust metadata": Point("device", "edgeloop.transport.trust:Trust.assignment"),
     "outbox append": Point("device", "edgeloop.transport.outbox:Outbox.append"),
     "keep": Point("device", "edgeloop.transport.keep:Keep.set"),

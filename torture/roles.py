@@ -23,10 +23,10 @@ def warm_up() -> None:
     import edgeloop.device.app
     import edgeloop.device.examine
     import edgeloop.node.app
+    import edgeloop.runtime.answering
     import edgeloop.runtime.load
     import edgeloop.runtime.replay
     import edgeloop.runtime.sources.open
-    import edgeloop.runtime.streaming
     import edgeloop.transport.trust  # noqa: F401
 
     cv2.setNumThreads(1)
@@ -95,9 +95,9 @@ def _device(folder: str, source: str, rate_hz: float = 0.0, race_s: float = 0.0,
 
 
 def _device_config(folder: Path, source: str, *, rate_hz: float, race_s: float) -> Any:
-    """A device that hurries: one thread, short waits."""
+    """A device that hurries: one thread, short waits, a sample for every tenth reading."""
     from edgeloop.contracts.manifest import EngineName
-    from edgeloop.device.config import DeviceConfig
+    from edgeloop.device.config import DeviceConfig, SelectConfig
 
     return DeviceConfig(
         folder=folder,
@@ -109,6 +109,7 @@ def _device_config(folder: Path, source: str, *, rate_hz: float, race_s: float) 
         race_s=race_s,
         send_every_s=0.02,
         longest_backoff_s=0.2,
+        select=SelectConfig(audit_share=0.1),
     )
 
 

@@ -2,7 +2,7 @@
 
 `runs`: how often it was broken. `result`: what came of it, in words. `met`: whether that is what the target asks; null
 where it was not run, or not as often as was asked. `control_failed`: whether the same test caught every promise that
-was broken on purpose; null where there is none, or it was not run.
+was broken on purpose; null where there is none, or it was not run, or skipped.
 """
 
 from collections.abc import Sequence

@@ -7,12 +7,14 @@ import asyncio
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 _COMMIT_DELAY_S = 0.3
+_BETWEEN_S = 0.02
 
 
 def accept_here() -> None:
@@ -25,6 +27,15 @@ def accept_here() -> None:
 
     assert Acceptance.__init__.__kwdefaults__ is not None
     Acceptance.__init__.__kwdefaults__["ask"] = ask
+
+
+def answer_here() -> None:
+    """No sabotage either: a device that answers in its own process, and is at work half a second sooner."""
+    from edgeloop.device.accept import Acceptance
+    from torture.here import put_to_work_here
+
+    assert Acceptance.__init__.__kwdefaults__ is not None
+    Acceptance.__init__.__kwdefaults__["put_to_work"] = put_to_work_here
 
 
 def acknowledge_before_commit() -> None:
@@ -68,12 +79,37 @@ def no_fsync() -> None:
     def connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
         return honest(*arguments, **{**named, "factory": _Unsynced})
 
-    sqlite3.connect = connect  # type: ignore[assignment]
+    sqlite3.connect = sqlite3.dbapi2.connect = connect  # type: ignore[assignment]
 
 
 def files_without_fsync() -> None:
-    """A device that syncs its databases, but no file and no folder."""
+    """A device or a cloud that syncs its databases, but no file and no folder."""
     os.fsync = _not  # type: ignore[assignment]
+
+
+def trust_without_fsync() -> None:
+    """A device that leaves signed metadata to python-tuf, which renames without fsync; all else is synced."""
+    from edgeloop.transport.trust import Trust
+
+    Trust._settle = lambda *_: None  # type: ignore[method-assign]
+
+
+def switch_in_two() -> None:
+    """A device that writes down what runs, and a moment later what became of the update."""
+    from edgeloop.transport.keep import Keep
+
+    def in_two(honest: Callable[[Keep, Mapping[str, Any]], None]) -> Callable[[Keep, Mapping[str, Any]], None]:
+        def put(keep: Keep, changes: Mapping[str, Any]) -> None:
+            if {"active", "update"} <= set(changes):
+                honest(keep, {name: value for name, value in changes.items() if name != "update"})
+                time.sleep(_BETWEEN_S)
+                changes = {"update": changes["update"]}
+            honest(keep, changes)
+
+        return put
+
+    Keep.set = in_two(Keep.set)  # type: ignore[method-assign]
+    Keep.put_in_force = in_two(Keep.put_in_force)  # type: ignore[method-assign]
 
 
 def _not(_: object) -> None:

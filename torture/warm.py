@@ -27,6 +27,7 @@ from typing import Self
 import msgspec
 
 READY_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
 _LOOK_EVERY_S = 0.002
 _LARGEST_ORDER_BYTES = 64 * 1024
 
@@ -49,6 +50,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class _Asked(msgspec.Struct, frozen=True):
     start: Order | None = None
     kill: int = 0
+    stop: int = 0
     poll: int = 0
 
 
@@ -86,6 +88,12 @@ class Running:
         if not self._is_gone:
             self._warm.ask(_Asked(kill=self.pid))
             self._is_gone = True
+
+    def stop(self) -> None:
+        """SIGTERM it, as a service manager does, and wait until it has ended in order. Raises AssertionError."""
+        assert not self._is_gone
+        assert self._warm.ask(_Asked(stop=self.pid)), f"{self.log.stem} did not end: {self.log.read_text()[-2000:]}"
+        self._is_gone = True
 
 
 class Warm:
@@ -148,6 +156,10 @@ def _serve(asked: socket.socket) -> None:
         elif one.kill:
             said = _end(one.kill)
             children.discard(one.kill)
+        elif one.stop:
+            said = _stop(one.stop)
+            if said:
+                children.discard(one.stop)
         else:
             said = _poll(one.poll)
             if said:
@@ -196,6 +208,17 @@ def _end(pid: int) -> int:
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # what it started itself
     return 1
+
+
+def _stop(pid: int) -> int:
+    """Whether it ended in time: 1 or 0."""
+    os.kill(pid, signal.SIGTERM)
+    until_s = time.monotonic() + _STOP_TIMEOUT_S
+    while time.monotonic() < until_s:
+        if _poll(pid):
+            return 1
+        time.sleep(_LOOK_EVERY_S)
+    return 0
 
 
 def _poll(pid: int) -> int:

@@ -16,9 +16,10 @@ from builders import LABELS, Parts, make_parts, onnx_model, pack, quadrant_image
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.found import found
 from edgeloop.contracts.api import Gate, JoinTokenRequest, ReadingView, RolloutRequest
+from edgeloop.contracts.errors import NotFound
 from edgeloop.contracts.join import parse_join_token
-from edgeloop.contracts.messages import Reading, WatchBounds
-from edgeloop.contracts.states import Kind, RolloutState
+from edgeloop.contracts.messages import DeviceReport, Event, Reading, Sample, WatchBounds
+from edgeloop.contracts.states import Kind, RolloutState, UpdateState
 from edgeloop.device.agent import open_outbox
 from edgeloop.runtime.input.images import encode_png
 from edgeloop.runtime.profile import this_machine
@@ -89,6 +90,10 @@ class World:
         """SIGKILL it."""
         self._running.pop(name).kill()
 
+    def stop(self, name: str) -> None:
+        """SIGTERM it, and wait until it has ended in order."""
+        self._running.pop(name).stop()
+
     def is_alive(self, name: str) -> bool:
         """Whether it still runs."""
         return self._running[name].is_alive()
@@ -107,14 +112,17 @@ class World:
 
     # ---- versions
 
-    def publish(self, version: str, *, padding_bytes: int = 0) -> None:
-        """Publish the tiny bundle. padding_bytes: so much larger is its model."""
-        made = pack(parts(version, padding_bytes=padding_bytes), self.folder)
+    def publish(self, version: str, *, padding_bytes: int = 0, is_bad: bool = False) -> None:
+        """Publish the tiny bundle. padding_bytes: so much larger is its model. is_bad: its labels are in another order
+        than its outputs, which no golden sample shows.
+        """
+        made = pack(parts(version, padding_bytes=padding_bytes, is_bad=is_bad), self.folder)
         publish(made, self.api, targets_key=self.folder / "keys" / "targets.pem")
 
     def start_rollout(self, version: str, *, min_readings: int = 0) -> str:
         """Give it to everybody; returns the rollout's id."""
-        gate = Gate(watch=WatchBounds(min_readings=min_readings, max_latency_ratio=1000.0, deadline_s=5.0))
+        deadline_s = DEADLINE_S if min_readings else 5.0
+        gate = Gate(watch=WatchBounds(min_readings=min_readings, max_latency_ratio=1000.0, deadline_s=deadline_s))
         request = RolloutRequest(bundle=f"tiny@{version}", waves=("100%",), gate=gate)
         return self.api.start_rollout(request).rollout_id
 
@@ -125,10 +133,20 @@ class World:
         ended = self.api.rollout(rollout)
         assert ended.state is RolloutState.COMPLETED, ended.reason
 
+    def report(self, device_id: str) -> DeviceReport | None:
+        """What a device said last."""
+        return next(one for one in self.api.devices() if one.device_id == device_id).report
+
     def active(self, device_id: str) -> str | None:
         """What a device said last that it runs."""
-        view = next(one for one in self.api.devices() if one.device_id == device_id)
-        return view.report.active if view.report is not None else None
+        report = self.report(device_id)
+        return report.active if report is not None else None
+
+    def has_ended(self, device_id: str, bundle: str, state: UpdateState) -> bool:
+        """Whether a device said last that its update to this version ended so."""
+        report = self.report(device_id)
+        update = report.update if report is not None else None
+        return update is not None and (update.bundle, update.state) == (bundle, state)
 
     # ---- what came up
 
@@ -143,41 +161,72 @@ class World:
         """How many readings the cloud holds of a device."""
         return sum(row.readings for row in self.api.event_counts() if row.device_id == device_id)
 
+    def rows(self, device_id: str) -> int:
+        """How many events of any kind the cloud holds of a device."""
+        counts = [row for row in self.api.event_counts() if row.device_id == device_id]
+        return sum(row.readings + row.samples + row.alerts for row in counts)
+
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """Whether every frame and every acknowledged row of a device is in the cloud, once.
 
-    lost: acknowledged rows that the cloud does not have, or has otherwise, and frames that it has no reading of.
+    samples, alerts: of the device's own record. lost: rows of it that the cloud does not have, or has otherwise, and
+    frames that it has no reading of. doubled: readings of the same frame, and rows of other kinds beyond the device's.
+    why: of what kind they are.
     """
 
     frames: int
     acknowledged: int
+    samples: int
+    alerts: int
     lost: int
     doubled: int
+    why: str = ""
 
 
 def account(world: World, folder: Path, device_id: str, frames: set[str]) -> Account:
     """Compare a device's own record with the cloud's; the device must not run."""
     outbox = open_outbox(folder, device_id)
-    own = [event for event in outbox.events() if isinstance(event.body, Reading)]
+    own = list(outbox.events())
     acknowledged = outbox.stats().acknowledged_rows
     outbox.close()
+    readings = [event for event in own if isinstance(event.body, Reading)]
+    samples = [event for event in own if isinstance(event.body, Sample)]
+    alerts = len(own) - len(readings) - len(samples)
     rows = world.readings(device_id)
     there = {(row.epoch, row.sequence): row.reading for row in rows}
     seen = Counter(row.reading.source for row in rows)
-    missing = sum(there.get((event.epoch, event.sequence)) != event.body for event in own)
+    missing = sum(there.get((event.epoch, event.sequence)) != event.body for event in readings)
+    counts = [row for row in world.api.event_counts() if row.device_id == device_id]
+    more_samples = sum(row.samples for row in counts) - len(samples)
+    more_alerts = sum(row.alerts for row in counts) - alerts
+    without_bytes = sum(not _is_there(world, event) for event in samples)
     return Account(
         frames=len(frames),
         acknowledged=acknowledged,
-        lost=max(missing, len(frames - set(seen))),
-        doubled=sum(count - 1 for count in seen.values()),
+        samples=len(samples),
+        alerts=alerts,
+        lost=max(missing, len(frames - set(seen))) + without_bytes + max(0, -more_alerts),
+        doubled=sum(count - 1 for count in seen.values()) + max(0, more_samples) + max(0, more_alerts),
+        why=f"{device_id}: {missing} readings and {len(frames - set(seen))} frames missing, {without_bytes} samples "
+        f"without bytes, {more_samples:+} samples, {more_alerts:+} alerts in the cloud",
     )
 
 
-def parts(version: str, *, padding_bytes: int = 0) -> Parts:
+def _is_there(world: World, event: Event) -> bool:
+    """Whether the cloud gives back a sample's bytes."""
+    assert isinstance(event.body, Sample)
+    try:
+        return world.api.sample_data(f"{event.device_id}.{event.epoch}.{event.sequence}") == event.body.data
+    except NotFound:
+        return False
+
+
+def parts(version: str, *, padding_bytes: int = 0, is_bad: bool = False) -> Parts:
     """The tiny bundle of a version, each with weights of its own; its model as large as wanted."""
     sharpness = 20.0 + sum(int(number) for number in version.split("."))
-    made = make_parts(version=version, weights=quadrant_weights(sharpness=sharpness))
+    labels = LABELS[1:] + LABELS[:1] if is_bad else LABELS
+    made = make_parts(version=version, weights=quadrant_weights(sharpness=sharpness), labels=labels)
     if not padding_bytes:
         return made
     import onnx
