@@ -1,16 +1,17 @@
 """How much memory a device's agent holds while it waits: a real one, enrolled with a real cloud on loopback.
 
 `edgeloop cloud serve` and `edgeloop device run` as a person starts them; the cloud stands in its own process and does
-not count. PSS shares what processes have in common, RSS counts it whole; Greengrass publishes RSS-like figures, so
-RSS is the stricter of the two.
+not count. The processes that the agent has started, in which versions answer, count with it; what these have in common
+counts once, as it lies in memory once. Greengrass publishes resident memory of one process.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from benchmarks.servers.peers import free_port
 from edgeloop.cli.demo.fleet import Fleet
@@ -29,34 +30,42 @@ _ACTIVE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one process, in bytes."""
+    """Of one process, or of several together, in bytes: resident with what they have in common counted once, each, and
+    with what they share with any process on this machine shared out."""
 
-    pss_bytes: int
+    held_bytes: int
     rss_bytes: int
+    pss_bytes: int
+    processes: int = 1
 
 
-def memory_of(pid: int) -> Memory:
-    """What Linux says that a process holds now. Raises FileNotFoundError if there is none or this is no Linux."""
-    folder = Path("/proc") / str(pid)
-    return Memory(
-        pss_bytes=bytes_of((folder / "smaps_rollup").read_text(), "Pss"),
-        rss_bytes=bytes_of((folder / "status").read_text(), "VmRSS"),
-    )
+def memory_of(*pids: int) -> Memory:
+    """What Linux says that processes hold together now. Raises NoSuchProcess, or AttributeError if this is no Linux.
+
+    Of a file that several have in memory the most that one of them has counts, but for the pages that it wrote to.
+    """
+    own_bytes = rss_bytes = pss_bytes = 0
+    most_bytes: dict[str, int] = {}
+    for pid in pids:
+        for one in psutil.Process(pid).memory_maps(grouped=True):
+            rss_bytes += one.rss
+            pss_bytes += one.pss
+            of_file_bytes = one.rss - one.private_dirty if one.path.startswith("/") else 0
+            own_bytes += one.rss - of_file_bytes
+            most_bytes[one.path] = max(most_bytes.get(one.path, 0), of_file_bytes)
+    return Memory(own_bytes + sum(most_bytes.values()), rss_bytes, pss_bytes, len(pids))
 
 
-def bytes_of(listing: str, name: str) -> int:
-    """A figure of /proc, which it gives in kB of 1,024 bytes. Raises KeyError if it is not listed."""
-    line = re.search(rf"^{name}:\s+(\d+) kB$", listing, flags=re.MULTILINE)
-    if line is None:
-        raise KeyError(name)
-    return int(line[1]) * 1024
+def memory_with_children(pid: int) -> Memory:
+    """The same of a process and of all that it has started and that still run, together."""
+    return memory_of(pid, *(child.pid for child in psutil.Process(pid).children(recursive=True)))
 
 
 def idle_agent(folder: Path, *, settle_s: float = SETTLE_S) -> Memory:
     """An agent without a model, this long after it was ready. folder: empty, for the cloud and the device."""
     with _agent(folder) as (_, pid):
         time.sleep(settle_s)
-        return memory_of(pid())
+        return memory_with_children(pid())
 
 
 def agent_with(bundle: Path, folder: Path, *, settle_s: float = SETTLE_S) -> Memory:
@@ -70,7 +79,7 @@ def agent_with(bundle: Path, folder: Path, *, settle_s: float = SETTLE_S) -> Mem
                 raise RuntimeError(f"the agent did not take {bundle.name} within {_ACTIVE_TIMEOUT_S:.0f} s")
             time.sleep(_POLL_S)
         time.sleep(settle_s)
-        return memory_of(pid())
+        return memory_with_children(pid())
 
 
 @contextmanager

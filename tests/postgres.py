@@ -23,9 +23,10 @@ _UNPRIVILEGED = ("postgres", "nobody")
 
 
 class PostgresServer:
-    """One cluster. `stop` it."""
+    """One cluster. `stop` it. syncs: what is committed survives a power cut, which no test needs, and figures do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, syncs: bool = False) -> None:
+        self._syncs = syncs
         self._programs = _find_programs()
         self._user = _unprivileged_user()
         self._numbers = count(1)
@@ -40,7 +41,12 @@ class PostgresServer:
             if self._user is not None:
                 shutil.chown(self.folder, self._user)
             self._run("initdb", "-D", str(data), "-U", "edgeloop", "--auth=trust", "-E", "UTF8", "--locale=C", "-N")
-        settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "shared_buffers": "32MB", "max_connections": "200"}
+        settings = {
+            "fsync": "on" if self._syncs else "off",
+            "listen_addresses": "127.0.0.1",
+            "shared_buffers": "32MB",
+            "max_connections": "200",
+        }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = [self._programs / "postgres", "-D", data, "-p", str(self.port), "-k", self.folder, *options]
         with (self.folder / "log").open("ab") as log:

@@ -13,7 +13,7 @@ import pytest
 
 from edgeloop.simulate.fleet import Fleet
 from edgeloop.simulate.plan import Plan
-from edgeloop.simulate.run import Place, at_operator, fleet_at, own_place, roll_out
+from edgeloop.simulate.run import Place, at_operator, fleet_at, own_place, reconnect, roll_out
 
 COMMAND = (sys.executable, "-m", "edgeloop", "fleet", "simulate", "--beat-s", "2", "--send-every-s", "1")
 WITHIN_S = 60.0
@@ -99,3 +99,28 @@ def _fetches(plan: Plan, place: Place, folder: Path) -> int:
         assert spread.reached == plan.devices
         fleet.watch(1.5)
         return fleet.total.requests["fetch"]
+
+
+def test_devices_that_all_come_back_at_once_are_answered_and_cost_the_cloud_little(tmp_path: Path) -> None:
+    plan = Plan(devices=150, beat_s=2.0, readings_per_s=0.0, checked=0.0)
+    with own_place(plan, tmp_path, size_bytes=5_000) as (place, cloud), fleet_at(place, plan, tmp_path) as fleet:
+        idle_bytes = cloud.watched().memory_bytes()
+        fleet.enrol()
+        fleet.run()
+        fleet.watch(plan.beat_s)
+        came = reconnect(fleet, cloud, idle_bytes=idle_bytes, within_s=30.0)
+    assert (came.answered, came.last_s is not None) == (plan.devices, True)
+    assert 0 < came.more_bytes <= 200 * 1024**2
+
+
+def test_bundles_bytes_are_told_apart_from_what_is_signed(tmp_path: Path) -> None:
+    plan = Plan(devices=3, beat_s=1.0, readings_per_s=0.0, checked=0.0)
+    with own_place(plan, tmp_path, size_bytes=20_000) as (place, _), fleet_at(place, plan, tmp_path) as fleet:
+        fleet.enrol()
+        fleet.run()
+        window, spread = roll_out(fleet, place, tmp_path, within_s=WITHIN_S)
+    assert spread.reached == plan.devices
+    tally = window.tally
+    manifest_bytes = tally.bundle_bytes / plan.devices - spread.size_bytes
+    assert 0 < manifest_bytes < 10_000
+    assert tally.down_bytes > tally.bundle_bytes

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -284,18 +285,31 @@ def test_first_answer_that_fails_or_wavers_is_an_error() -> None:
         first_answer.first_answers({"it": [sys.executable, "-c", wavers]}, rounds=2)
 
 
-def test_memory_is_read_in_bytes() -> None:
-    listing = "Name:\tx\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\n"
-    assert memory.bytes_of(listing, "VmRSS") == 200 * 1024
-    with pytest.raises(KeyError):
-        memory.bytes_of(listing, "Pss")
-
-
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux alone lists a process's shares")
 def test_memory_of_a_process_is_what_psutil_says() -> None:
     held = memory.memory_of(os.getpid())
+    assert held.held_bytes == held.rss_bytes
     assert held.rss_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
     assert 0 < held.pss_bytes <= held.rss_bytes * 1.05
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux alone lists a process's shares")
+def test_memory_of_an_agent_is_that_of_its_processes_too() -> None:
+    waits = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    with subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        (child,) = psutil.Process(process.pid).children()
+        held = [memory.memory_of(pid) for pid in (process.pid, child.pid)]
+        both = memory.memory_with_children(process.pid)
+        process.stdin.close()
+    assert both.rss_bytes == pytest.approx(held[0].rss_bytes + held[1].rss_bytes, rel=0.05)
+    assert both.pss_bytes == pytest.approx(held[0].pss_bytes + held[1].pss_bytes, rel=0.05)
+    # Both run the same interpreter, whose pages lie in memory once.
+    common_bytes = both.rss_bytes - both.held_bytes
+    assert 1024**2 < common_bytes < min(one.rss_bytes for one in held)
+    assert both.processes == 2
 
 
 def bright_in(quadrant: int, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,8 +1,11 @@
 """A simulated device: a real uplink and the real loop that keeps in step, and in place of the engine a clock.
 
-What is the device's own code: identity, enrolment, signing, sync (`transport.syncing`), sending and fetching
-(`transport.uplink`), and for the checked ones trust and download (`device.supply`). What is not: inference, and the
-disk under the outbox; readings wait in memory, bounded.
+What is the device's own code: identity, enrolment, signing, sync (`transport.syncing`), the requests that send and
+fetch (`transport.uplink`), and for the checked ones trust and download (`device.supply`). What is not: inference; and
+the outbox with the loop that empties it (`transport.outbox`, `transport.sender`). Readings wait in a bounded list in
+memory and go up oldest first, in batches as large, with waits as long after a failure. Measured, the real pair over
+SQLite in memory takes 3.2 ms of processor time for a batch of 60 and 0.5 MB a device, the list 0.02 ms: ten thousand
+devices would take half a core and 5 GB more. What the server gets is alike, but for the order after an outage.
 """
 
 import asyncio

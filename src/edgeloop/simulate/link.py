@@ -22,6 +22,8 @@ held_s: ContextVar[float] = ContextVar("held_s", default=0.0)
 _PACKET_BYTES = 1460
 _LOST_S = 0.2
 _AWAY_S = 30.0
+BUNDLES = "/v1/fetch/targets/"
+"""The paths of bundles' files begin so; what else is fetched is signed metadata."""
 
 
 class Way:
@@ -101,7 +103,10 @@ class LinkTransport(httpx.AsyncBaseTransport):
         if response.status_code >= 400 and not (verb == "fetch" and response.status_code == 404):
             self._tally.failed(f"HTTP {response.status_code}")  # asking for the next root ends with a 404
         head_bytes = sum(len(name) + len(value) + 4 for name, value in response.headers.raw) + 17
-        arriving = _Arriving(response, self._way, self._tally, head_bytes=head_bytes, is_cut=is_cut)
+        is_bundle = request.url.path.startswith(BUNDLES)
+        arriving = _Arriving(
+            response, self._way, self._tally, head_bytes=head_bytes, is_cut=is_cut, is_bundle=is_bundle
+        )
         return httpx.Response(
             response.status_code, headers=response.headers, stream=arriving, extensions=response.extensions
         )
@@ -130,12 +135,15 @@ class LinkTransport(httpx.AsyncBaseTransport):
 class _Arriving(httpx.AsyncByteStream):
     """An answer's body as the link lets it through, to its end or to where it is cut."""
 
-    def __init__(self, response: httpx.Response, way: Way, tally: Tally, *, head_bytes: int, is_cut: bool) -> None:
+    def __init__(
+        self, response: httpx.Response, way: Way, tally: Tally, *, head_bytes: int, is_cut: bool, is_bundle: bool
+    ) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._stream = response.stream
         self._way = way
         self._tally = tally
         self._head_bytes = head_bytes
+        self._is_bundle = is_bundle
         body_bytes = int(response.headers.get("content-length", "0"))
         self._left_bytes = int(way.share() * body_bytes) if is_cut else None
 
@@ -150,6 +158,7 @@ class _Arriving(httpx.AsyncByteStream):
             if self._left_bytes is not None:
                 self._left_bytes -= len(part)
             self._tally.down_bytes += len(part)
+            self._tally.bundle_bytes += len(part) if self._is_bundle else 0
             await self._way.carry_down(len(part), is_first=False)
             yield part
         if self._left_bytes is not None:

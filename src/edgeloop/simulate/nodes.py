@@ -21,6 +21,7 @@ from edgeloop.hub.waker import Waker
 from edgeloop.node.app import make_app
 from edgeloop.node.config import NodeConfig
 from edgeloop.simulate.device import PROFILE
+from edgeloop.simulate.link import BUNDLES
 from edgeloop.simulate.worker import read_lines, say
 from edgeloop.transport.membership import join_hub, open_client, open_identity
 from edgeloop.transport.uplink import Uplink
@@ -62,7 +63,7 @@ class _Counter:
     async def count(self, response: httpx.Response) -> None:
         """An httpx hook."""
         size_bytes = int(response.headers.get("content-length", "0"))
-        if "/v1/fetch/targets/" in response.request.url.path:
+        if response.request.url.path.startswith(BUNDLES):
             self.bundle_bytes += size_bytes
         elif "/v1/fetch/" in response.request.url.path:
             self.metadata_bytes += size_bytes

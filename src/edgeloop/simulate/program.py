@@ -136,6 +136,14 @@ class Watched:
         """Resident memory."""
         return int(self._process.memory_info().rss)
 
+    def peak_memory_bytes(self) -> int:
+        """Resident memory at most since the process began, where the system keeps that; else as it is now."""
+        status = Path(f"/proc/{self._process.pid}/status")  # Linux: proc(5), VmHWM
+        for line in status.read_text().splitlines() if status.is_file() else ():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+        return self.memory_bytes()
+
 
 def listener_pid(port: int) -> int | None:
     """The process of this machine that listens on a port, if it may be looked at."""

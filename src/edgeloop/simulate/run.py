@@ -25,6 +25,7 @@ from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator
 from edgeloop.transport.membership import open_client
 
+_SETTLE_S = 2.0
 _TERMINATED = 128 + signal.SIGTERM
 
 LABEL = "simulation"
@@ -172,6 +173,35 @@ def roll_out(fleet: Fleet, place: Place, folder: Path, *, within_s: float) -> tu
     window = fleet.watch(max(0.0, since_s + within_s - time.monotonic()), until=has_all)
     reached = fleet.total.reached[before:]
     return window, spreading(reached, since_s=since_s, plan=fleet.plan, bundle=bundle, size_bytes=size_bytes)
+
+
+class Reconnected(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a fleet that a cloud has come back to. answered: devices that were; last_s: when the last one was,
+    None if one was not. more_bytes: the cloud's memory at most meanwhile, beyond that of one that has just started.
+    """
+
+    answered: int
+    last_s: float | None
+    more_bytes: int
+
+
+def reconnect(fleet: Fleet, cloud: OwnCloud, *, idle_bytes: int, within_s: float) -> Reconnected:
+    """Kill the cloud under its devices, start it anew, and have all of them ask at once.
+
+    idle_bytes: what a cloud took that had just started. The memory is the most of the process's life, so that nothing
+    passes between two looks. Raises Unavailable if the cloud does not start.
+    """
+    cloud.kill()
+    cloud.start()
+    since_s = time.monotonic()
+    fleet.watched = cloud.watched()
+    returned = fleet.ask(timeout_s=within_s)
+    fleet.watch(_SETTLE_S)
+    return Reconnected(
+        answered=len(returned),
+        last_s=max(returned) - since_s if len(returned) == fleet.plan.devices else None,
+        more_bytes=fleet.watched.peak_memory_bytes() - idle_bytes,
+    )
 
 
 def _publish_stand_in(place: Place, api: CloudApi, folder: Path, *, seed: int) -> str:

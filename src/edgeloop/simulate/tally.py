@@ -55,7 +55,8 @@ class Tally(msgspec.Struct, kw_only=True):
 
     requests, latency: by verb; a latency is from the request's last byte to the answer's first, without the link and
     without the time that a sync asked to be held. news: syncs that were answered before that time. errors: by
-    what they mean to a device. up_bytes, down_bytes: HTTP heads and bodies, without TCP and TLS. reached, returned:
+    what they mean to a device. up_bytes, down_bytes: HTTP heads and bodies, without TCP and TLS. bundle_bytes: of the
+    latter, the bodies of bundles' files. reached, returned:
     when devices had a new bundle in hand, and when they were answered again after a failure, by the system's monotonic
     clock. lagging_ms: by how much the simulation itself came late at worst.
     """
@@ -66,6 +67,7 @@ class Tally(msgspec.Struct, kw_only=True):
     news: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
+    bundle_bytes: int = 0
     made: int = 0
     acknowledged: int = 0
     overflowed: int = 0
@@ -91,7 +93,7 @@ class Tally(msgspec.Struct, kw_only=True):
         self.errors = dict(Counter(self.errors) + Counter(other.errors))
         for verb, spread in other.latency.items():
             self.latency.setdefault(verb, Spread()).merge(spread)
-        for name in ("news", "up_bytes", "down_bytes", "made", "acknowledged", "overflowed"):
+        for name in ("news", "up_bytes", "down_bytes", "bundle_bytes", "made", "acknowledged", "overflowed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.reached += other.reached
         self.returned += other.returned
