@@ -32,6 +32,44 @@ def test_process_whose_parent_has_ended_already_ends_at_once() -> None:
     assert end_of(_ended(2**22 + 1, 60.0)) == "ended with exit code 1"
 
 
+_WORKS = """
+import signal, sys, time
+from edgeloop.runtime.child import Bounded
+bounded = Bounded()
+for _ in range(3):
+    sys.stdin.buffer.read(1)
+    bounded.within_s = float(sys.argv[1])
+    with bounded:
+        if sys.argv[2] == "hangs":
+            print("at work", flush=True)
+            signal.pause()
+    print("done", flush=True)
+"""
+
+
+def _at_work(within_s: float, how: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-u", "-c", _WORKS, str(within_s), how]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such timer here")
+def test_work_that_takes_too_long_ends_the_process() -> None:
+    with _at_work(0.2, "hangs") as process:
+        assert process.stdin is not None
+        process.stdin.write(b"1")
+        assert end_of(process.wait(60)) == "was ended by SIGALRM"
+
+
+def test_work_that_is_done_in_time_leaves_the_process_to_the_next() -> None:
+    with _at_work(3600.0, "is done") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(3):
+            process.stdin.write(b"1")
+            assert process.stdout.readline() == b"done\n"
+        assert process.wait(60) == 0
+
+
 def test_signal_that_nobody_named_has_its_number() -> None:
     assert (signal_name(11), signal_name(999)) == ("SIGSEGV", "signal 999")
 

@@ -4,13 +4,16 @@ Neighbours: `front` chooses the implementation by modality: `pixels` for images,
 """
 
 import os
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-Source = bytes | str | os.PathLike[str] | NDArray[Any]
+if TYPE_CHECKING:
+    # A device's agent hands files on to the process that answers, and leaves NumPy to that: 20 MB.
+    import numpy as np
+    from numpy.typing import NDArray
+
+Source: TypeAlias = "bytes | str | os.PathLike[str] | NDArray[Any]"
 """An input as encoded bytes (of an image, a WAV file, a CSV table), as a path to such a file, or as an array.
 
 Arrays: pixels of (H, W), (H, W, 1) or (H, W, 3) in RGB order, uint8; samples of a sound (N,), int16 or float in -1..1,
@@ -36,7 +39,7 @@ class Geometry(msgspec.Struct, frozen=True):
 class Front(Protocol):
     """The manifest's preprocessing for one variant's input tensor. Not thread-safe."""
 
-    def write(self, source: Source, buffer: NDArray[Any]) -> Geometry | None:
+    def write(self, source: Source, buffer: "NDArray[Any]") -> Geometry | None:
         """Prepare one input and write it into the engine's buffer, quantized as the tensor stores it.
 
         Returns the geometry of an image, else None. Raises InvalidInput, NotFound or Corrupt if the source cannot be
@@ -44,7 +47,7 @@ class Front(Protocol):
         """
         ...
 
-    def tensor(self, source: Source) -> NDArray[np.float32]:
+    def tensor(self, source: Source) -> "NDArray[np.float32]":
         """The same by the plain path, step by step as written: real values, float32 of the manifest's input shape.
 
         `write` gives what this gives, quantized: bit for bit in integers.

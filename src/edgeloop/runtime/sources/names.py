@@ -1,11 +1,13 @@
 """What people call a source, before anything of it is opened: kept free of NumPy and OpenCV for who only checks it."""
 
 import re
+from pathlib import PurePath
 from urllib.parse import urlsplit, urlunsplit
 
 from edgeloop.contracts.errors import InvalidInput
 
 STANDARD_INPUT = "-"
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -24,6 +26,11 @@ def scheme_of(source: str) -> str | None:
         raise InvalidInput(f"{scheme}:// is not read; expected {', '.join(LIVE_SCHEMES)}, a camera, a path or -")
     without_secrets(source)
     return scheme
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file or a URL's path ends as those of videos do."""
+    return PurePath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def check_lasting(source: str) -> None:

@@ -1,4 +1,8 @@
-"""The source that a person named: a camera, a URL, a video, a folder, a file, standard input, an iterator."""
+"""The source that a person named: a camera, a URL, a video, a folder, a file, standard input, an iterator.
+
+What reads a kind of source is imported where one is named: a folder of files is handed on as bytes, without NumPy (20
+MB) and OpenCV (17 MB), which a device's agent leaves to the process that answers.
+"""
 
 import math
 import os
@@ -6,30 +10,23 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import InputSpec, Modality
 from edgeloop.contracts.preprocess import Resample, Step, Window
 from edgeloop.runtime.input.port import Source
-from edgeloop.runtime.sources.capture import open_camera, open_video
 from edgeloop.runtime.sources.files import Descriptor, Folder, OneFile
-from edgeloop.runtime.sources.items import Items
-from edgeloop.runtime.sources.live import LiveVideo, Patience
-from edgeloop.runtime.sources.names import STANDARD_INPUT, scheme_of, shown, without_secrets
+from edgeloop.runtime.sources.names import STANDARD_INPUT, is_video_name, scheme_of, shown, without_secrets
 from edgeloop.runtime.sources.pictures import PictureCut
 from edgeloop.runtime.sources.port import Cut, FrameSource, Reader
-from edgeloop.runtime.sources.sounds import SoundCut
 from edgeloop.runtime.sources.stream import Stream
-from edgeloop.runtime.sources.tables import SeriesCut, TensorCut
-from edgeloop.runtime.sources.video import VIDEO_SUFFIXES, VideoFile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _FILE_OPEN_S = 30.0
-_PATIENCE = Patience()
 
 
 class _Wish(NamedTuple):
@@ -41,7 +38,7 @@ class _Wish(NamedTuple):
 
 
 def open_source(
-    source: Source | int | Iterable[Source],
+    source: "Source | int | Iterable[Source]",
     spec: InputSpec,
     steps: tuple[Step, ...],
     *,
@@ -66,6 +63,10 @@ def open_source(
         return _named(source, spec, steps, _Wish(follow, rate_hz, after))
     if follow:
         raise _no_follow("an iterator, an array or bytes")
+    import numpy as np
+
+    from edgeloop.runtime.sources.items import Items
+
     cut = make_cut(spec, steps)
     if isinstance(source, bytes):
         source = (source,)
@@ -103,10 +104,12 @@ def make_cut(spec: InputSpec, steps: tuple[Step, ...], *, sequence: bool = False
     if spec.modality is Modality.IMAGE:
         return PictureCut(sequence=sequence)
     if spec.modality is Modality.SOUND:
+        from edgeloop.runtime.sources.sounds import SoundCut
+
         return SoundCut(spec, steps)
-    if spec.modality is Modality.SERIES:
-        return SeriesCut(spec, steps)
-    return TensorCut(spec)
+    from edgeloop.runtime.sources.tables import SeriesCut, TensorCut
+
+    return SeriesCut(spec, steps) if spec.modality is Modality.SERIES else TensorCut(spec)
 
 
 def _named(source: int | str | os.PathLike[str], spec: InputSpec, steps: tuple[Step, ...], wish: _Wish) -> FrameSource:
@@ -128,29 +131,40 @@ def _video(source: int | str | os.PathLike[str], *, follow: bool, rate_hz: float
     if scheme := scheme_of(text):
         return _url(text, scheme, follow=follow, rate_hz=rate_hz)
     path = Path(text)
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        if follow:
-            raise _no_follow("a video file")
-        opened = partial(open_video, text, open_s=_FILE_OPEN_S, read_s=_FILE_OPEN_S)
-        return VideoFile(path.name, opened, rate_hz=rate_hz)
+    if is_video_name(path.name) and path.is_file():
+        return _video_file(path.name, text, follow=follow, rate_hz=rate_hz)
     is_number = text.isdecimal() and not path.exists()
     device = Path(f"/dev/video{text}") if is_number else path
     if not (is_number or device.is_char_device() or device.is_relative_to("/dev")):
         return None
     if sys.platform.startswith("linux") and not follow and not device.exists():
         raise NotFound(f"there is no camera {device}; plug it in, or let it be waited for (follow=True in Python)")
+    from edgeloop.runtime.sources.capture import open_camera
+    from edgeloop.runtime.sources.live import LiveVideo
+
     return LiveVideo(text, partial(open_camera, int(text) if is_number else text), rate_hz=rate_hz)
 
 
 def _url(url: str, scheme: str, *, follow: bool, rate_hz: float) -> Reader:
     name = without_secrets(url)
-    if Path(urlsplit(url).path).suffix.lower() in VIDEO_SUFFIXES and scheme.startswith("http"):
-        if follow:
-            raise _no_follow("a video file")
-        opened = partial(open_video, url, open_s=_FILE_OPEN_S, read_s=_FILE_OPEN_S)
-        return VideoFile(name, opened, rate_hz=rate_hz, is_remote=True)
-    opened = partial(open_video, url, open_s=_PATIENCE.open_s, read_s=_PATIENCE.stall_s)
-    return LiveVideo(name, opened, rate_hz=rate_hz, patience=_PATIENCE)
+    if is_video_name(urlsplit(url).path) and scheme.startswith("http"):
+        return _video_file(name, url, follow=follow, rate_hz=rate_hz, is_remote=True)
+    from edgeloop.runtime.sources.capture import open_video
+    from edgeloop.runtime.sources.live import LiveVideo, Patience
+
+    patience = Patience()
+    opened = partial(open_video, url, open_s=patience.open_s, read_s=patience.stall_s)
+    return LiveVideo(name, opened, rate_hz=rate_hz, patience=patience)
+
+
+def _video_file(name: str, where: str, *, follow: bool, rate_hz: float, is_remote: bool = False) -> Reader:
+    if follow:
+        raise _no_follow("a video file")
+    from edgeloop.runtime.sources.capture import open_video
+    from edgeloop.runtime.sources.video import VideoFile
+
+    opened = partial(open_video, where, open_s=_FILE_OPEN_S, read_s=_FILE_OPEN_S)
+    return VideoFile(name, opened, rate_hz=rate_hz, is_remote=is_remote)
 
 
 def _file(path: Path, cut: Cut, wish: _Wish) -> FrameSource:
@@ -177,7 +191,7 @@ def _standard_input(cut: Cut, wish: _Wish) -> FrameSource:
     return Stream(Descriptor("stdin", descriptor, cut), rate_hz=wish.rate_hz)
 
 
-def _pictures(array: NDArray[Any]) -> Iterable[Source]:
+def _pictures(array: "NDArray[Any]") -> Iterable[Source]:
     """One image, or each of an array of them."""
     is_many = array.ndim == 4 or (array.ndim == 3 and array.shape[2] not in (1, 3))
     return list(array) if is_many else (array,)

@@ -4,14 +4,15 @@ Neighbours: `items` takes them from the program, `runtime.input.windows` cuts pi
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.runtime.sources.port import Arrays, Frame, FrameError
 
-Check = Callable[[NDArray[Any]], NDArray[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray  # see input.port
+
+Check = Callable[["NDArray[Any]"], "NDArray[Any]"]
 """A piece as it is to be taken. Raises InvalidInput if it cannot be."""
 
 
@@ -26,7 +27,7 @@ def each_a_frame(name: str, arrays: Arrays, now_s: Callable[[], float], *, media
 
 def pieces_of_one(
     name: str, arrays: Arrays, check: Check, now_s: Callable[[], float]
-) -> Iterator[NDArray[Any] | FrameError]:
+) -> "Iterator[NDArray[Any] | FrameError]":
     """Pieces that belong together. In place of one that cannot be used stands an error, named `name`#1, #2, ... by the
     piece: a gap in what they are pieces of.
 
@@ -44,7 +45,7 @@ def pieces_of_one(
         yield made
 
 
-def _checked(array: NDArray[Any], check: Check, dtype: Any) -> NDArray[Any]:
+def _checked(array: "NDArray[Any]", check: Check, dtype: Any) -> "NDArray[Any]":
     made = check(array)
     if dtype not in (None, made.dtype):
         raise InvalidInput(

@@ -6,13 +6,15 @@ them; the other modules each read one kind of thing.
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.runtime.input.port import Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray  # see input.port
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -92,7 +94,7 @@ Parts = Iterator[Iterator[bytes]]
 """Bytes as they come. Each part begins anew (a file that took the place of another), and is read before the next."""
 
 
-Arrays = Iterator[NDArray[Any] | FrameError]
+Arrays = Iterator["NDArray[Any] | FrameError"]
 """What a program hands over, one after another. An error stands for something that is no array; it is handed on."""
 
 

@@ -10,8 +10,6 @@ from edgeloop.runtime.sources.pace import Pace
 from edgeloop.runtime.sources.port import Frame, FrameError, Tally
 from edgeloop.runtime.sources.pump import Pump
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
-
 _AHEAD = 2
 _COMPLETE = 0.9  # containers without an index guess their number of frames from length and rate
 _TRIES = 100  # where a file does not say how many frames it has
