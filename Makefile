@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test test-search test-shrinking test-toolchain test-processes test-breaks test-runtime test-rest check bench-toolchain bench-runtime bench-fleet torture format lock clean
+.PHONY: help setup demo test test-search test-processes test-toolchain test-breaks test-torture test-shrinking test-rest test-runtime check bench-toolchain bench-runtime bench-fleet torture format lock clean
 
 help:
 	@echo "make demo     run the whole loop on this machine, figures in build/demo.json"
@@ -34,15 +34,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/edgeloop demo --report build/demo.json
 
-# Seven processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
+# Eight processes, three at a time: the suite waits about as much as it computes, and with TensorFlow, PyTorch, OpenVINO
 # and all the rest in a single process it has died of a segmentation fault. Each prints when it has ended.
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target \
-		test-search test-shrinking test-toolchain test-processes test-breaks test-runtime test-rest
+		test-search test-processes test-toolchain test-breaks test-torture test-shrinking test-rest test-runtime
 
 SEARCHES := tests/process/test_search_killed.py tests/process/test_search_kinds.py
+TORTURE := tests/process/test_torture.py
 BREAKS := $(patsubst %,tests/process/test_%.py,\
-	torture sender_killed cloud_killed bad_models replicas cloud_restored trust_attacked malformed_requests simulate)
+	sender_killed cloud_killed bad_models replicas cloud_restored trust_attacked malformed_requests simulate)
 SHRINKING := $(addprefix tests/unit/toolchain/,compress prune quantize)
 
 test-search: $(STAMP)
@@ -55,11 +56,14 @@ test-toolchain: $(STAMP)
 	@$(BIN)/python -m pytest tests/unit/toolchain $(SHRINKING:%=--ignore=%)
 
 test-processes: $(STAMP)
-	@$(BIN)/python -m pytest tests/process tests/flow $(SEARCHES:%=--ignore=%) $(BREAKS:%=--ignore=%)
+	@$(BIN)/python -m pytest tests/process tests/flow $(SEARCHES:%=--ignore=%) $(BREAKS:%=--ignore=%) $(TORTURE:%=--ignore=%)
 
 # What is killed, cut, attacked and overloaded on purpose.
 test-breaks: $(STAMP)
 	@$(BIN)/python -m pytest $(BREAKS)
+
+test-torture: $(STAMP)
+	@$(BIN)/python -m pytest $(TORTURE)
 
 RUNTIME := tests/contract tests/unit/runtime tests/unit/serve
 test-runtime: $(STAMP)

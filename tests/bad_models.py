@@ -4,6 +4,7 @@
     endless()    ONNX Runtime loads it, and never comes back from its first run
     vast()       ONNX Runtime loads it, and needs more memory for its first run than any machine has
     dark()       ONNX Runtime answers with it, until a black picture ends the process by SIGFPE
+    waiting()    ONNX Runtime answers with it, until a black picture has it compute for ever
     failing()    ONNX Runtime answers with it, but for black pictures
     slow()       ONNX Runtime answers with it, a hundred times later than with the sound one
 
@@ -83,6 +84,37 @@ def dark() -> bytes:
             "minus_one": np.array(-1, np.int64),
             "zero": np.array(0, np.float32),
         },
+    )
+
+
+def waiting() -> bytes:
+    """The classifier of `builders`, which a black picture sends into a loop of 2**62 rounds."""
+    kept = helper.make_tensor_value_info("kept", TensorProto.FLOAT, [1, len(LABELS)])
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["goes"], ["goes_on"]), helper.make_node("Mul", ["kept", "zero"], ["more"])],
+        "round",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            kept,
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, [1, len(LABELS)]),
+        ],
+        [numpy_helper.from_array(np.array(0, np.float32), "zero")],
+    )
+    return _classifier(
+        [
+            helper.make_node("ReduceSum", ["image"], ["sum"], keepdims=0),
+            helper.make_node("Cast", ["sum"], ["lit"], to=TensorProto.BOOL),
+            helper.make_node("Not", ["lit"], ["dark"]),
+            helper.make_node("Cast", ["dark"], ["is_dark"], to=TensorProto.INT64),
+            helper.make_node("Mul", ["is_dark", "many"], ["rounds"]),
+            helper.make_node("Loop", ["rounds", "true", "plain"], ["last"], body=body),
+            helper.make_node("Mul", ["last", "none"], ["nothing"]),
+        ],
+        {"many": np.array(2**62, np.int64), "true": np.array(True), "none": np.array(0, np.float32)},
     )
 
 

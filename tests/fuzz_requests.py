@@ -28,10 +28,20 @@ import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, Phase
 
-from edgeloop.contracts.codec import to_msgpack
+from edgeloop.contracts.api import DeviceView, ReadingView
+from edgeloop.contracts.codec import from_json, to_msgpack
 from edgeloop.contracts.join import enrol_statement
-from edgeloop.contracts.messages import EnrolRequest, InferRequest, SendRequest, SyncRequest
-from edgeloop.contracts.states import Kind
+from edgeloop.contracts.messages import (
+    EnrolRequest,
+    Health,
+    InferRequest,
+    SendRequest,
+    SyncRequest,
+    TrustHealth,
+    UpdateReport,
+    WatchStats,
+)
+from edgeloop.contracts.states import Kind, UpdateState
 from edgeloop.transport.cloud_api import read_operator
 from edgeloop.transport.identity import Identity
 from processes import Process
@@ -40,6 +50,7 @@ from small_cloud import PROFILE, event, report, sample
 TIMEOUT_S = 20.0
 DEVICE = "camera-1"
 BOMB = zstandard.compress(bytes(256 * 1024 * 1024))
+NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 NASTY: tuple[Any, ...] = (
     None, True, -1, 0, 2**31, 2**63 - 1, -(2**63), 2**64 - 1, float("nan"), float("inf"), -0.0, 1e308, "", "\0", "..",
     "../../etc/passwd", "a" * 70_000, "é\u2028\ud7ff", b"", b"\0" * 40, [], {}, [[]], {"": None}, [None] * 3000,
@@ -168,6 +179,24 @@ def _call(client: httpx.Client, case: Any, headers: dict[str, str]) -> int:
     return client.send(request).status_code
 
 
+READS = ("status", "devices", "rollouts", "bundles", "samples", "events/counts", "join-tokens", "jobs",
+         f"devices/{DEVICE}/readings", "analysis/drift?bundle=tiny@1.0.0")  # fmt: skip
+"""What people look at: whatever devices say, it must still be told."""
+
+
+def read_all(cloud: OpenCloud) -> list[str]:
+    """The reads of the API that are not answered well."""
+    headers = {"authorization": f"Bearer {cloud.token}"}
+    with httpx.Client(base_url=cloud.url, timeout=TIMEOUT_S, headers=headers) as client:
+        answers = {path: client.get(f"/api/v1/{path}") for path in READS}
+    wrong = [f"{one.status_code}: GET {path}: {one.text[:200]}" for path, one in answers.items() if not one.is_success]
+    told = from_json(answers["devices"].content, list[DeviceView], what="the fleet") if not wrong else []
+    readings = answers[f"devices/{DEVICE}/readings"].content
+    if not wrong:
+        from_json(readings, list[ReadingView], what="the readings")
+    return wrong + [f"unreadable: {one.device_id}: {one.unreadable}" for one in told if one.unreadable]
+
+
 def fuzz_hub(cloud: OpenCloud, *, cases: int, seed: int) -> Came:
     """The hub's routes: proven and unproven senders, messages changed a little or a lot, bombs, broken HTTP."""
     came = Came()
@@ -184,6 +213,8 @@ def fuzz_hub(cloud: OpenCloud, *, cases: int, seed: int) -> Came:
                 came.note(what[:600], lambda request=request: _sent(client, request))
             if number % max(1, cases // 50) == 0:
                 came.resident_mib.append(cloud.resident_mib())
+                came.bugs += read_all(cloud)  # now and then: the next report hides what the one before did
+    came.bugs += read_all(cloud)
     return came
 
 
@@ -227,8 +258,10 @@ def _body(draw: random.Random, verb: str, identity: Identity) -> bytes:
         return good
     if kind < 0.45:
         return _spoilt(draw, good)
-    if kind < 0.85:
+    if kind < 0.75:
         return to_msgpack(_bent(draw, msgspec.msgpack.decode(good)))
+    if kind < 0.85:
+        return to_msgpack(_endless(draw, msgspec.msgpack.decode(good)))
     if kind < 0.9:
         return b"\x91" * draw.choice((10, 2000, 100_000)) + b"\xc0"  # arrays in arrays
     if kind < 0.95:
@@ -240,7 +273,10 @@ def _body(draw: random.Random, verb: str, identity: Identity) -> bytes:
 
 def _message(verb: str, identity: Identity) -> object:
     if verb == "sync":
-        return SyncRequest(reports=(report(DEVICE),))
+        watch = WatchStats(latency_p50_ms=1.0)
+        update = UpdateReport(generation=0, rollout_id="r", bundle="tiny@1.0.0", state=UpdateState.ACTIVE, watch=watch)
+        said = report(DEVICE, update=update)
+        return SyncRequest(reports=(msgspec.structs.replace(said, health=Health(trust=TrustHealth(expires_at_s=1.0))),))
     if verb == "send":
         return SendRequest(events=(event(1), event(2, sample())))
     if verb == "infer":
@@ -272,6 +308,23 @@ def _bent(draw: random.Random, value: Any) -> Any:
         return [_bent(draw, one) if index == at else one for index, one in enumerate(value)]
     chosen = draw.choice(list(value))
     return {name: _bent(draw, one) if name == chosen else one for name, one in value.items()}
+
+
+def _endless(draw: random.Random, document: Any) -> Any:
+    """The same document with one of its floats not finite: of the right type, and the harder to notice for that."""
+    places: list[tuple[Any, Any]] = []
+    within = [document]
+    while within:
+        inner = within.pop()
+        for key, value in inner.items() if isinstance(inner, dict) else enumerate(inner):
+            if isinstance(value, float):
+                places.append((inner, key))
+            elif isinstance(value, dict | list):
+                within.append(value)
+    if places:
+        inner, key = draw.choice(places)
+        inner[key] = draw.choice(NOT_FINITE)
+    return document
 
 
 def _send_raw(url: str, sent: bytes) -> int:

@@ -18,7 +18,14 @@ from edgeloop.hub.limits import Limits
 from edgeloop.hub.serve import Listen
 
 EVERYTHING = Limits(
-    requests_hz=1e9, requests_burst=10**9, bytes_hz=1e15, bytes_burst=10**15, failures_hz=1e9, failures_burst=10**9
+    requests_hz=1e9,
+    requests_burst=10**9,
+    bytes_hz=1e15,
+    bytes_burst=10**15,
+    failures_hz=1e9,
+    failures_burst=10**9,
+    entries_hz=1e9,
+    entries_burst=10**9,
 )
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torture.here import Here
 
 from builders import GOLDEN_COUNT, Parts, as_bundle, make_parts
 from edgeloop.backoff import Backoff
@@ -27,7 +28,7 @@ from edgeloop.device.config import SelectConfig
 from edgeloop.device.infer import InferenceLoop
 from edgeloop.device.record import Record
 from edgeloop.device.select import Selector
-from edgeloop.device.sense import Senses, opener, resume_after
+from edgeloop.device.sense import Senses, opener, resume_after, takes_the_same
 from edgeloop.device.slots import Slot, Slots
 from edgeloop.device.watch import Watch
 from edgeloop.runtime.predictor import Predictor
@@ -115,8 +116,9 @@ class Device:
 
     def run(self, predictor: Predictor, *, shadow: Predictor | None = None) -> Watch:
         """Make this version the active one, on watch."""
-        watch = Watch()
-        self.slots.put(Slot(predictor, shadow=shadow, watch=watch))
+        watch = Watch(compares=shadow is None or takes_the_same(shadow.manifest, predictor.manifest))
+        old = None if shadow is None else Here(shadow)
+        self.slots.put(Slot(Here(predictor), shadow=old, watch=watch))
         return watch
 
     def readings(self) -> list[Reading]:
@@ -144,6 +146,17 @@ class Device:
         """The readings, once there are so many."""
         self.until(lambda: self.loop.readings >= count, f"reading {count} times")
         return self.readings()
+
+
+def picture_parts() -> Parts:
+    """The version that takes pictures of any size, without golden samples of its own."""
+    spec = InputSpec("x", Modality.IMAGE, (1, 8, 8, 1), "nhwc", (0.0, 1.0))
+    return _parts(spec, (Grey(), Resize(8, 8, Interpolation.AREA), Scale(factor=1 / 255)))
+
+
+def row_parts() -> Parts:
+    """The version that takes rows, likewise."""
+    return _parts(InputSpec("x", Modality.TENSOR, (1, 4), "nc", (-1.0, 1.0)), ())
 
 
 def sound_parts() -> Parts:

@@ -62,6 +62,7 @@ class SigningCloud:
         self.since_s = NOW_S
         self.published = {TARGET: MANIFEST}
         self.version = 2
+        self.floor = 0
         self.targets_keys = [TARGETS]
         self.keys = {public_key(one).keyid: one for one in (ONLINE, DIRECTOR)}
         self.stolen: dict[str, Ed25519PrivateKey] = {}
@@ -105,7 +106,7 @@ class SigningCloud:
             return images_metadata(
                 name,
                 roots=tuple(self.roots["images"]),
-                targets=SignedTargets(self.version, targets, self.since_s),
+                targets=SignedTargets(self.version, targets, self.since_s, self.floor),
                 find_key=lambda one: self.stolen.get("images") or self.keys[one],
                 now_s=self.now_s,
             )
@@ -115,7 +116,7 @@ class SigningCloud:
         return director_metadata(
             name,
             roots=tuple(self.roots["director"]),
-            given=Given(device, *self.assigned[device], self.since_s),
+            given=Given(device, *self.assigned[device], self.since_s, self.floor),
             find_key=lambda one: self.stolen.get("director") or self.keys[one],
             now_s=self.now_s,
         )

@@ -5,7 +5,9 @@ cloud = SmallCloud(template, tmp_path)      a cloud of the test's own; close() i
 """
 
 import asyncio
+import itertools
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from edgeloop.cloud.hub import CloudHub
 from edgeloop.cloud.store import fleet, registry, roots
 from edgeloop.contracts.api import BundleView, JoinTokenRequest, PublishRequest
 from edgeloop.contracts.codec import to_json
-from edgeloop.contracts.join import enrol_statement
+from edgeloop.contracts.join import enrol_statement, fresh_statement
 from edgeloop.contracts.messages import (
     Alert,
     Assignment,
@@ -43,6 +45,7 @@ from edgeloop.hub.waker import Waker
 from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain.publish import sign_targets
 
+_ASKED = itertools.count()
 PROFILE = Profile(
     architecture="x86_64", system="Linux", cpu_count=1, memory_bytes=1_000_000, engines={}, edgeloop="0.1.0"
 )
@@ -160,9 +163,10 @@ def public_key_of(name: str, *, number: int = 0) -> bytes:
 def enrol_request(
     name: str, secret: str, *, key_number: int = 0, via: str | None = None, kind: Kind = Kind.DEVICE
 ) -> EnrolRequest:
-    """A device's request to be let in, signed by the key that it brings."""
+    """A device's request to be let in, made now, after all others, and signed by the key that it brings."""
     key = key_of(name, number=key_number)
     public_key = key.public_key().public_bytes_raw()
+    made_at_ms = int(time.time() * 1000) + next(_ASKED)
     return EnrolRequest(
         device_id=name,
         kind=kind,
@@ -170,6 +174,8 @@ def enrol_request(
         public_key=public_key,
         profile=PROFILE,
         possession=key.sign(enrol_statement(name, secret, public_key)),
+        made_at_ms=made_at_ms,
+        fresh=key.sign(fresh_statement(name, secret, public_key, made_at_ms)),
         via=via,
     )
 

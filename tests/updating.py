@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from torture.here import put_to_work_here
 
 from answered import answer
 from builders import LABELS, Parts, make_parts, onnx_model, pack, quadrant_weights
@@ -20,7 +21,7 @@ from edgeloop.contracts.manifest import EngineName
 from edgeloop.contracts.messages import Assignment, WatchBounds
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
-from edgeloop.device.accept import Acceptance, Ask
+from edgeloop.device.accept import Acceptance, Ask, PutToWork
 from edgeloop.device.config import Pace, Patience
 from edgeloop.device.examine import Findings, Question, examine
 from edgeloop.device.slots import Slots
@@ -44,6 +45,8 @@ class Killed(BaseException):
 
 class ArchiveSupply:
     """Implements update.Supply over archives: signs whatever they hold."""
+
+    waited_s = 0.0
 
     def __init__(self, *archives: Path) -> None:
         self.fetched: list[str] = []
@@ -82,6 +85,8 @@ class ArchiveSupply:
 class Away:
     """Implements update.Supply without a network."""
 
+    waited_s = 0.0
+
     async def assignment(self) -> Assignment | None:
         """See Supply.assignment."""
         raise Unavailable("the hub is away")
@@ -112,6 +117,7 @@ class Device:
         race_s: float = 0.0,
         accept_s: float = 45.0,
         ask: Ask = ask_here,
+        put_to_work: PutToWork = put_to_work_here,
         kept: int = 3,
         patience: Patience = Patience(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.time,
@@ -128,7 +134,9 @@ class Device:
             slots=self.slots,
             supply=supply,
             engines=engines,
-            acceptance=Acceptance(Pace(folder / "races", race_s=race_s, accept_s=accept_s), ask=ask),
+            acceptance=Acceptance(
+                Pace(folder / "races", race_s=race_s, accept_s=accept_s), ask=ask, put_to_work=put_to_work
+            ),
             on_change=self._on_change,
             patience=patience,
             clock=clock,
@@ -144,13 +152,14 @@ class Device:
 
     def close(self) -> None:
         """The process ends."""
+        self.slots.put(None)
         self._keep.close()
 
     @property
     def runs(self) -> str | None:
         """The bundle that answers readings now."""
         slot = self.slots.current
-        return str(slot.predictor.manifest.ref) if slot else None
+        return str(slot.active.manifest.ref) if slot else None
 
     @property
     def active(self) -> str | None:

@@ -50,3 +50,13 @@ def test_bug_is_found_where_there_is_one(tmp_path: Path) -> None:
         assert "request_failed" in broken.log()
     finally:
         broken.close()
+
+
+def test_request_that_spoils_what_people_look_at_is_found(tmp_path: Path) -> None:
+    """The control: a hub that takes numbers which are not finite answers well, and then cannot tell what it has."""
+    sabotage = "import edgeloop.hub.reports as reports\nreports.is_finite = lambda report: True\n"
+    broken = OpenCloud(tmp_path, sabotage=sabotage)
+    try:
+        assert any("unreadable" in bug for bug in fuzz_hub(broken, cases=400, seed=1).bugs)
+    finally:
+        broken.close()

@@ -90,7 +90,9 @@ def test_operator_file_names_the_first_host_and_carries_the_authority(site: Site
 
 def test_authoritys_key_is_not_with_the_server(site: Site) -> None:
     assert (site.folder / "keys/tls-ca.key").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in (site.folder / "cloud/tls").iterdir() if "key" in path.name] == ["server.key"]
+    assert {path.name for path in (site.folder / "cloud/tls").iterdir()} == {"server.pem", "ca.pem"}
+    authority = (site.folder / "keys/tls-ca.key").read_text()
+    assert not any(authority in path.read_text() for path in (site.folder / "cloud/tls").iterdir())
 
 
 def test_device_enrols_verified_with_the_token_alone(site: Site, tmp_path: Path) -> None:

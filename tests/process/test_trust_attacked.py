@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
 from builders import make_bundle, quadrant_images
-from edgeloop.bundle.archive import digest
+from edgeloop.bundle.archive import digest, open_bundle
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.found import found
 from edgeloop.contracts.api import Gate, JoinTokenRequest, RolloutRequest
-from edgeloop.contracts.messages import WatchBounds
+from edgeloop.contracts.codec import to_json
+from edgeloop.contracts.messages import PatchOffer, WatchBounds
 from edgeloop.contracts.states import RolloutState
 from edgeloop.runtime.input.images import encode_png
 from edgeloop.toolchain import keys
@@ -173,9 +174,14 @@ def test_no_attack_makes_a_device_run_anything_or_stops_its_answers(world: World
     _rotate_online(world)
 
     world.withstands("tampered targets", "targets/")
-    other = next(data for path, data in world.before.items() if path.startswith("targets/bundles/"))
-    link.tamper = lambda path, data: other if path.startswith("targets/") else data
+    first = open_bundle(world.folder / "tiny-1.0.0.edgeloop")
+    link.tamper = lambda path, data: first.manifest_bytes if path.startswith("targets/") else data
     world.withstands("another file, well signed under another name", "targets/")
+    model = first.manifest.variants[0].file
+    link.forge = world.counted(_patch_offered(model))
+    world.withstands("a patch that names the model at work")
+    assert digest((world.folder / "device" / "bundles" / "files" / model).read_bytes()) == model
+    link.forge = lambda path: None
     link.send = Endless("targets/")
     world.withstands("endless target", "targets/")
     link.send = _drip_targets
@@ -195,6 +201,11 @@ def test_no_attack_makes_a_device_run_anything_or_stops_its_answers(world: World
 
 def _first_of(*forges: Callable[[str], bytes | None]) -> Callable[[str], bytes | None]:
     return lambda path: next((data for forge in forges if (data := forge(path)) is not None), None)
+
+
+def _patch_offered(sha256: str) -> Callable[[str], bytes | None]:
+    offer = to_json(PatchOffer(sha256=sha256, size_bytes=100))
+    return lambda path: offer if path.startswith("patches/") else None
 
 
 def _replayed(world: World, *places: str) -> Callable[[str], bytes | None]:

@@ -16,7 +16,10 @@ from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound
 from edgeloop.contracts.messages import EnrolRequest, InferRequest, SyncRequest
 from edgeloop.contracts.names import BundleRef, require_name
 from edgeloop.node.cache import Cache
+from edgeloop.transport.budget import Budget
 from edgeloop.transport.cloud_api import _part
+from edgeloop.transport.keep import Keep
+from edgeloop.transport.metering import Meter
 from small_cloud import SmallCloud, enrol_request
 
 NAMES = [
@@ -117,10 +120,12 @@ PATHS = ["..", "../x", "images/../../x", "/etc/passwd", "images//x", "images/.hi
 
 @pytest.mark.parametrize("path", PATHS, ids=_shown)
 def test_node_keeps_nothing_under_such_a_path(path: str, tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache", _Anything())  # type: ignore[arg-type]
+    keep = Keep(tmp_path / "node.db")
+    cache = Cache(tmp_path / "cache", _Anything(), Meter(Budget(keep), on_wait=lambda: None))  # type: ignore[arg-type]
     with pytest.raises(NotFound):
         asyncio.run(cache.get(path))
-    assert list(tmp_path.rglob("*")) == []
+    keep.close()
+    assert [one.name for one in tmp_path.rglob("*")] == ["node.db"]
 
 
 @pytest.mark.parametrize("path", [*PATHS, *(f"director/{name}/metadata/timestamp.json" for name in NAMES)], ids=_shown)

@@ -1,8 +1,8 @@
-"""Whether a variant may run on this device: asked of a process of its own, and judged by how that ended.
+"""Whether a variant may run on this device: asked of a process of its own, and judged by how that ended; and its work.
 
 Rules kept here: a model that crashes its engine, or never answers, costs that process and nothing else; what engines
 leave in memory after golden samples and race goes with it; it fails closed; whatever happens to the agent, the process
-does not outlive it. Neighbours: `examine` is that process, `update` asks.
+does not outlive it. Neighbours: `examine` is that process, `update` asks; `isolated` has those that work.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import psutil
@@ -23,10 +23,10 @@ from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.manifest import Variant
 from edgeloop.device.config import Pace
 from edgeloop.device.examine import Findings, Question
+from edgeloop.device.exchange import Order
+from edgeloop.device.isolated import put_to_work, put_to_work_when_asked
+from edgeloop.device.slots import AtWork
 from edgeloop.runtime.child import end_of, last_line, signal_name
-
-if TYPE_CHECKING:
-    from edgeloop.runtime.predictor import Predictor
 
 _log = structlog.get_logger(__name__)
 _MOST_ANSWER_BYTES = 64 * 1024
@@ -39,6 +39,14 @@ class Ask(Protocol):
 
     async def __call__(self, question: Question, manifest: bytes) -> Findings:
         """See ask_process."""
+        ...
+
+
+class PutToWork(Protocol):
+    """How a variant is put to work."""
+
+    def __call__(self, order: Order, bundle: Bundle, variant: Variant) -> AtWork:
+        """See isolated.put_to_work."""
         ...
 
 
@@ -66,11 +74,12 @@ async def ask_process(question: Question, manifest: bytes) -> Findings:
 
 
 class Acceptance:
-    """Judges variants before they run here, and loads those that may. ask: how they are tried."""
+    """Judges variants before they run here, and puts to work those that may. ask: how they are tried."""
 
-    def __init__(self, pace: Pace, *, ask: Ask = ask_process) -> None:
+    def __init__(self, pace: Pace, *, ask: Ask = ask_process, put_to_work: PutToWork = put_to_work) -> None:
         self._pace = pace
         self._ask = ask
+        self._put_to_work = put_to_work
 
     @property
     def races(self) -> bool:
@@ -112,15 +121,28 @@ class Acceptance:
         )
         return await self._ask(question, bundle.manifest_bytes)
 
-    def load(self, bundle: Bundle, variant: Variant) -> "Predictor":
-        """In the setting that won the race when it was judged; nothing is raced in this process.
+    def load(self, bundle: Bundle, variant: Variant, *, shelf: Path) -> AtWork:
+        """At work in a process of its own, in the setting that won the race when it was judged; nothing is raced there.
 
-        NumPy, OpenCV and the engines come with the first model: an agent that has none holds 40 MB less. Raises
-        Unavailable if it does not load.
+        Raises Died if that process did not survive it, or what loading raises, see `runtime.load.load_fastest`.
         """
-        from edgeloop.runtime.load import load_fastest
+        return self._put_to_work(self._order(variant, shelf), bundle, variant)
 
-        return load_fastest(bundle, [variant], threads=self._pace.threads, race_s=0.0, folder=self._pace.races)
+    def load_when_asked(self, bundle: Bundle, variant: Variant, *, shelf: Path) -> AtWork:
+        """The same, once there is a frame."""
+        return put_to_work_when_asked(self._order(variant, shelf), bundle, variant)
+
+    def _order(self, variant: Variant, shelf: Path) -> Order:
+        pace = self._pace
+        return Order(
+            shelf=str(shelf),
+            variant=variant.file,
+            races=str(pace.races),
+            threads=pace.threads,
+            cache=pace.cache,
+            load_s=pace.load_s,
+            answer_s=pace.answer_s,
+        )
 
 
 def available_memory_bytes() -> int:

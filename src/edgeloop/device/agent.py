@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -18,19 +19,23 @@ from edgeloop.contracts.states import UpdateState
 from edgeloop.device.accept import Acceptance
 from edgeloop.device.blame import STEADY_S
 from edgeloop.device.config import DeviceConfig, Pace
+from edgeloop.device.duty import in_full
 from edgeloop.device.infer import InferenceLoop
 from edgeloop.device.metered import MeteredSupply
+from edgeloop.device.patched import PatchedSupply
 from edgeloop.device.record import Record
+from edgeloop.device.recovery import open_or_begin_anew
 from edgeloop.device.select import Selector
 from edgeloop.device.sense import Senses, opener, resume_after
 from edgeloop.device.slots import Slots
 from edgeloop.device.state import Ended, Versions
 from edgeloop.device.supply import HubSupply
 from edgeloop.device.update import Updater
+from edgeloop.transport import reopen
 from edgeloop.transport.budget import DOWNLOAD, Budget, DaySettings
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
-from edgeloop.transport.outbox import Outbox, open_or_begin_anew
+from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.seal import Keyring
 from edgeloop.transport.sender import FIRST_WAIT_S, Sender
 from edgeloop.transport.syncing import SyncLoop
@@ -65,9 +70,12 @@ class Agent:
         self._member = member
         self._profile = profile
         self._crash = crash
-        self._keep = Keep(config.folder / "device.db")
+        shelf = Shelf(config.folder / "bundles")
+        self._keep, self._lost = open_or_begin_anew(
+            config.folder / "device.db", shelf, config.engines, kept=config.keep_versions
+        )
         self._versions = Versions(self._keep, kept=config.keep_versions)
-        self._outbox = open_or_begin_anew(
+        self._outbox = reopen.open_or_begin_anew(
             config.folder / OUTBOX, member.device_id, bounds=config.outbox, keyring=keyring
         )
         self._record = Record(self._outbox)
@@ -75,15 +83,23 @@ class Agent:
         _write_down(self._keep, DaySettings(limit_bytes=config.day_bytes, begins_h=config.day_begins_h))
         self._slots = Slots()
         self._signed = HubSupply(uplink, member, config.folder / "trust")
-        self._supply = MeteredSupply(self._signed, uplink, self._budget, on_wait=self._on_change)
+        self._metered = MeteredSupply(self._signed, uplink, self._budget, on_wait=self._on_change)
+        self._supply = PatchedSupply(self._metered, uplink)
         self._updater = Updater(
             versions=self._versions,
-            shelf=Shelf(config.folder / "bundles"),
+            shelf=shelf,
             slots=self._slots,
             supply=self._supply,
             engines=config.engines,
             acceptance=Acceptance(
-                Pace(config.folder / "races", threads=config.threads, race_s=config.race_s, accept_s=config.accept_s)
+                Pace(
+                    config.folder / "races",
+                    threads=config.threads,
+                    race_s=config.race_s,
+                    accept_s=config.accept_s,
+                    answer_s=config.answer_s,
+                    cache=config.cache,
+                )
             ),
             on_change=self._on_change,
             patience=config.patience,
@@ -112,6 +128,8 @@ class Agent:
         """Work until cancelled; what is under way is taken up at the next start."""
         stop = threading.Event()
         await asyncio.to_thread(self._updater.start, self._begin())
+        if self._lost:
+            self._record.keep([Alert(what="storage", detail=self._lost)])
         self._alert_if_failed()
         thread = None
         if self._loop is not None:
@@ -122,7 +140,8 @@ class Agent:
                 group.create_task(self._sync.run())
                 group.create_task(self._sender.run())
                 group.create_task(self._updates())
-                group.create_task(self._alerts())
+                group.create_task(self._make_up())
+                group.create_task(self._load_again())
                 group.create_task(self._wishes())
                 group.create_task(self._grow_steady())
                 group.create_task(self._signed.keep_fresh())
@@ -130,6 +149,7 @@ class Agent:
             stop.set()
             if thread is not None:
                 await asyncio.to_thread(thread.join, _JOIN_S)
+            self._slots.put(None)
             self._end()
             self._budget.close()
             self._outbox.close()
@@ -143,7 +163,7 @@ class Agent:
             device_id=self._member.device_id,
             known_generation=max(self._wanted_generation, self._versions.known_generation),
             active=active.bundle if active else None,
-            engine=f"{slot.predictor.variant.engine} {slot.predictor.variant.precision}" if slot else None,
+            engine=f"{slot.active.variant.engine} {slot.active.variant.precision}" if slot else None,
             previous=previous.bundle if previous else None,
             update=self._update_report(),
             health=self._health(),
@@ -173,7 +193,7 @@ class Agent:
             self._record,
             shadow_share=config.shadow_share,
             seed=config.seed,
-            cache=config.cache,
+            on_death=self._updater.hear_of_death,
         )
 
     def _sample_room_bytes(self) -> int:
@@ -181,11 +201,27 @@ class Agent:
         waiting = self._outbox.waiting_bytes(SAMPLE)
         return self._budget.most_bytes(SAMPLE) - waiting
 
-    async def _alerts(self) -> None:
+    async def _make_up(self) -> None:
         """What found no room on the disk is written once there is some, also while nothing is sensed."""
         while True:
             await asyncio.sleep(_RETRY_EVERY_S)
             await asyncio.to_thread(self._record.retry)
+            with suppress(Unavailable):  # it was logged as it came into force
+                await asyncio.to_thread(self._versions.save)
+
+    async def _load_again(self) -> None:
+        """The version that is to run, where it did not load; beside updates, which this must not hold up nor end."""
+        told = ""
+        while True:
+            trouble = self._updater.trouble
+            if trouble and not told:
+                self._record.keep([Alert(what="load", detail=trouble)])
+                self._sync.changed()
+            told = trouble
+            if self._updater.is_due:
+                await in_full(self._updater.try_again)
+            else:
+                await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _updates(self) -> None:
         """One update at a time; a newer wish ends the one before, which every state allows."""
@@ -200,7 +236,8 @@ class Agent:
             await _end(task)
 
     async def _next(self) -> None:
-        """What is wanted here at the device comes first, then what the hub wants."""
+        """What crashes is left first, then comes what is wanted here at the device, then what the hub wants."""
+        await asyncio.to_thread(self._updater.leave_if_it_crashes)
         wish = self._versions.wish
         if wish is not None:
             told = await asyncio.to_thread(self._updater.grant, wish)
@@ -212,8 +249,10 @@ class Agent:
             await self._updater.resume()
 
     async def _wishes(self) -> None:
-        """Somebody at the device may leave one at any time, see `rollback`."""
+        """Somebody at the device may leave one at any time, see `rollback`; and a version may crash at any time."""
         while True:
+            if self._updater.is_crashing:
+                self._wanted.set()
             wish = self._versions.wish
             if wish is not None and wish.at_s != self._heard_wish_s:
                 self._heard_wish_s = wish.at_s
@@ -242,7 +281,7 @@ class Agent:
         self._signed.require_generation(generation)
         active = self._versions.active
         if active and (assignment is None or assignment.manifest_sha256 != active.manifest_sha256):
-            self._updater.withdraw("something else is wanted of this device now")
+            await self._updater.withdraw("something else is wanted of this device now")
         await self._updater.take(assignment, generation=generation)
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -276,7 +315,7 @@ class Agent:
             return
         told = (update.assignment.generation, str(update.state), update.reason)
         if self._keep.get("alerted", tuple[int, str, str]) != told:
-            self._keep.set({"alerted": told})
+            self._keep.put_in_force({"alerted": told})
             detail = f"{update.assignment.bundle}: {update.reason}"
             self._record.keep([Alert(what=update.state, detail=detail)])
 
@@ -293,7 +332,7 @@ class Agent:
         slot = self._slots.current
         loop = self._loop
         day = self._budget.spending(stats.accounts)
-        if self._supply.is_waiting:
+        if self._metered.is_waiting:
             day = msgspec.structs.replace(day, waits=(*day.waits, DOWNLOAD))
         return Health(
             readings=loop.readings if loop else 0,

@@ -11,6 +11,7 @@ from edgeloop.device.crash import arm
 from edgeloop.device.lock import only_agent
 from edgeloop.runtime.profile import this_machine
 from edgeloop.runtime.sources.names import check_lasting
+from edgeloop.supervisor import Supervisor
 from edgeloop.transport.membership import Membership, open_client, open_identity, read_membership
 from edgeloop.transport.seal import open_keyring
 from edgeloop.transport.uplink import Uplink
@@ -36,7 +37,11 @@ async def _run(config: DeviceConfig, member: Membership, on_ready: Callable[[Mem
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, task.cancel)
         on_ready(member)
+        supervisor = Supervisor(os.environ)
+        supervisor.ready()
         try:
             await task
         except asyncio.CancelledError:
             return
+        finally:
+            supervisor.ending()

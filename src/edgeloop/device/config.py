@@ -28,24 +28,30 @@ class Pace:
     """How a version is tried: so many threads or any, raced for so long, the winner remembered in this folder.
 
     accept_s: the longest that a version may take for all of it: loading, golden samples, race and timing, of all the
-    variants that are tried.
+    variants that are tried. At work: load_s: for loading it; answer_s: for one frame; a process that takes longer is
+    ended. cache: see DeviceConfig.
     """
 
     races: Path
     threads: int | None = None
     race_s: float = 0.0
     accept_s: float = 45.0
+    load_s: float = 30.0
+    answer_s: float = 10.0
+    cache: bool = True
 
 
 @dataclass(frozen=True)
 class Patience:
     """How long a state of an update may last.
 
-    download_s: of work; while the hub is away nothing counts. verify_s: for reading what was fetched.
+    download_s: of work; while the hub is away nothing counts. verify_s: for reading what was fetched. note_every_s: how
+    often what was spent is written down, for the next start.
     """
 
     download_s: float = 86_400.0
     verify_s: float = 600.0
+    note_every_s: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,11 @@ class DeviceConfig:
     source: what it senses, as `runtime.sources` takes it: a camera's number or path, a URL, a folder, a file; None for
     nothing. cache: inputs that do not change are not computed again, within the bound that the manifest states.
     threads: of an engine, chosen by measurement unless told. race_s: for measuring a new version's settings, 0 for
-    not at all. keep_versions: that stay on the disk, the one that runs among them; two at least. outbox: how much
-    waits here, and for how long. day_bytes: what downloads, readings and samples may use of the link a day, which
-    begins at day_begins_h o'clock UTC; 0 for no limit. sample_key: where the keys come from that samples are sealed
-    with on the disk, as `transport.seal` takes it; None for not sealed.
+    not at all. answer_s: the longest that a version may take for one frame. keep_versions: that stay on the disk, the
+    one that runs among them; two at least. outbox: how much waits here, and for how long. day_bytes: what downloads,
+    readings and samples may use of the link a day, which begins at day_begins_h o'clock UTC; 0 for no limit.
+    sample_key: where the keys come from that samples are sealed with on the disk, as `transport.seal` takes it; None
+    for not sealed.
     """
 
     folder: Path
@@ -69,6 +76,7 @@ class DeviceConfig:
     threads: int | None = None
     race_s: float = 1.0
     accept_s: float = 45.0
+    answer_s: float = 10.0
     patience: Patience = field(default_factory=Patience)
     keep_versions: int = 3
     sync_wait_s: float = 25.0

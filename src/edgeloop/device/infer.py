@@ -1,8 +1,7 @@
 """The inference loop: sense, infer, select, put into the outbox. It needs no network and never waits for one.
 
-Runs on a thread of its own. Rules kept here: nothing that goes wrong with one reading, the source, the disk or the
-link stops it, each such thing is counted and told; the shadow sees the same frame as the active version, each with its
-own cache and smoothing; an answer that was not computed says nothing of latency.
+Runs on a thread of its own. Rule kept here: nothing that goes wrong with one reading, the source, a version's process,
+the disk or the link stops it, each such thing is counted and told. Neighbour: `asking` has the answers.
 """
 
 import random
@@ -16,19 +15,18 @@ import structlog
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput
 from edgeloop.contracts.messages import Alert, Body, Reading, Sample
 from edgeloop.contracts.prediction import Prediction
+from edgeloop.device.asking import Asking, HearOfDeath
 from edgeloop.device.encode import Encoder
 from edgeloop.device.record import Record
 from edgeloop.device.select import Selector
-from edgeloop.device.sense import Senses, takes_the_same
-from edgeloop.device.slots import Slot
+from edgeloop.device.sense import Senses
+from edgeloop.device.slots import AtWork, Slot
+from edgeloop.device.worker import Died
 
 if TYPE_CHECKING:
-    from edgeloop.runtime.predictor import Predictor
     from edgeloop.runtime.sources.port import Frame, FrameError
-    from edgeloop.runtime.streaming import Answering
 
 _log = structlog.get_logger(__name__)
-_HALF = 0.5
 _AGAIN_S = 1.0
 _ALERT_EVERY_S = 600.0
 _LONGEST_REASON = 300
@@ -37,8 +35,7 @@ _LONGEST_REASON = 300
 class InferenceLoop:
     """Answers frame after frame with whatever slot is active.
 
-    shadow_share: of the readings that the old version answers, too, while a new one is on watch. cache: see
-    DeviceConfig.
+    shadow_share: see Asking. on_death: who judges what the death of a version's process means.
     """
 
     def __init__(
@@ -49,17 +46,15 @@ class InferenceLoop:
         *,
         shadow_share: float,
         seed: int,
-        cache: bool = True,
+        on_death: HearOfDeath = lambda version, death: None,
     ) -> None:
         self._senses = senses
         self._selector = selector
         self._record = record
-        self._shadow_share = shadow_share
-        self._rng = random.Random(seed)  # noqa: S311 - sampling, not secrecy
-        self._cache = cache
+        self._on_death = on_death
+        rng = random.Random(seed)  # noqa: S311 - sampling, not secrecy
+        self._asking = Asking(senses.slots, shadow_share=shadow_share, rng=rng, on_death=self._died)
         self._encoder = Encoder()
-        self._active: Answering | None = None
-        self._old: Answering | None = None
         self._alerted_s: dict[tuple[str, str], float] = {}
         self.readings = 0
         self.cached = 0
@@ -69,6 +64,7 @@ class InferenceLoop:
 
     def run(self, stop: threading.Event) -> None:
         """Go on until `stop` is set."""
+        self._asking.stop = stop
         while not stop.is_set():
             try:
                 for slot, one in self._senses.frames(stop):
@@ -95,17 +91,12 @@ class InferenceLoop:
     def take(self, frame: "Frame", slot: Slot) -> None:
         """Answer one frame."""
         try:
-            prediction, shadow = self._answers(frame, slot)
+            prediction, shadow, failure = self._asking.answers(frame, slot)
         except EdgeloopError as error:
-            self._failed(frame.name, error)
-            _log.warning("reading_failed", source=frame.name, code=error.code, detail=str(error))
-            instead = self._instead(frame, slot)
-            if instead is None:
-                return
-            prediction, shadow = instead, None
-        else:
-            if slot.watch is not None:
-                slot.watch.saw(prediction, shadow)
+            self._reading_failed(frame, error)
+            return
+        if failure is not None:
+            self._reading_failed(frame, failure)
         disagrees = shadow is not None and shadow.label != prediction.label
         sample = self._sample(frame, slot, prediction, disagrees=disagrees)
         reading = Reading(
@@ -123,48 +114,16 @@ class InferenceLoop:
         self.cached += prediction.cached
         self.last_frame = frame.name
 
-    def _answers(self, frame: "Frame", slot: Slot) -> tuple[Prediction, Prediction | None]:
-        """The active version's answer, and the old one's if it shadows this reading and can give one."""
-        active = self._active = self._answering(slot.predictor, self._active)
-        # Whoever runs first after a pause pays for cold caches: take turns, so that latencies can be compared.
-        is_shadowed = slot.shadow is not None and self._rng.random() < self._shadow_share
-        shadow_first = is_shadowed and self._rng.random() < _HALF
-        shadow = self._shadow(frame, slot) if shadow_first else None
-        prediction = active.answer(frame)
-        if is_shadowed and not shadow_first:
-            shadow = self._shadow(frame, slot)
-        return prediction, shadow
-
-    def _instead(self, frame: "Frame", slot: Slot) -> Prediction | None:
-        """While a version is on watch, what it cannot answer is answered by the one before it."""
-        if slot.watch is None:
-            return None
-        slot.watch.failed()
-        return None if slot.shadow is None else self._shadow(frame, slot)
-
-    def _shadow(self, frame: "Frame", slot: Slot) -> Prediction | None:
-        """The old version's answer to the same frame; None if it cannot give one, or takes other inputs."""
-        assert slot.shadow is not None
-        if not takes_the_same(slot.shadow.manifest, slot.predictor.manifest):
-            return None
-        try:
-            old = self._old = self._answering(slot.shadow, self._old)
-            return old.answer(frame)
-        except EdgeloopError as error:
-            _log.warning("shadow_failed", source=frame.name, code=error.code, detail=str(error))
-            return None
-
-    def _answering(self, predictor: "Predictor", before: "Answering | None") -> "Answering":
-        """What remembers this predictor's earlier inputs: the same as before, if it is of this one."""
-        if before is not None and before.predictor is predictor:
-            return before
-        from edgeloop.runtime.streaming import Answering  # brings NumPy: not before there is a model
-
-        return Answering(predictor, cache=self._cache)
+    def _died(self, version: AtWork, death: Died) -> None:
+        """A version's process did not survive a frame, or was killed meanwhile."""
+        bundle = str(version.manifest.ref)
+        _log.error("version_died", bundle=bundle, detail=str(death), lived_s=round(death.lived_s, 1))
+        self._on_death(version, death)
+        self._alert_once((bundle, "died"), Alert(what="crash", detail=f"{bundle}: {death}"))
 
     def _sample(self, frame: "Frame", slot: Slot, prediction: Prediction, *, disagrees: bool) -> Sample | None:
         """The input as it goes up, if it is worth that."""
-        spec = slot.predictor.manifest.input
+        spec = slot.active.manifest.input
         estimated_bytes = self._encoder.size_bytes(frame.data, spec)
         reason = self._selector.choose(prediction, size_bytes=estimated_bytes, disagrees=disagrees)
         if reason is None:
@@ -181,11 +140,19 @@ class InferenceLoop:
         # A camera that is away is not the version's fault; that it wants what the source does not give may be.
         if slot.watch is not None and isinstance(one.error, InvalidInput):
             slot.watch.failed()
-        now_s, kind = time.monotonic(), (one.name, one.error.code)
-        # A loose contact must not fill the outbox with alerts, which leave it last.
-        if one.is_lost and now_s - self._alerted_s.get(kind, -_ALERT_EVERY_S) >= _ALERT_EVERY_S:
+        if one.is_lost:
+            self._alert_once((one.name, one.error.code), Alert(what="source", detail=str(one.error)))
+
+    def _alert_once(self, kind: tuple[str, str], alert: Alert) -> None:
+        """A loose contact must not fill the outbox with alerts, which leave it last."""
+        now_s = time.monotonic()
+        if now_s - self._alerted_s.get(kind, -_ALERT_EVERY_S) >= _ALERT_EVERY_S:
             self._alerted_s[kind] = now_s
-            self._record.keep([Alert(what="source", detail=str(one.error))])
+            self._record.keep([alert])
+
+    def _reading_failed(self, frame: "Frame", error: EdgeloopError) -> None:
+        self._failed(frame.name, error)
+        _log.warning("reading_failed", source=frame.name, code=error.code, detail=str(error))
 
     def _failed(self, name: str, error: Exception) -> None:
         self.errors += 1

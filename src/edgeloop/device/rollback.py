@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import Refused, Unavailable
-from edgeloop.device.lock import is_at_work
+from edgeloop.device.lock import is_at_work, only_agent
 from edgeloop.device.state import Installed, Versions, Wish
 from edgeloop.device.update import by_hand, chosen_of
 from edgeloop.transport.keep import Keep
@@ -28,10 +28,8 @@ def roll_back(folder: Path, version: str = "", *, within_s: float = 20.0) -> Ins
         versions = Versions(keep)
         chosen = chosen_of(versions, version)
         _check_files(Shelf(folder / "bundles"), chosen)
-        if is_at_work(folder):
+        if not _done_here(folder, versions, chosen):
             _ask_agent(versions, chosen, within_s)
-        else:
-            versions.choose(chosen, by_hand(chosen))
         return chosen
     finally:
         keep.close()
@@ -40,6 +38,20 @@ def roll_back(folder: Path, version: str = "", *, within_s: float = 20.0) -> Ins
 def _check_files(shelf: Shelf, chosen: Installed) -> None:
     bundle = shelf.open(chosen.ref)
     bundle.read(chosen.variant)
+
+
+def _done_here(folder: Path, versions: Versions, chosen: Installed) -> bool:
+    """Whether no agent is at work, so that it could be done here."""
+    if is_at_work(folder):
+        return False
+    try:
+        # Held all the while: an agent that starts meanwhile would run one version and remember another.
+        with only_agent(folder):
+            versions.choose(chosen, by_hand(chosen))
+            versions.save()
+    except Refused:  # one has just begun
+        return False
+    return True
 
 
 def _ask_agent(versions: Versions, chosen: Installed, within_s: float) -> None:

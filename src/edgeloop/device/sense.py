@@ -38,7 +38,7 @@ def opener(source: str, *, rate_hz: float = 0.0) -> "Opener":
     """Opens a camera, a URL, a folder or a file; folders and CSV tables are followed. See `open_lasting`."""
 
     def opened(manifest: Manifest, after: str) -> "FrameSource":
-        from edgeloop.runtime.sources.open import open_lasting  # brings NumPy: not before there is a model
+        from edgeloop.runtime.sources.open import open_lasting  # not before there is a model
 
         return open_lasting(source, manifest.input, manifest.preprocess, rate_hz=rate_hz, after=after)
 
@@ -67,14 +67,14 @@ def resume_after(source: str, keep: Keep, outbox: Outbox) -> str:
 class Senses:
     """Frames for whatever version is active, for as long as the device runs.
 
-    name: of the source, for people. after: the last frame of an earlier run. backoff: between tries of a source that
-    is not there.
+    name: of the source, for people. slots: who is to answer. after: the last frame of an earlier run. backoff: between
+    tries of a source that is not there.
     """
 
     def __init__(self, name: str, opened: "Opener", slots: Slots, *, backoff: Backoff, after: str = "") -> None:
         self._name = shown(name)
         self._opened = opened
-        self._slots = slots
+        self.slots = slots
         self._after = after
         self._backoff = backoff
         self._told = ""
@@ -84,16 +84,17 @@ class Senses:
         self._counted: tuple[SourceHealth, FrameSource | None] = (SourceHealth(), None)
 
     def frames(self, stop: threading.Event) -> "Iterator[tuple[Slot, Frame | FrameError]]":
-        """Each frame with the slot that is to answer it, until `stop` is set. One iteration at a time."""
+        """Each frame with the slot that is to answer it, which stays open until the next is asked for; until `stop` is
+        set. One iteration at a time."""
         last = None
         while not stop.is_set():
-            slot = self._slots.current
+            slot = self.slots.current
             if slot is None:
-                self._slots.wait(_LOOK_EVERY_S)
+                self.slots.wait(_LOOK_EVERY_S)
                 continue
-            if slot.predictor is not last:
-                last, self._told = slot.predictor, ""
-            yield from self._opening(slot, _Until(stop, self._slots, slot))
+            if slot.active is not last:
+                last, self._told = slot.active, ""
+            yield from self._opening(slot, _Until(stop, self.slots, slot))
 
     def health(self) -> SourceHealth:
         """How the source does; may be asked from any thread."""
@@ -107,17 +108,17 @@ class Senses:
         from edgeloop.runtime.sources.port import FrameError
 
         try:
-            source = self._opened(slot.predictor.manifest, self._after)
+            source = self._opened(slot.active.manifest, self._after)
         except EdgeloopError as error:
             yield from self._missing(slot, error, until)
             return
-        _log.info("source_opened", source=self._name, bundle=str(slot.predictor.manifest.ref), after=self._after)
+        _log.info("source_opened", source=self._name, bundle=str(slot.active.manifest.ref), after=self._after)
         self._counted = (self._counted[0], source)
         why: EdgeloopError = NotFound(f"{self._name} holds nothing that this version takes")
         is_used = False
         try:
             for one in source.frames(until):
-                current = self._current(until)
+                current = self._taken(until)
                 if current is None:
                     continue
                 if isinstance(one, FrameError):
@@ -130,7 +131,9 @@ class Senses:
                     is_used = True
                     yield current, one
                     self._after = one.name
+                self.slots.let_go()
         finally:
+            self.slots.let_go()
             self._counted = (_added(self._counted[0], source.counts), None)
         if until.is_set():
             return
@@ -162,15 +165,16 @@ class Senses:
             self._trouble = self._told = ""
             self._backoff.succeeded()
 
-    def _current(self, until: "_Until") -> Slot | None:
-        """Who answers now; waited for while there is nobody. None once `until` is set."""
+    def _taken(self, until: "_Until") -> Slot | None:
+        """Who answers now, to be let go of; waited for while there is nobody. None once `until` is set."""
         while True:
-            slot = self._slots.current
+            slot = self.slots.take()
+            if slot is not None and not until.is_set():
+                return slot
+            self.slots.let_go()
             if until.is_set():
                 return None
-            if slot is not None:
-                return slot
-            self._slots.wait(_LOOK_EVERY_S)
+            self.slots.wait(_LOOK_EVERY_S)
 
 
 class _Until(threading.Event):
@@ -198,9 +202,9 @@ class _Until(threading.Event):
 
     def _is_like(self, slot: Slot | None) -> bool:
         # While there is no version, one that takes the same may come.
-        if slot is None or slot.predictor is self._like.predictor:
+        if slot is None or slot.active is self._like.active:
             return True
-        if not takes_the_same(slot.predictor.manifest, self._like.predictor.manifest):
+        if not takes_the_same(slot.active.manifest, self._like.active.manifest):
             return False
         self._like = slot
         return True

@@ -1,5 +1,6 @@
 """What a device remembers of its versions, in its Keep."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -29,9 +30,8 @@ class Installed(msgspec.Struct, frozen=True):
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """The newest assignment and how far it has come.
 
-    tries: how often the agent's process did not survive this state. spent_s: how long it was in this state so far, as
-    far as a deadline counts it: the time of downloads that were under way, and that on watch. accepted: while it waits
-    for its hours.
+    tries: how often the agent's process did not survive this state. spent_s: how long it is on watch so far.
+    download_s: how long its downloads were under way so far, all of them. accepted: while it waits for its hours.
     """
 
     assignment: Assignment
@@ -40,6 +40,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float = 0.0
     tries: int = 0
     spent_s: float = 0.0
+    download_s: float = 0.0
     accepted: Installed | None = None
 
     def report(self, watch: WatchStats | None = None) -> UpdateReport:
@@ -60,6 +61,20 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
     is_clean: bool = True
     crash: str = ""
+
+
+class Deaths(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the processes in which one version answered, since it was put to work.
+
+    crashes: in a row, each within a minute of its process's start; crash: the last one. kills: from outside; kill: the
+    last one.
+    """
+
+    manifest_sha256: str
+    crashes: int = 0
+    crash: str = ""
+    kills: int = 0
+    kill: str = ""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +157,7 @@ class Versions:
     def count_crash(self) -> int:
         """One more crash of the version that runs and is trusted; returns how many in a row."""
         crashes = (self._keep.get("crashes", int) or 0) + 1
-        self._keep.set({"crashes": crashes})
+        self._keep.put_in_force({"crashes": crashes})
         return crashes
 
     def forget_crashes(self) -> None:
@@ -150,15 +165,58 @@ class Versions:
         if self._keep.get("crashes", int) is not None:
             self._keep.set({"crashes": None})
 
-    # ---- from one version to another
+    # ---- the processes in which the active version answers
+
+    @property
+    def deaths(self) -> Deaths | None:
+        """What became of them."""
+        active, found = self.active, self._keep.get("deaths", Deaths)
+        if active is None or found is None or found.manifest_sha256 != active.manifest_sha256:
+            return None
+        return found
+
+    def count_death(self, bundle: str, told: str, *, is_crash: bool, is_in_a_row: bool) -> None:
+        """One of them died; of another version than the active one that means nothing. Safe to call from any thread.
+
+        is_in_a_row: soon after its start.
+        """
+        active = self.active
+        if active is None or active.bundle != bundle:
+            return
+        known = self.deaths or Deaths(manifest_sha256=active.manifest_sha256)
+        if is_crash:
+            known = msgspec.structs.replace(known, crashes=known.crashes * is_in_a_row + 1, crash=told)
+        else:
+            known = msgspec.structs.replace(known, kills=known.kills + 1, kill=told)
+        self._keep.put_in_force({"deaths": known})
+
+    # ---- from one version to another; what leaves a version is in force also while the disk takes nothing
+
+    def save(self) -> None:
+        """Write down what is in force and is not on the disk yet. Raises Unavailable while that takes nothing."""
+        self._keep.save()
+
+    def begin_with(self, found: Sequence[Installed]) -> None:
+        """Nothing is remembered: the first of these runs, and the others can be gone back to."""
+        if found:
+            self._keep.set(self._running(found[0], tuple(found[1:])))
 
     def note(self, update: Update) -> None:
         """Keep how far the update is."""
         self._keep.set({"update": update, "known_generation": update.assignment.generation})
 
+    def count(self, update: Update) -> None:
+        """Keep what the same state of it has cost so far; a full disk is no reason to stop."""
+        self._keep.put_in_force({"update": update})
+
     def note_nothing_wanted(self, generation: int) -> None:
-        """The director wants nothing of this device as of this generation."""
-        self._keep.set({"known_generation": generation})
+        """The director wants nothing of this device as of this generation: an update that is not at work yet ends."""
+        changes: dict[str, Any] = {"known_generation": generation}
+        update = self.update
+        if update is not None and not update.state.is_final and update.state is not UpdateState.ACTIVE:
+            reason = "withdrawn: nothing is wanted of this device any more"
+            changes |= {"update": msgspec.structs.replace(update, state=UpdateState.REFUSED, reason=reason)}
+        self._keep.set(changes)
 
     def switch(self, installed: Installed, update: Update) -> None:
         """The one atomic switch: run `installed` from now on, and keep what ran before."""
@@ -179,12 +237,12 @@ class Versions:
     def go_back(self, update: Update, *, for_good: bool) -> None:
         """Run the previous version again; for_good: and never try this content again."""
         changes = self._running(self.previous, self.older[1:]) | {"update": update}
-        self._keep.set(changes | (self._turned_down_with(update) if for_good else {}))
+        self._keep.put_in_force(changes | (self._turned_down_with(update) if for_good else {}))
 
     def fall_back(self, broken: Installed, reason: str) -> None:
         """Run the previous version, since the active one does not run any more; its update, if it is the newest,
         failed."""
-        self._keep.set(self._running(self.previous, self.older[1:]) | self._failed_by(broken, reason))
+        self._keep.put_in_force(self._running(self.previous, self.older[1:]) | self._failed_by(broken, reason))
 
     def choose(self, chosen: Installed, reason: str) -> None:
         """Run a kept version because somebody at the device wants it, and take what ran by itself no more.
@@ -199,7 +257,7 @@ class Versions:
         if left is not None:
             down[left.manifest_sha256] = reason
             changes |= self._failed_by(left, reason)
-        self._keep.set(changes | {"turned_down": down, "wish_failed": None})
+        self._keep.put_in_force(changes | {"turned_down": down, "wish_failed": None})
 
     def want(self, wish: Wish) -> None:
         """Leave a wish for the agent that is at work."""
@@ -217,7 +275,7 @@ class Versions:
     def _running(self, active: Installed | None, older: tuple[Installed, ...]) -> dict[str, Any]:
         """What changes when another version runs; "previous" is where an older edgeloop kept what "older" holds."""
         kept = tuple(one for one in older if one != active)[: self._kept - 1]
-        return {"active": active, "older": kept, "previous": None, "crashes": None}
+        return {"active": active, "older": kept, "previous": None, "crashes": None, "deaths": None}
 
     def _failed_by(self, broken: Installed, reason: str) -> dict[str, Any]:
         update = self.update

@@ -6,41 +6,42 @@ back with the reason. Each state is on the disk before its work begins, and its 
 
 Rules kept here: nothing runs that was not accepted by replaying its golden samples on this very machine; the switch is
 one atomic write after everything it needs is fsynced; versions before it stay on the disk; going back needs no network;
-what was turned down once is not tried again. A model that is tried runs in a process of its own: see `accept`; what a
-crash of this process means: see `blame`.
+what was turned down once is not tried again. A model runs in a process of its own, when it is tried (see `accept`) and
+when it is at work (see `duty`); what a crash of it means: see `blame`.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
 
 from edgeloop.bundle.archive import Bundle, digest, parse_manifest
 from edgeloop.bundle.shelf import Shelf
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused, Unavailable
-from edgeloop.contracts.manifest import EngineName, Manifest, Variant
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused
+from edgeloop.contracts.manifest import EngineName, Manifest
 from edgeloop.contracts.messages import Assignment
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
 from edgeloop.device import blame
 from edgeloop.device.accept import Acceptance
 from edgeloop.device.config import Patience
-from edgeloop.device.sense import takes_the_same
-from edgeloop.device.slots import Slot, Slots
+from edgeloop.device.deadline import within
+from edgeloop.device.duty import Duty, in_full
+from edgeloop.device.slots import AtWork, Slot, Slots
 from edgeloop.device.state import Ended, Installed, Update, Versions, Wish
-from edgeloop.device.watch import Unhealthy, Watch, verdict
+from edgeloop.device.watch import Unhealthy
+from edgeloop.device.worker import Died
 from edgeloop.runtime.candidates import candidates
 
-if TYPE_CHECKING:
-    from edgeloop.runtime.predictor import Predictor
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 _MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _WATCH_EVERY_S = 0.1
-_NOTE_EVERY_S = 15.0
 _LOOK_EVERY_S = 30.0
 """At a maintenance window: the clock may be set meanwhile."""
 _CLEAN = Ended()
@@ -51,6 +52,11 @@ _SHORTEST_TRIAL_S = 1.0
 
 class Supply(Protocol):
     """Where bundles come from: signed words through `assignment` and `check`, bytes through `fetch`."""
+
+    @property
+    def waited_s(self) -> float:
+        """For how long `fetch` has waited for leave to begin, so far: that is no time of an update."""
+        ...
 
     async def assignment(self) -> Assignment | None:
         """What the director wants of this device. Raises Refused or Unavailable."""
@@ -91,49 +97,48 @@ class Updater:
         self._supply = supply
         self._engines = tuple(engines)
         self._acceptance = acceptance
+        self._duty = Duty(versions, shelf, slots, acceptance, on_change=on_change)
         self._on_change = on_change
         self._patience = patience
         self._clock = clock
         self._ended = _CLEAN
 
     def start(self, ended: Ended = _CLEAN) -> None:
-        """Run what was active when the device last stopped; no network. A version that no longer loads is left, and
-        one that takes the process down. ended: how the process before this one ended."""
+        """Run what was active when the device last stopped; no network. A version that is damaged is left, and one that
+        crashes; for one that does not load now, an older one stands in. ended: how the process before this one ended.
+        """
         self._ended = ended
-        self._heed(ended)
-        while (active := self._versions.active) is not None:
-            update = self._versions.update
-            on_watch = update is not None and update.state is UpdateState.ACTIVE
-            try:
-                self._run(self._load(active), on_watch=on_watch)
-            except EdgeloopError as error:
-                _log.error("active_version_does_not_load", bundle=active.bundle, detail=str(error))
-                self._shelf.forget(active.ref)
-                self._versions.fall_back(active, f"does not load any more: {error}")
-                self._on_change()
-            else:
-                return
+        self._duty.heed(ended)
+        self._duty.start()
 
-    def _heed(self, ended: Ended) -> None:
-        """A crash may be the fault of the version that runs."""
-        active, update = self._versions.active, self._versions.update
-        if active is None or ended.is_clean:
-            return
-        if update is not None and update.state is UpdateState.ACTIVE:
-            ends = update.tries + 1
-            found = blame.on_watch(ended, ends=ends, has_older=self._versions.previous is not None)
-            if found is None:
-                self._versions.note(msgspec.structs.replace(update, tries=ends))
-                return
-            done = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=found.reason)
-            self._versions.go_back(done, for_good=found.for_good)
-            self._tell(done)
-        elif blame.counts_against_trusted(ended, update):
-            found = blame.trusted(ended, update, crashes=self._versions.count_crash())
-            if found is not None:
-                _log.error("active_version_crashes", bundle=active.bundle, detail=found.reason)
-                self._versions.fall_back(active, found.reason)
-                self._on_change()
+    def leave_if_it_crashes(self) -> None:
+        """Go back from a trusted version whose processes crash in a row; no network."""
+        if not self._duty.is_on_watch and self._duty.blamed() is not None:
+            self.start()
+
+    def hear_of_death(self, version: AtWork, death: Died) -> None:
+        """A version's process died while it was to answer: a mark on the disk. Safe to call from any thread."""
+        self._duty.hear_of_death(version, death)
+
+    @property
+    def trouble(self) -> str:
+        """Why the version that is to run does not load now, and what answers instead; "" if it runs."""
+        return self._duty.trouble
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to `try_again`."""
+        return self._duty.is_due
+
+    def try_again(self) -> None:
+        """Load what did not load; no network. Safe to call from any thread."""
+        if self._duty.is_due:
+            self._duty.start()
+
+    @property
+    def is_crashing(self) -> bool:
+        """Whether a trusted version is to be left."""
+        return not self._duty.is_on_watch and self._duty.blamed() is not None
 
     async def resume(self) -> None:
         """Take up an update that a stop or kill broke off."""
@@ -145,15 +150,14 @@ class Updater:
         if update.state is UpdateState.ACTIVE:
             await self._watch(update)
             return
-        died_of_it = update.state in (UpdateState.ACCEPTING, UpdateState.WAITING) and not ended.is_clean
+        died_of_it = update.state is UpdateState.ACCEPTING and not ended.is_clean
         tries = update.tries + died_of_it
         if tries >= blame.MOST_ENDS:
-            # The model is tried in a process of its own, and loaded by the agent once it passed. It can still take
-            # more than that down: a supply too weak for all cores at once, a service that ends with its first process
-            # to run out of memory, an engine that crashes on what it has just survived.
+            # The model is tried in a process of its own. It can still take more than that down: a supply too weak for
+            # all cores at once, a service that ends with its first process to run out of memory.
             why = f": {ended.crash}" if ended.crash else ""
             reason = f"the agent did not survive trying it on this machine, {tries} times{why}"
-            self._refuse(update.assignment, reason, for_good=True)
+            self._refuse(update.assignment, reason, for_good=bool(ended.crash))
         elif update.state is UpdateState.WAITING and update.accepted is not None:
             await self._put_to_work(update.assignment, update.accepted, tries=tries)
         else:
@@ -163,6 +167,7 @@ class Updater:
         """Bring the device to what is assigned. Raises Unavailable when it must be tried again later."""
         if assignment is None:
             self._versions.note_nothing_wanted(generation)
+            self._tidy()
             self._on_change()
             return
         active = self._versions.active
@@ -177,25 +182,25 @@ class Updater:
             return
         await self._advance(assignment)
 
-    def withdraw(self, reason: str) -> None:
+    async def withdraw(self, reason: str) -> None:
         """Go back from a version that is still on watch, since something else is wanted now."""
         update = self._versions.update
         if update is not None and update.state is UpdateState.ACTIVE:
-            self._go_back(update, reason, for_good=False)
+            await self._go_back(update, reason, for_good=False)
 
     def grant(self, wish: Wish) -> str:
         """Run a kept version because somebody at the device wants it; no network. A wish that cannot be granted changes
         nothing. Returns what is to be told of it where the newest update is another version's; else that tells it."""
         try:
             chosen = chosen_of(self._versions, wish.bundle)
-            predictor = self._load(chosen)
+            version = self._duty.load(chosen)
         except EdgeloopError as error:
             _log.warning("wish_not_granted", bundle=wish.bundle, code=error.code, detail=str(error))
             self._versions.turn_wish_down(str(error))
             return ""
         left, update = self._versions.active, self._versions.update
         self._versions.choose(chosen, by_hand(chosen))
-        self._slots.put(Slot(predictor))
+        self._duty.run(version, on_watch=False)
         _log.info("rolled_back_by_hand", bundle=chosen.bundle)
         self._on_change()
         if left is None or self._versions.update != update:
@@ -216,11 +221,14 @@ class Updater:
         """What was accepted, in its hours; needs no network."""
         try:
             await self._wait_for_hours(assignment, installed, tries=tries)
-            predictor = await asyncio.to_thread(self._load_accepted, installed)
+            version = await self._duty.loading(self._load_accepted, installed)
         except (Refused, Corrupt) as error:
             self._refuse(assignment, str(error), for_good=False)
             return
-        self._activate(assignment, installed, predictor)
+        try:
+            await self._activate(assignment, installed, version)
+        finally:
+            self._duty.drop(version)
         update = self._versions.update
         assert update is not None
         await self._watch(update)
@@ -234,24 +242,8 @@ class Updater:
         require_not_older(assignment.ref, self._versions.floor)
 
     async def _fetch(self, assignment: Assignment, *, tries: int) -> Bundle:
-        """Everything that trying the first candidate takes, fetched and verified. Raises Refused when it takes too
-        long; the time between tries, while the hub is away, does not count."""
-        known = self._versions.update
-        spent_s = 0.0
-        if known is not None and known.assignment == assignment and known.state is UpdateState.DOWNLOADING:
-            spent_s = known.spent_s
-        limit_s = self._patience.download_s
-        began_s = time.monotonic()
-        update = self._note(assignment, UpdateState.DOWNLOADING, tries=tries, spent_s=spent_s)
-        try:
-            async with asyncio.timeout(max(0.0, limit_s - spent_s)):
-                bundle, needed = await self._download(assignment)
-        except TimeoutError as error:
-            raise Refused(f"downloading it took longer than {limit_s:.0f} s") from error
-        except Unavailable:
-            spent_s += time.monotonic() - began_s
-            self._versions.note(msgspec.structs.replace(update, spent_s=spent_s))
-            raise
+        """Everything that trying the first candidate takes, fetched and verified."""
+        bundle, needed = await self._downloading(assignment, partial(self._download, assignment), tries=tries)
         self._note(assignment, UpdateState.VERIFYING, tries=tries)
         try:
             async with asyncio.timeout(self._patience.verify_s):
@@ -260,6 +252,36 @@ class Updater:
         except TimeoutError as error:
             raise Refused(f"verifying it took longer than {self._patience.verify_s:.0f} s; check the disk") from error
         return bundle
+
+    async def _downloading(
+        self, assignment: Assignment, work: Callable[[], Coroutine[Any, Any, T]], *, tries: int
+    ) -> T:
+        """What work comes to, in the time that all downloads of an update have together, also over restarts. Raises
+        Refused when it takes too long; the time between tries, while the hub is away, does not count, nor what waits
+        for the day's bytes."""
+        limit_s = self._patience.download_s
+        update = self._note(assignment, UpdateState.DOWNLOADING, tries=tries)
+        began_s = time.monotonic() - self._supply.waited_s - update.download_s
+
+        def total_s() -> float:
+            return time.monotonic() - self._supply.waited_s - began_s
+
+        def count() -> None:
+            self._versions.count(msgspec.structs.replace(update, download_s=total_s()))
+
+        counting = asyncio.create_task(self._repeat(count))
+        try:
+            return await within(limit_s, total_s, work())
+        except TimeoutError as error:
+            raise Refused(f"downloading it took longer than {limit_s:.0f} s") from error
+        finally:
+            counting.cancel()
+            count()
+
+    async def _repeat(self, count: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(self._patience.note_every_s)
+            count()
 
     async def _download(self, assignment: Assignment) -> tuple[Bundle, Sequence[str]]:
         """Manifest, golden samples, reference and the first candidate's file; other candidates only when needed."""
@@ -273,7 +295,7 @@ class Updater:
             raise Refused(
                 f"no variant runs here: it offers {offered}; here there is {', '.join(self._engines) or 'no engine'}"
             )
-        needed = [*_shared_files(manifest), able[0].file]
+        needed = [*manifest.shared_files, able[0].file]
         for sha256 in needed:
             await self._bring(manifest, sha256)
         return Bundle(manifest, self._shelf, manifest_bytes=manifest_bytes), needed
@@ -311,7 +333,10 @@ class Updater:
         left_s = self._acceptance.within_s
         able = candidates(bundle.manifest, self._engines)
         for index, variant in enumerate(able):
-            await self._bring(bundle.manifest, variant.file)
+            if not self._shelf.has(variant.file):  # of a later one, once those before it have failed
+                bring = partial(self._bring, bundle.manifest, variant.file)
+                await self._downloading(assignment, bring, tries=tries)
+                self._note(assignment, UpdateState.ACCEPTING, tries=tries)
             await asyncio.to_thread(bundle.read, variant.file)  # a disk's damage is not to be the model's
             began_s = time.monotonic()
             within_s = left_s if variant is able[-1] else left_s * _SHARE_OF_FIRST
@@ -338,86 +363,75 @@ class Updater:
         while (opens_in_s := window.opens_in_s(self._clock())) > 0:
             await asyncio.sleep(min(opens_in_s, _LOOK_EVERY_S))
 
-    def _activate(self, assignment: Assignment, installed: Installed, predictor: "Predictor") -> None:
+    async def _activate(self, assignment: Assignment, installed: Installed, version: AtWork) -> None:
         update = Update(assignment=assignment, state=UpdateState.ACTIVE, since_s=time.time())
-        self._versions.switch(installed, update)
-        self._run(predictor, on_watch=True)
+
+        def switch() -> None:
+            self._versions.switch(installed, update)
+            self._duty.run(version, on_watch=True)
+
+        await in_full(switch)
         self._tell(update)
 
-    def _run(self, predictor: "Predictor", *, on_watch: bool) -> None:
-        """Put a version to work, with the one before it as its shadow while on watch."""
-        if not on_watch:
-            self._slots.put(Slot(predictor))
-            return
-        previous = self._versions.previous
-        shadow = None
-        if previous is not None:
-            try:
-                shadow = self._load(previous)
-            except EdgeloopError as error:
-                _log.warning("shadow_does_not_load", bundle=previous.bundle, detail=str(error))
-        compares = shadow is not None and takes_the_same(shadow.manifest, predictor.manifest)
-        self._slots.put(Slot(predictor, shadow=shadow, watch=Watch(compares=compares)))
-
-    def _load_accepted(self, installed: Installed) -> "Predictor":
-        """Before the switch: what the agent cannot load is not switched to."""
+    def _load_accepted(self, installed: Installed) -> AtWork:
+        """Before the switch: what cannot be loaded is not switched to."""
         try:
-            return self._load(installed)
+            return self._duty.load(installed)
         except EdgeloopError as error:
-            raise Refused(f"it passed its trial, and yet the agent cannot load it: {error}") from error
-
-    def _load(self, installed: Installed) -> "Predictor":
-        return self._acceptance.load(*self._open(installed))
-
-    def _open(self, installed: Installed) -> tuple[Bundle, Variant]:
-        bundle = self._shelf.open(installed.ref)
-        for variant in bundle.manifest.variants:
-            if variant.file == installed.variant:
-                return bundle, variant
-        raise Corrupt(f"{installed.bundle} has no variant {installed.variant[:12]} any more")
+            raise Refused(f"it passed its trial, and yet it cannot be loaded to work: {error}") from error
 
     async def _race_anew(self) -> None:
         """Where the machine or a library changed, no race is remembered: run one beside what answers meanwhile."""
         slot, active = self._slots.current, self._versions.active
-        if slot is None or active is None or slot.predictor.race is not None or not self._acceptance.races:
+        if slot is None or active is None or slot.active.is_raced or not self._acceptance.races:
             return
-        found = await self._acceptance.judge(*self._open(active), shelf=self._shelf.folder)
+        found = await self._acceptance.judge(*self._duty.open(active), shelf=self._shelf.folder)
         if found.failure is not None:
             _log.error("active_version_fails_its_trial", bundle=active.bundle, detail=found.failure)
             return
-        self._slots.put(Slot(await asyncio.to_thread(self._load, active), drift=slot.drift))
+        self._slots.put(Slot(await self._duty.loading(self._duty.load_anew, active), drift=slot.drift))
 
     async def _watch(self, update: Update) -> None:
         """Wait for the verdict on the active version, and act on it."""
         began_s = noted_s = time.monotonic()
         while True:
-            slot = self._slots.current
-            if slot is None or slot.watch is None:
-                return
             now_s = time.monotonic()
             age_s = update.spent_s + now_s - began_s
-            if now_s - noted_s > _NOTE_EVERY_S:  # a device that restarts every few minutes comes to an end, too
-                noted_s = now_s
-                self._versions.note(msgspec.structs.replace(update, spent_s=age_s))
-            bounds = update.assignment.watch
-            found = verdict(slot.watch.stats(), bounds, age_s=age_s, compares=slot.watch.compares)
-            if isinstance(found, Unhealthy):
-                self._go_back(update, found.reason, for_good=True)
+            if now_s - noted_s > self._patience.note_every_s:
+                noted_s = now_s  # a device that restarts every few minutes comes to an end, too
+                self._versions.count(msgspec.structs.replace(update, spent_s=age_s))
+            blamed = self._duty.blamed()
+            if blamed is not None:
+                await self._go_back(update, blamed.reason, for_good=blamed.for_good)
                 return
-            if found is not None:
-                done = msgspec.structs.replace(update, state=UpdateState.CONFIRMED, reason=found.reason)
-                self._versions.confirm(done)
-                self._slots.put(Slot(slot.predictor, drift=slot.drift))
-                self._tidy()
-                self._tell(done)
+            slot = self._slots.current
+            if slot is not None and slot.watch is not None:
+                if await self._is_judged(update, slot, age_s):
+                    return
+            elif not self._duty.trouble:
+                return
+            elif age_s > update.assignment.watch.deadline_s:
+                await self._go_back(update, self._duty.trouble, for_good=False)
                 return
             await asyncio.sleep(_WATCH_EVERY_S)
 
-    def _go_back(self, update: Update, reason: str, *, for_good: bool) -> None:
+    async def _is_judged(self, update: Update, slot: Slot, age_s: float) -> bool:
+        """Whether there is a verdict, which is done then."""
+        assert slot.watch is not None
+        found = slot.watch.verdict(update.assignment.watch, age_s=age_s)
+        if isinstance(found, Unhealthy):
+            await self._go_back(update, found.reason, for_good=True)
+        elif found is not None:
+            done = msgspec.structs.replace(update, state=UpdateState.CONFIRMED, reason=found.reason)
+            self._versions.confirm(done)
+            self._slots.put(Slot(slot.active, drift=slot.drift))
+            self._tidy()
+            self._tell(done)
+        return found is not None
+
+    async def _go_back(self, update: Update, reason: str, *, for_good: bool) -> None:
         done = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)
-        self._versions.go_back(done, for_good=for_good)
-        self._slots.put(None)
-        self.start()
+        await in_full(partial(self._duty.leave, done, for_good=for_good))
         self._tell(done)
 
     def _refuse(self, assignment: Assignment, reason: str, *, for_good: bool) -> None:
@@ -428,8 +442,12 @@ class Updater:
         self._tell(update)
 
     def _note(self, assignment: Assignment, state: UpdateState, **known: Any) -> Update:
-        """Keep and tell it. known: other fields of Update."""
-        update = Update(assignment=assignment, state=state, since_s=time.time(), **known)
+        """Keep and tell it. known: other fields of Update; what its downloads took is kept from state to state."""
+        before = self._versions.update
+        download_s = 0.0
+        if before is not None and before.assignment == assignment and not before.state.is_final:
+            download_s = before.download_s
+        update = Update(assignment=assignment, state=state, since_s=time.time(), download_s=download_s, **known)
         self._versions.note(update)
         self._tell(update)
         return update
@@ -459,11 +477,3 @@ def chosen_of(versions: Versions, bundle: str) -> Installed:
 def by_hand(chosen: Installed) -> str:
     """Why what ran is not taken again by itself."""
     return f"rolled back by hand at the device, to {chosen.bundle}"
-
-
-def _shared_files(manifest: Manifest) -> list[str]:
-    """What a device needs besides a variant."""
-    needed = [manifest.golden.inputs, manifest.golden.outputs]
-    if manifest.reference is not None:
-        needed += [manifest.reference.class_means, manifest.reference.feature_std]
-    return needed

@@ -1,6 +1,6 @@
 """A new version on watch: what it does beside the old one, and the verdict.
 
-`verdict` and `score_shift` are pure; `Watch` only counts. Thread-safe: the inference loop counts, the updater asks.
+`verdict` and `score_shift` are pure; `Watch` counts. Thread-safe: the inference loop counts, the updater asks.
 """
 
 import statistics
@@ -11,12 +11,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgeloop.contracts.messages import WatchBounds, WatchStats
+from edgeloop.contracts.messages import LEAST_TIMED, WatchBounds, WatchStats
 from edgeloop.contracts.output import Task
 from edgeloop.contracts.prediction import Prediction
 
 _KEPT = 500
 """Newest latencies and scores."""
+
+_LEAST_JUDGED = 5
+"""Readings, of fewer than were asked for."""
 
 _NEAR = 0.2
 """Top scores that lie nearer than this count as equal; see WatchStats."""
@@ -43,6 +46,7 @@ class Watch:
     def __init__(self, *, compares: bool = True) -> None:
         self.compares = compares
         self._lock = threading.Lock()
+        self._asked = 0
         self._readings = 0
         self._compared = 0
         self._disagreements = 0
@@ -53,6 +57,15 @@ class Watch:
         self._latency_ms: deque[float] = deque(maxlen=_KEPT)
         self._shadow_latency_ms: deque[float] = deque(maxlen=_KEPT)
         self._scores: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+
+    def asks(self) -> None:
+        """A frame came that it is to answer."""
+        with self._lock:
+            self._asked += 1
+
+    def verdict(self, bounds: WatchBounds, *, age_s: float) -> Healthy | Unhealthy | None:
+        """See `verdict`."""
+        return verdict(self.stats(), bounds, age_s=age_s, compares=self.compares, asked=self._asked)
 
     def saw(self, new: Prediction, old: Prediction | None) -> None:
         """One reading was answered, by the old version too if it shadows. An answer that was not computed says nothing
@@ -122,48 +135,69 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def verdict(
-    stats: WatchStats, bounds: WatchBounds, *, age_s: float, compares: bool = True
+    stats: WatchStats, bounds: WatchBounds, *, age_s: float, compares: bool = True, asked: int = 0
 ) -> Healthy | Unhealthy | None:
-    """Confirm, go back, or None: not known yet. A bound counts as passed only with min_readings behind it.
+    """Confirm, go back, or None: not known yet. A bound counts as passed only with min_readings behind it, or with what
+    there is of them at the deadline; with 0 of them there is no watch, and what the first reading happens to be like
+    decides nothing.
 
-    compares: an old version shadows, so that as many readings of its are waited for, until the deadline.
+    compares: an old version shadows, so that as many readings of its are waited for, until the deadline. asked: how
+    many frames came.
     """
-    if bounds.min_readings == 0 and not stats.readings:
+    if bounds.min_readings == 0:
         return Healthy("accepted; no readings were asked for")
     is_late = age_s > bounds.deadline_s
     is_compared = not compares or stats.compared >= bounds.min_readings
-    if stats.readings >= max(1, bounds.min_readings) and (is_compared or is_late):
-        broken = _broken(stats, bounds)
-        if broken is not None:
-            return Unhealthy(f"on watch over {stats.readings} readings: {broken}")
-        if not stats.compared:
-            return Healthy(f"{stats.readings} readings on watch; there was no old version to compare with")
-        share = stats.disagreements / stats.compared
-        return Healthy(f"{stats.readings} readings on watch, {share:.0%} differ from the old version")
-    if is_late and stats.errors:
-        return Unhealthy(f"{stats.errors} of {stats.readings} readings failed within {bounds.deadline_s:.0f} s")
-    if is_late:
-        return Healthy(f"nothing failed within {bounds.deadline_s:.0f} s, over {stats.readings} readings")
-    return None
+    if stats.readings >= bounds.min_readings and (is_compared or is_late):
+        return _judged(stats, bounds)
+    return _judged_late(stats, bounds, asked) if is_late else None
+
+
+def _judged(stats: WatchStats, bounds: WatchBounds) -> Healthy | Unhealthy:
+    broken = _broken(stats, bounds)
+    if broken is not None:
+        return Unhealthy(f"on watch over {stats.readings} readings: {broken}")
+    if not stats.compared:
+        return Healthy(f"{stats.readings} readings on watch; there was no old version to compare with")
+    share = stats.disagreements / stats.compared
+    return Healthy(f"{stats.readings} readings on watch, {share:.0%} differ from the old version")
+
+
+def _judged_late(stats: WatchStats, bounds: WatchBounds, asked: int) -> Healthy | Unhealthy:
+    """By fewer readings than were asked for. A device that sees little (a door, three times a day) must be able to come
+    to a new version, too: of that its trial on this machine is the judge, and the reason says so."""
+    within = f"within {bounds.deadline_s:.0f} s"
+    if stats.errors:
+        return Unhealthy(f"{stats.errors} of {stats.readings} readings failed {within}")
+    if asked and not stats.readings:
+        return Unhealthy(f"it answered none of {asked} readings {within}")
+    if stats.readings >= _LEAST_JUDGED:
+        return _judged(stats, bounds)
+    if stats.readings:
+        return Healthy(f"only {stats.readings} readings came {within}, too few to compare; none failed")
+    return Healthy(f"no reading came {within}: its trial on this device alone speaks for it")
 
 
 def _broken(stats: WatchStats, bounds: WatchBounds) -> str | None:
     errors = stats.errors / stats.readings
     if errors > bounds.max_error_rate:
         return f"{errors:.0%} failed, allowed {bounds.max_error_rate:.0%}"
-    if stats.shadow_latency_p50_ms > 0 and stats.latency_p50_ms > bounds.latency_floor_ms:
+    is_timed = stats.readings >= LEAST_TIMED and stats.shadow_latency_p50_ms > 0
+    if is_timed and stats.latency_p50_ms > bounds.latency_floor_ms:
         ratio = stats.latency_p50_ms / stats.shadow_latency_p50_ms
         if ratio > bounds.max_latency_ratio:
             return f"{ratio:.1f} times the old version's latency, allowed {bounds.max_latency_ratio:g}"
-    return _differs(stats, bounds) if stats.compared else None
+    return _differs(stats, bounds) if stats.compared >= min(_LEAST_JUDGED, bounds.min_readings) else None
 
 
 def _differs(stats: WatchStats, bounds: WatchBounds) -> str | None:
     """What speaks against it beside the old version's answers to the same readings."""
-    disagreement = stats.disagreements / stats.compared
+    least = 2 if stats.compared < bounds.min_readings else 1  # of few, one alone does not decide
+    disagreement = stats.disagreements / stats.compared if stats.disagreements >= least else 0.0
     if bounds.max_disagreement is not None and disagreement > bounds.max_disagreement:
         return f"{disagreement:.0%} differ from the old version, allowed {bounds.max_disagreement:.0%}"
-    rise = (stats.empty - stats.shadow_empty) / stats.compared
+    more = stats.empty - stats.shadow_empty
+    rise = more / stats.compared if more >= least else 0.0
     if bounds.max_empty_rise is not None and rise > bounds.max_empty_rise:
         was, now = stats.shadow_empty / stats.compared, stats.empty / stats.compared
         allowed = f"allowed {bounds.max_empty_rise:.0%} more"

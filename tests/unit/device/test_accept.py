@@ -20,6 +20,7 @@ from edgeloop.contracts.manifest import Budget, EngineName, Variant
 from edgeloop.device.accept import Acceptance, ask_process, no_room, outcome_of
 from edgeloop.device.config import Pace
 from edgeloop.device.examine import Findings, Question
+from edgeloop.runtime.load import load_fastest
 
 ENOUGH_S = 45.0
 SOON_S = 3.0
@@ -101,9 +102,14 @@ def test_winner_of_the_race_is_what_is_loaded_afterwards(tmp_path: Path) -> None
     parts = make_parts()
     bundle = as_bundle(parts)
     assert _judged(parts, tmp_path, race_s=0.05).failure is None
-    predictor = Acceptance(Pace(tmp_path / "races", race_s=0.05)).load(bundle, bundle.manifest.variants[0])
-    assert predictor.race is not None
-    assert predictor.setting == predictor.race.winner.setting
+    shelf, variant = tmp_path / "bundles", bundle.manifest.variants[0]
+    version = Acceptance(Pace(tmp_path / "races", race_s=0.05)).load(bundle, variant, shelf=shelf)
+    try:
+        raced = load_fastest(bundle, [variant], race_s=0.0, folder=tmp_path / "races")
+        assert raced.race is not None
+        assert (version.is_raced, version.setting) == (True, str(raced.race.winner.setting))
+    finally:
+        version.close()
 
 
 def test_without_a_race_nothing_is_remembered(tmp_path: Path) -> None:

@@ -1,23 +1,30 @@
 """How updates end that do not go their way: by hand, by a crash, by a deadline, in their hours."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
+from torture.here import put_to_work_here
 
 from builders import Parts, make_parts, quadrant_weights
-from edgeloop.bundle.archive import digest, entries
+from edgeloop.bundle.archive import Bundle, digest, entries
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import NotFound, Refused, Unavailable
+from edgeloop.contracts.manifest import Variant
 from edgeloop.contracts.states import UpdateState
 from edgeloop.contracts.window import parse_window
 from edgeloop.device.config import Patience
 from edgeloop.device.examine import Findings, Question
+from edgeloop.device.exchange import Order
 from edgeloop.device.lock import only_agent
 from edgeloop.device.rollback import roll_back
-from edgeloop.device.state import Ended, Wish
+from edgeloop.device.slots import AtWork
+from edgeloop.device.state import Ended, Versions, Wish
+from edgeloop.device.worker import Died
 from updating import (
     KILLED,
     ON_WATCH,
@@ -34,6 +41,7 @@ from updating import (
 )
 
 CRASHED = Ended(is_clean=False, crash="Segmentation fault")
+_LEAVE_AFTER_S = 0.6
 NOON_S = 1_800_014_400.0
 """2027-01-15 12:00 UTC."""
 
@@ -173,6 +181,31 @@ def test_rollback_to_what_runs_or_is_not_kept_says_what_is(folder: Folder, wante
         roll_back(folder.device_folder, wanted)
 
 
+def test_rollback_without_an_agent_keeps_one_from_starting_meanwhile(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_three(folder).close()
+    chosen, held = Versions.choose, []
+
+    def choose(versions: Versions, *args: str) -> None:
+        with suppress(Refused), only_agent(folder.device_folder):
+            held.append("an agent began")
+        held.append("chosen")
+        chosen(versions, *args)
+
+    monkeypatch.setattr(Versions, "choose", choose)
+    roll_back(folder.device_folder, "1.0.0")
+    assert held == ["chosen"]
+
+
+def test_agent_that_begins_just_then_is_asked(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_three(folder).close()
+    monkeypatch.setattr("edgeloop.device.rollback.is_at_work", lambda folder: False)  # as it was a moment ago
+    with only_agent(folder.device_folder), pytest.raises(Unavailable, match="as soon as it can"):
+        roll_back(folder.device_folder, "1.0.0", within_s=0.2)
+    assert _started(folder, Ended()).active == "tiny@1.2.0", "it is the agent's to do"
+
+
 def test_rollback_with_nothing_older_is_not_found(folder: Folder) -> None:
     with_first(folder).close()
     with pytest.raises(NotFound, match="an older version is not kept here"):
@@ -290,6 +323,142 @@ def test_clean_restarts_while_a_version_is_tried_do_not_speak_against_it(folder:
     assert (device.state, device.runs) == (UpdateState.CONFIRMED, "tiny@1.1.0")
 
 
+# ---- a version's process that died
+
+
+def _died(device: Device, *, is_crash: bool = True, lived_s: float = 1.0, version: AtWork | None = None) -> None:
+    """The active version's process, unless told."""
+    slot = device.slots.current
+    assert slot is not None
+    told = "crashed while answering: SIGSEGV" if is_crash else "was ended by SIGKILL while answering"
+    device.updater.hear_of_death(version or slot.active, Died(told, is_crash=is_crash, lived_s=lived_s))
+
+
+def _watched(folder: Folder) -> Device:
+    """1.1.0 is on watch over 1.0.0, and its agent at work."""
+    _on_watch(folder)
+    return _started(folder, Ended())
+
+
+def test_crash_on_watch_goes_back_at_once_for_good(folder: Folder) -> None:
+    device = _watched(folder)
+    slot = device.slots.current
+    assert slot is not None
+    _died(device)
+    device.resume()
+    assert (device.state, device.runs, device.active) == (UpdateState.ROLLED_BACK, "tiny@1.0.0", "tiny@1.0.0")
+    assert device.reason == "crashed while answering: SIGSEGV"
+    after = device.slots.current
+    assert after is not None
+    assert after.active is slot.shadow, "what shadowed it goes on, in the same process"
+    device.take(assigned(second_version(folder), generation=3))
+    assert (device.state, device.runs) == (UpdateState.REFUSED, "tiny@1.0.0")
+
+
+def test_power_cut_between_a_crash_and_the_way_back_comes_to_the_same_end(folder: Folder) -> None:
+    _died(_watched(folder))
+    device = _started(folder, KILLED)
+    assert (device.state, device.runs) == (UpdateState.ROLLED_BACK, "tiny@1.0.0")
+    assert device.reason == "crashed while answering: SIGSEGV"
+    assert device.versions.turned_down(assigned(second_version(folder)).manifest_sha256) is not None
+
+
+def test_kills_on_watch_take_it_back_for_now_at_the_third_also_over_restarts(folder: Folder) -> None:
+    device = _watched(folder)
+    for _ in range(2):
+        _died(device, is_crash=False)
+    device = _started(folder, Ended())
+    assert device.runs == "tiny@1.1.0"
+    _died(device, is_crash=False)
+    device.resume()
+    assert (device.state, device.runs) == (UpdateState.ROLLED_BACK, "tiny@1.0.0")
+    assert "killed 3 times while it was on watch: was ended by SIGKILL" in device.reason
+    again = folder.device(supply_of(folder, second_version(folder)))
+    again.updater.start()
+    again.take(assigned(second_version(folder), generation=3))
+    assert again.state is UpdateState.CONFIRMED
+
+
+def test_death_of_the_shadow_or_of_a_version_that_left_means_nothing(folder: Folder) -> None:
+    device = _watched(folder)
+    slot = device.slots.current
+    assert slot is not None
+    _died(device, version=slot.shadow)
+    assert device.versions.deaths is None
+    _grant(device, "")
+    _died(device, version=slot.active)
+    assert device.versions.deaths is None
+
+
+def test_trusted_version_whose_processes_crash_three_times_in_a_row_goes_back_for_now(folder: Folder) -> None:
+    device = _with_three(folder)
+    for lived_s, crashes in ((3600.0, False), (0.1, False), (0.1, True)):
+        _died(device, lived_s=lived_s)
+        assert device.updater.is_crashing is crashes
+    device.updater.leave_if_it_crashes()
+    assert (device.runs, device.state) == ("tiny@1.1.0", UpdateState.ROLLED_BACK)
+    assert device.reason == "crashed 3 times in a row: crashed while answering: SIGSEGV"
+    assert device.versions.turned_down(assigned(folder.write(_version(2))).manifest_sha256) is None
+    assert not device.updater.is_crashing
+
+
+def test_trusted_version_that_crashed_in_a_row_is_left_at_the_next_start_too(folder: Folder) -> None:
+    device = _with_three(folder)
+    for _ in range(3):
+        _died(device)
+    assert _started(folder, KILLED).runs == "tiny@1.1.0"
+
+
+def test_crashes_with_a_minute_between_them_leave_a_trusted_version_where_it_is(folder: Folder) -> None:
+    device = _with_three(folder)
+    for _ in range(5):
+        _died(device, lived_s=61.0)
+    assert not device.updater.is_crashing
+
+
+def test_kills_of_its_process_are_no_trusted_versions_fault(folder: Folder) -> None:
+    device = _with_three(folder)
+    for _ in range(10):
+        _died(device, is_crash=False)
+    assert not device.updater.is_crashing
+    assert _started(folder, Ended()).runs == "tiny@1.2.0"
+
+
+def test_only_version_that_crashes_goes_on(folder: Folder) -> None:
+    device = with_first(folder)
+    for _ in range(5):
+        _died(device)
+    device.updater.leave_if_it_crashes()
+    assert (device.runs, device.updater.is_crashing) == ("tiny@1.0.0", False)
+
+
+def test_version_that_is_killed_while_it_loads_at_a_start_is_not_left(folder: Folder) -> None:
+    with_first(folder).close()
+
+    def killed(order: Order, bundle: Bundle, variant: Variant) -> AtWork:
+        raise Died("was ended by SIGKILL while loading", is_crash=False, lived_s=0.1)
+
+    device = folder.device(Away(), put_to_work=killed)
+    device.updater.start()
+    assert (device.runs, device.active) == ("tiny@1.0.0", "tiny@1.0.0")
+
+
+def test_version_that_cannot_be_loaded_to_work_is_not_switched_to(folder: Folder) -> None:
+    second = second_version(folder)
+    with_first(folder, second).close()
+
+    def crashing(order: Order, bundle: Bundle, variant: Variant) -> AtWork:
+        if str(bundle.manifest.ref) == "tiny@1.1.0":
+            raise Died("crashed while loading: SIGSEGV", is_crash=True, lived_s=0.1)
+        return put_to_work_here(order, bundle, variant)
+
+    device = folder.device(supply_of(folder, second), put_to_work=crashing)
+    device.updater.start()
+    device.take(assigned(second, generation=2))
+    assert (device.state, device.runs, device.active) == (UpdateState.REFUSED, "tiny@1.0.0", "tiny@1.0.0")
+    assert "it passed its trial, and yet it cannot be loaded to work" in device.reason
+
+
 # ---- deadlines
 
 
@@ -309,6 +478,25 @@ def test_download_that_never_ends_is_refused_and_may_be_assigned_again(folder: F
     again = folder.device(ArchiveSupply(archive))
     again.take(assigned(archive, generation=2))
     assert again.state is UpdateState.CONFIRMED
+
+
+class Waiting(ArchiveSupply):
+    """A supply that gives leave for each file late, as a day's budget does."""
+
+    async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
+        """See Supply.fetch."""
+        began_s = time.monotonic()
+        await asyncio.sleep(_LEAVE_AFTER_S)
+        self.waited_s += time.monotonic() - began_s
+        await super().fetch(target, shelf, sha256, size_bytes)
+
+
+def test_download_that_waits_for_leave_is_not_late(folder: Folder) -> None:
+    """Four files wait for 2.4 s, and have 2 s; what they do beside waiting takes moments."""
+    archive = first_version(folder)
+    device = folder.device(Waiting(archive), patience=Patience(download_s=2.0))
+    device.take(assigned(archive))
+    assert device.state is UpdateState.CONFIRMED, device.reason
 
 
 class Failing(ArchiveSupply):
@@ -351,7 +539,7 @@ def test_time_on_watch_counts_over_restarts(folder: Folder) -> None:
     assert device.versions.update is not None
     device.versions.note(msgspec.structs.replace(device.versions.update, spent_s=601.0))
     device.resume()
-    assert (device.state, "nothing failed within 600 s" in device.reason) == (UpdateState.CONFIRMED, True)
+    assert (device.state, "no reading came within 600 s" in device.reason) == (UpdateState.CONFIRMED, True)
 
 
 def test_all_variants_together_have_the_time_of_one_acceptance(folder: Folder) -> None:

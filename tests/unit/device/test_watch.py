@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from answered import answer
 from builders import LABELS
-from edgeloop.contracts.messages import WatchBounds, WatchStats
+from edgeloop.contracts.messages import LEAST_TIMED, WatchBounds, WatchStats
 from edgeloop.contracts.output import Task
 from edgeloop.device.watch import Healthy, Unhealthy, Watch, score_shift, verdict
 
@@ -93,6 +93,22 @@ def test_nothing_asked_for_is_healthy_at_once() -> None:
     assert isinstance(verdict(WatchStats(), bounds, age_s=0.0), Healthy)
 
 
+@pytest.mark.parametrize("readings", [1, 3])
+def test_without_a_watch_the_first_readings_decide_nothing(readings: int) -> None:
+    bounds = msgspec.structs.replace(BOUNDS, min_readings=0)
+    cold = WatchStats(readings=readings, compared=readings, latency_p50_ms=900.0, shadow_latency_p50_ms=1.0)
+    failed = msgspec.structs.replace(cold, errors=readings)
+    assert {type(verdict(one, bounds, age_s=0.0)) for one in (cold, failed)} == {Healthy}
+
+
+@pytest.mark.parametrize(("readings", "expected"), [(1, Healthy), (4, Healthy), (5, Unhealthy)])
+def test_latency_of_the_first_few_readings_does_not_decide(readings: int, expected: type[object]) -> None:
+    bounds = msgspec.structs.replace(BOUNDS, min_readings=1)
+    cold = WatchStats(readings=readings, compared=readings, latency_p50_ms=900.0, shadow_latency_p50_ms=1.0)
+    assert type(verdict(cold, bounds, age_s=0.0)) is expected
+    assert isinstance(verdict(msgspec.structs.replace(cold, errors=1), bounds, age_s=0.0), Unhealthy)
+
+
 @pytest.mark.parametrize(
     ("stats", "said"),
     [
@@ -147,15 +163,58 @@ def test_never_healthy_over_a_bound_with_enough_readings(
     over = (
         stats.errors / readings > bounds.max_error_rate,
         bounds.max_disagreement is not None and stats.disagreements / readings > bounds.max_disagreement,
-        latency_ms[1] > 0
+        readings >= LEAST_TIMED
+        and latency_ms[1] > 0
         and latency_ms[0] > bounds.latency_floor_ms
         and latency_ms[0] / latency_ms[1] > bounds.max_latency_ratio,
     )
     found = verdict(stats, bounds, age_s=age_s)
-    if readings >= max(1, bounds.min_readings):
+    if bounds.min_readings == 0:
+        assert isinstance(found, Healthy)
+    elif readings >= bounds.min_readings:
         assert isinstance(found, Unhealthy) == any(over)
     elif stats.errors:
         assert not isinstance(found, Healthy)
+
+
+# ---- at the deadline, with fewer readings than were asked for
+
+
+def _few(count: int, **changes: object) -> WatchStats:
+    """So many readings, all compared."""
+    fine = {"readings": count, "compared": count, "disagreements": 0, "errors": 0}
+    return _changed(**(fine | changes))
+
+
+@pytest.mark.parametrize(
+    ("stats", "expected", "said"),
+    [
+        (_few(19, disagreements=19), Unhealthy, "100% differ from the old version"),
+        (_few(19, score_shift=1.0), Unhealthy, "100% of top scores lie elsewhere"),
+        (_few(19, empty=19), Unhealthy, "100% of answers are empty"),
+        (_few(5, latency_p50_ms=99.0), Unhealthy, "99.0 times the old version's latency"),
+        (_few(5, disagreements=2), Unhealthy, "40% differ"),
+        (_few(5, disagreements=1), Healthy, "5 readings on watch, 20% differ"),
+        (_few(5, empty=1), Healthy, "5 readings on watch"),
+        (_few(4, disagreements=4), Healthy, "only 4 readings came within 60 s, too few"),
+        (_few(4, errors=1), Unhealthy, "1 of 4 readings failed within 60 s"),
+        (_few(30, compared=4, disagreements=4), Healthy, "30 readings on watch"),
+    ],
+)
+def test_deadline_judges_what_there_is(stats: WatchStats, expected: type[object], said: str) -> None:
+    assert verdict(stats, BOUNDS, age_s=60.0) is None
+    found = verdict(stats, BOUNDS, age_s=60.1)
+    assert isinstance(found, Healthy | Unhealthy)
+    assert (type(found), said in found.reason) == (expected, True), found
+
+
+def test_watch_knows_of_frames_that_were_never_answered() -> None:
+    watch = Watch(compares=False)
+    for _ in range(3):
+        watch.asks()
+    assert watch.verdict(BOUNDS, age_s=60.1) == Unhealthy("it answered none of 3 readings within 60 s")
+    unused = "no reading came within 60 s: its trial on this device alone speaks for it"
+    assert Watch().verdict(BOUNDS, age_s=60.1) == Healthy(unused)
 
 
 # ---- how far scores lie apart
