@@ -104,7 +104,7 @@ def rows(folder: Path, *, is_large: bool, until_s: float) -> Iterator[Row]:
 
 
 def _run(suite: Suite, report: Path, *, times: int) -> Row:
-    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *suite.where]
+    command = [sys.executable, "-m", "pytest", "-q", "--hold-times", f"--junitxml={report}", *suite.where]
     if suite.times > 1:
         command.append(f"--times={times}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
