@@ -6,6 +6,7 @@ the database enforces by triggers; but for `cutting`, which takes its oldest par
 """
 
 import secrets
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -120,16 +121,20 @@ def note_outcome(connection: sa.Connection, entry: int, *, outcome: str, detail:
     connection.execute(access_outcomes.insert().values(values))
 
 
+LOG = sa.select(access_log, access_outcomes.c.outcome, access_outcomes.c.detail).join_from(
+    access_log, access_outcomes, isouter=True
+)
+"""Lines of the log with what came of each; see `read_log`."""
+
+
 def list_log(connection: sa.Connection, *, before: int | None, limit: int) -> list[AccessEntry]:
     """The newest entries first, or those before one."""
-    query = (
-        sa.select(access_log, access_outcomes.c.outcome, access_outcomes.c.detail)
-        .join_from(access_log, access_outcomes, isouter=True)
-        .order_by(access_log.c.entry.desc())
-        .limit(limit)
-    )
-    if before is not None:
-        query = query.where(access_log.c.entry < before)
+    query = LOG.order_by(access_log.c.entry.desc()).limit(limit)
+    return read_log(connection, query if before is None else query.where(access_log.c.entry < before))
+
+
+def read_log(connection: sa.Connection, query: sa.Select[Any]) -> list[AccessEntry]:
+    """The lines that a query made of LOG finds."""
     return [
         AccessEntry(
             entry=row.entry,

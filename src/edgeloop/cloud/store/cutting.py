@@ -7,7 +7,7 @@ transaction alone.
 
 import sqlalchemy as sa
 
-from edgeloop.cloud.store.access import Caller, note_outcome, note_request
+from edgeloop.cloud.store.access import LOG, Caller, note_outcome, note_request, read_log
 from edgeloop.cloud.store.engine import is_postgresql
 from edgeloop.cloud.store.tables import access_log, access_outcomes
 from edgeloop.contracts.access import AccessEntry, Role
@@ -23,27 +23,8 @@ _MOST = 1_000_000
 def older_than(connection: sa.Connection, before_s: float) -> list[AccessEntry]:
     """The lines from before a time, in seconds since 1970, oldest first; a million at most."""
     newer = sa.select(sa.func.min(access_log.c.entry)).where(access_log.c.at_s >= before_s).scalar_subquery()
-    query = (
-        sa.select(access_log, access_outcomes.c.outcome, access_outcomes.c.detail)
-        .join_from(access_log, access_outcomes, isouter=True)
-        .where(access_log.c.at_s < before_s, sa.or_(newer.is_(None), access_log.c.entry < newer))
-        .order_by(access_log.c.entry)
-        .limit(_MOST)
-    )
-    return [
-        AccessEntry(
-            entry=row.entry,
-            at_s=row.at_s,
-            who=row.who,
-            role=Role(row.role),
-            address=row.address,
-            action=row.action,
-            target=row.target,
-            outcome=row.outcome or "",
-            detail=row.detail or "",
-        )
-        for row in connection.execute(query)
-    ]
+    older = sa.and_(access_log.c.at_s < before_s, sa.or_(newer.is_(None), access_log.c.entry < newer))
+    return read_log(connection, LOG.where(older).order_by(access_log.c.entry).limit(_MOST))
 
 
 def as_lines(entries: list[AccessEntry]) -> bytes:
