@@ -58,7 +58,7 @@ def start(
         int, typer.Option(min=0, help="Readings on watch before a device confirms; 0 for no watch.")
     ] = 20,
     watch_deadline_s: Annotated[
-        float, typer.Option(min=0.1, max=604_800, help="With fewer readings by then, liveness alone confirms.")
+        float, typer.Option(min=0.1, max=604_800, help="With fewer readings by then, what there is decides.")
     ] = 600.0,
     wave_deadline_s: Annotated[
         float, typer.Option(min=0.1, help="A device that takes longer is left behind.")

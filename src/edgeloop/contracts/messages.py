@@ -99,7 +99,7 @@ class WatchBounds(msgspec.Struct, frozen=True, kw_only=True):
     watch: the version is confirmed as soon as it is active. max_error_rate: share of readings that failed.
     max_latency_ratio: new median latency over old, judged over LEAST_TIMED readings at least, and only where the new
     one is above latency_floor_ms, since below it nobody notices and noise decides. deadline_s: with fewer readings by
-    then, the version is confirmed on liveness alone if nothing failed; a week at most, so that it comes to an end.
+    then, what there is decides; a week at most, so that it comes to an end.
 
     Old against new, None to leave it unjudged (a device whose input drifted is expected to differ), each as a share
     of the readings that both answered: max_disagreement: their labels differ. max_score_shift: how many top scores
