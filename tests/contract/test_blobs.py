@@ -78,6 +78,12 @@ def test_folder_outlives_the_process_that_filled_it(tmp_path: Path) -> None:
     assert asyncio.run(folder_blobs(tmp_path / "blobs").get("a/b")) == b"x"
 
 
+def test_folder_may_be_told_from_where_the_process_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(folder_blobs(Path("cloud/blobs")).put("files/ab/x", b"bytes"))
+    assert asyncio.run(folder_blobs(tmp_path / "cloud/blobs").get("files/ab/x")) == b"bytes"
+
+
 def test_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     blobs = folder_blobs(tmp_path / "blobs")
     (tmp_path / "blobs" / "a").write_bytes(b"a file where a folder is needed")

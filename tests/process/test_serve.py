@@ -357,7 +357,7 @@ def test_server_and_model_stay_ready_while_a_version_follows_another(tmp_path: P
 
 
 def test_sigterm_answers_what_was_taken_and_says_farewell_to_the_rest(tmp_path: Path, start: Start) -> None:
-    server = start(slow_bundle(tmp_path, work=200), "--workers", "1", "--max-batch", "1")
+    server = start(slow_bundle(tmp_path, work=600), "--workers", "1", "--max-batch", "1")
     idle = server.connect()
     assert asked(idle, b"", "/v2/health/ready", method="GET")[0] == 200
     with ThreadPoolExecutor(16) as clients:

@@ -163,7 +163,8 @@ def _put(top: Path, key: str, data: bytes) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_beside(path, data)
         # Also of a blob that is there: who put it may not have come so far.
-        for folder in (path.parent, *path.parent.relative_to(top).parents):
+        inner = path.parent.relative_to(top)
+        for folder in (inner, *inner.parents):
             fsync_folder(top / folder)
     except OSError as error:
         raise Unavailable(f"cannot keep blob {key}: {error.strerror or error}") from error
