@@ -137,7 +137,9 @@ class Machine:
     def _start(self) -> None:
         self._group = _make_group(f"edgeloop-{self.name}-{os.getpid()}")
         first = [str(SYSTEMD), "--system", "--unit=basic.target", "--show-status=no", "--log-target=console"]
-        seen = dict.fromkeys(str(Path(one).resolve()) for one in (ROOT, sys.prefix, sys.base_prefix))
+        needed = {Path(one).resolve() for one in (ROOT, sys.prefix, sys.base_prefix)}
+        # A checkout has its environment within itself.
+        seen = sorted(str(one) for one in needed if needed.isdisjoint(one.parents))
         enter = 'echo $$ > "$1/cgroup.procs"; shift; exec unshare "$@"'
         with self._log.open("wb") as log:
             self._handle = subprocess.Popen(
