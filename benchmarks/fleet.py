@@ -289,7 +289,7 @@ def _table(ledger: _Ledger) -> Table:
         made.add_column(column)
     for work in WORKS:
         for row in ledger.rows.get(work, []):
-            result = "" if row.result is None else f"{row.result:,.4g}"
+            result = "" if row.result is None else f"{row.result:,.0f}" if row.result >= 1000 else f"{row.result:.4g}"
             control = "" if row.control_failed is None else _MET[row.control_failed]
             made.add_row(row.work, result, row.target, _MET[row.met], control, row.note)
     return made

@@ -32,11 +32,20 @@ def growth(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
     return dict(sorted(found.items()))
 
 
+def told(value: float) -> str:
+    """Three digits that count, and never an exponent.
+
+    >>> told(0.02925), told(130.5), told(30_700.0)
+    ('0.0293', '130', '30,700')
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def table(found: dict[int, dict[str, float]], others: Sequence[Row]) -> str:
     """The growth as Markdown, and the other figures below it."""
     lines = ["| devices | " + " | ".join(_FIGURES) + " |", "|---|" + "---|" * len(_FIGURES)]
     for devices, figures in found.items():
-        cells = (f"{figures[name]:,.4g}" if name in figures else "-" for name in _FIGURES)
+        cells = (told(figures[name]) if name in figures else "-" for name in _FIGURES)
         lines.append(f"| {devices:,} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -46,7 +55,7 @@ def table(found: dict[int, dict[str, float]], others: Sequence[Row]) -> str:
         "|---|---|---|---|",
     ]
     for row in others:
-        result = "not run" if row.result is None else f"{row.result:,.4g}"
+        result = "not run" if row.result is None else told(row.result)
         met = {True: "yes", False: "no", None: ""}[row.met]
         lines.append(f"| {row.work} | {result} | {row.target} | {met} |")
     return "\n".join(lines)
@@ -89,7 +98,7 @@ def _panel(name: str, bound: float | None, points: list[tuple[int, float]], inde
     for devices, value in points:
         parts.append(
             f'<circle cx="{x(devices):.1f}" cy="{y(value):.1f}" r="3" fill="#246"/>'
-            f'<text x="{x(devices) + 5:.1f}" y="{y(value) - 5:.1f}">{value:.3g}</text>'
+            f'<text x="{x(devices) + 5:.1f}" y="{y(value) - 5:.1f}">{told(value)}</text>'
             f'<text x="{x(devices):.1f}" y="{base + 15}" text-anchor="middle">{devices:,}</text>'
         )
     return "".join(parts)
