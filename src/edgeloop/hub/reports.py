@@ -17,14 +17,15 @@ def sort_out_reports(
     given: tuple[DeviceReport, ...], sender: str
 ) -> tuple[tuple[DeviceReport, ...], tuple[RejectedReport, ...]]:
     """The reports that can be kept, and the others with the reason, which the log hears, too."""
-    rejected = tuple(
-        RejectedReport(device_id=report.device_id, reason=flaw) for report in given if (flaw := _flaw(report))
-    )
-    if not rejected:
-        return given, ()
-    for one in rejected:
-        _log.warning("report_rejected", device_id=one.device_id, sender=sender, reason=one.reason)
-    return tuple(report for report in given if not _flaw(report)), rejected
+    taken: list[DeviceReport] = []
+    rejected: list[RejectedReport] = []
+    for report in given:
+        if flaw := _flaw(report):
+            _log.warning("report_rejected", device_id=report.device_id, sender=sender, reason=flaw)
+            rejected.append(RejectedReport(device_id=report.device_id, reason=flaw))
+        else:
+            taken.append(report)
+    return tuple(taken), tuple(rejected)
 
 
 def _flaw(report: DeviceReport) -> str | None:
