@@ -66,10 +66,9 @@ class SignedRequest(msgspec.Struct, frozen=True):
     claim: Claim
 
 
-def read_signed(method: str, path: str, query: str, body: bytes, headers: Callable[[str], str | None]) -> SignedRequest:
-    """Collect the signed parts. Raises Refused if the proof's headers are missing."""
-    claim = parse_claim(headers("signature-input"), headers("signature"))
-    return SignedRequest(method, path, query, body, headers("content-digest"), claim)
+def read_claim(headers: Callable[[str], str | None]) -> Claim:
+    """What a request claims. Raises Refused if the proof's headers are missing."""
+    return parse_claim(headers("signature-input"), headers("signature"))
 
 
 class Nonces(Protocol):

@@ -32,11 +32,11 @@ from edgeloop.contracts.messages import (
     SendRequest,
     SyncRequest,
 )
-from edgeloop.contracts.proof import Claim, parse_claim
+from edgeloop.contracts.proof import Claim
 from edgeloop.hub.bodies import Bodies, Held
 from edgeloop.hub.limits import Failures, Limits, Shares, TooMany
 from edgeloop.hub.port import Hub, Served
-from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_signed
+from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_claim
 
 T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
@@ -76,7 +76,7 @@ class _Border:
             # A stranger's is not worth reading, and a GET has none.
             is_read = key is not None and request.method != "GET"
             body = await held.read(request.stream(), max_bytes=MAX_BODY_BYTES) if is_read else b""
-            device_id = self._checker.check_sender(_signed(request, body), key)
+            device_id = self._checker.check_sender(_signed(request, body, claim), key)
         self._failures.note_proven(asker.address, device_id)
         with self._shares.taking(device_id, len(body)):
             # After the share is taken: what is remembered of a device's requests is bounded by how many it may send.
@@ -94,7 +94,7 @@ class _Border:
             self._checker.check_possession(message)
             is_carried = message.via is not None
             key = await self._hub.public_key(claim.device_id) if is_carried else message.public_key
-            await self._checker.check(_signed(request, body), key)
+            await self._checker.check(_signed(request, body, claim), key)
             if claim.device_id != (message.via or message.device_id):
                 raise InvalidInput(
                     f"signed as {claim.device_id!r}, but enrolling {message.device_id!r} via {message.via!r}"
@@ -121,7 +121,7 @@ class _Border:
     @contextmanager
     def _bodies_of(self, request: AnyRequest, asker: _Asker) -> Iterator[tuple[Claim, Held]]:
         """What is looked at before the body: who this says it is, whether they may ask now, and when it is from."""
-        claim = _claim(request)
+        claim = read_claim(request.headers.get)
         asker.claimed = claim.device_id
         self._failures.check(asker.address, claim.device_id)
         self._checker.check_time(claim)
@@ -225,14 +225,10 @@ def _message(body: bytes, kind: type[T]) -> T:
     return from_msgpack(body, kind, what=f"the request ({kind.__name__})")
 
 
-def _claim(request: AnyRequest) -> Claim:
-    return parse_claim(request.headers.get("signature-input"), request.headers.get("signature"))
-
-
-def _signed(request: AnyRequest, body: bytes) -> SignedRequest:
+def _signed(request: AnyRequest, body: bytes, claim: Claim) -> SignedRequest:
     query = request.scope.get("query_string", b"").decode("latin-1")
     path = request.scope.get("raw_path", request.scope["path"].encode()).decode("latin-1")
-    return read_signed(request.method, path, query, body, request.headers.get)
+    return SignedRequest(request.method, path, query, body, request.headers.get("content-digest"), claim)
 
 
 def _expand(body: bytes, encoding: str | None, max_bytes: int) -> bytes:

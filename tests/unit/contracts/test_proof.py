@@ -13,7 +13,7 @@ from http_message_signatures.algorithms import ED25519
 
 from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.proof import LABEL, Claim, content_digest, parse_claim, proof_headers, signature_params
-from edgeloop.hub.proof import ProofChecker, read_signed
+from edgeloop.hub.proof import ProofChecker, SignedRequest, read_claim
 from edgeloop.transport.identity import Identity
 
 COMPONENTS = ("@method", "@path", "@query", "content-digest")
@@ -80,7 +80,8 @@ def test_hub_accepts_a_signature_made_by_an_independent_library(key: Ed25519Priv
         covered_component_ids=COMPONENTS,
         body=b"body",
     )
-    signed = read_signed("POST", "/v1/send", "a=1", b"body", request.headers.get)
+    headers = request.headers.get
+    signed = SignedRequest("POST", "/v1/send", "a=1", b"body", headers("content-digest"), read_claim(headers))
     checker = ProofChecker(clock=lambda: 1000.0)
     assert asyncio.run(checker.check(signed, key.public_key().public_bytes_raw())) == "camera-1"
 

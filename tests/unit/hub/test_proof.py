@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.proof import MAX_AGE_S, content_digest
 from edgeloop.hub.limits import TooMany
-from edgeloop.hub.proof import OwnNonces, ProofChecker, SignedRequest, StaleSignature, read_signed
+from edgeloop.hub.proof import OwnNonces, ProofChecker, SignedRequest, StaleSignature, read_claim
 from edgeloop.transport.identity import Identity
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
@@ -54,7 +54,8 @@ def _signed(
     key: Ed25519PrivateKey = KEY,
 ) -> SignedRequest:
     """A request as it was received; by default the one that was signed."""
-    return read_signed(method, path, query, body, _headers(at_s=at_s, key=key))
+    headers = _headers(at_s=at_s, key=key)
+    return SignedRequest(method, path, query, body, headers("content-digest"), read_claim(headers))
 
 
 def _check(checker: ProofChecker, request: SignedRequest, public_key: bytes | None) -> str:
@@ -184,7 +185,7 @@ def test_signature_from_before_the_start_is_refused_as_its_nonce_may_be_used(che
 
 def test_request_without_a_proof_is_refused() -> None:
     with pytest.raises(Refused, match="not signed"):
-        read_signed("POST", "/v1/send", "", b"", {}.get)
+        read_claim({}.get)
 
 
 def test_memory_of_nonces_is_bounded_by_those_who_send_most(clock: Clock) -> None:

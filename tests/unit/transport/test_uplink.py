@@ -10,7 +10,7 @@ from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused, Unavailable
 from edgeloop.contracts.messages import Alert, ErrorReply, Event, SendReply, SendRequest, SyncReply, SyncRequest
 from edgeloop.contracts.proof import parse_claim
-from edgeloop.hub.proof import ProofChecker, StaleSignature, read_signed
+from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_claim
 from edgeloop.transport.identity import Identity
 from edgeloop.transport.replies import StaleClock
 from edgeloop.transport.uplink import Uplink
@@ -39,7 +39,9 @@ class Server:
         """Answer one request."""
         self.requests.append(request)
         path, _, query = request.url.raw_path.decode().partition("?")
-        signed = read_signed(request.method, path, query, request.content, request.headers.get)
+        headers = request.headers.get
+        claim = read_claim(headers)
+        signed = SignedRequest(request.method, path, query, request.content, headers("content-digest"), claim)
         try:
             await self._checker.check(signed, KEY.public_key().public_bytes_raw())
         except StaleSignature as error:
