@@ -23,7 +23,7 @@ import msgspec
 from edgeloop.bundle.durable import is_of_storage, storage_error, translated, write_durable
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import Corrupt, InvalidInput, NotFound
-from edgeloop.contracts.manifest import FileEntry, Manifest
+from edgeloop.contracts.manifest import FileEntry, Manifest, Variant
 from edgeloop.contracts.output import Embedding, Task
 
 SUFFIX = ".edgeloop"
@@ -32,6 +32,8 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024 * 1024
 MAX_VARIANTS = 64
 """Three engines at ten precisions, twice: whoever races a bundle tries each of them."""
+_FOLDERS_OF_SHELVES = ("files", "patches")
+"""See `shelf` and `device.patched`: a bundle named like one would lie in it, and older edgeloops lose it there."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -63,6 +65,14 @@ class Bundle:
                 "Fetch or build the bundle again."
             )
         return data
+
+    def variant(self, sha256: str) -> Variant:
+        """The variant whose file has this hash. Raises Corrupt if there is none."""
+        for one in self.manifest.variants:
+            if one.file == sha256:
+                return one
+        has = ", ".join(one.file[:12] for one in self.manifest.variants)
+        raise Corrupt(f"{self.manifest.ref} has no variant {sha256[:12]}; it has {has}")
 
     def verify(self) -> None:
         """Read and check every file. Raises Corrupt or NotFound at the first that fails."""
@@ -152,8 +162,10 @@ def _shown(labels: tuple[str, ...]) -> str:
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     """Write the archive: the same manifest and files give the same bytes, and nothing half-written is left.
 
-    files: content by SHA-256, exactly those that the manifest lists. Raises InvalidInput if they differ.
+    files: content by SHA-256, exactly those that the manifest lists. Raises InvalidInput if they differ, and what
+    `require_free_name` does.
     """
+    require_free_name(manifest.name)
     manifest_bytes = to_json(manifest)
     parse_manifest(manifest_bytes)
     listed = {entry.sha256: entry.size_bytes for entry in manifest.files}
@@ -161,6 +173,15 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     if listed != given or any(digest(data) != sha256 for sha256, data in files.items()):
         raise InvalidInput(f"the files given for {manifest.ref} are not those that its manifest lists")
     write_durable(path, _zip({MANIFEST: manifest_bytes} | {f"files/{sha}": files[sha] for sha in sorted(files)}))
+
+
+def require_free_name(name: str) -> None:
+    """Raise InvalidInput if no bundle may be called so."""
+    if name in _FOLDERS_OF_SHELVES:
+        raise InvalidInput(
+            f"a bundle cannot be named {name}: devices keep all bundles' {name} in a folder of that name; choose "
+            f"another, such as {name}-model"
+        )
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:

@@ -11,7 +11,7 @@ out as `durable.storage_error` says: only what has another hash than its name is
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -38,11 +38,8 @@ class Shelf:
 
     def read(self, sha256: str) -> bytes:
         """The file's bytes. Raises NotFound if it was not fetched."""
-        path = self._file(sha256)
-        if not self.has(sha256):
-            raise NotFound(f"file {sha256[:12]} is not in {self._folder}; it was not fetched, or was removed")
-        with translated(path, doing="read"):
-            return path.read_bytes()
+        with self.opened(sha256) as file:
+            return file.read()
 
     @contextmanager
     def opened(self, sha256: str) -> Iterator[BinaryIO]:
@@ -57,13 +54,19 @@ class Shelf:
     def remove(self, sha256: str) -> None:
         """Let go of a file, whole or in part, that no version needs."""
         self.discard_part(sha256)
-        with translated(self._file(sha256), doing="write"):
-            self._file(sha256).unlink(missing_ok=True)
+        self._unlink(self._file(sha256))
 
     def has(self, sha256: str) -> bool:
         """True when the whole file is here."""
         with translated(self._file(sha256), doing="read"):
             return self._file(sha256).is_file()
+
+    def is_sound(self, sha256: str) -> bool:
+        """Whether the whole file is here and has its hash; what the disk does not give back is as good as damaged."""
+        try:
+            return digest(self.read(sha256)) == sha256
+        except (NotFound, Unavailable):
+            return False
 
     def part_size_bytes(self, sha256: str) -> int:
         """How much of a broken-off download is here."""
@@ -92,8 +95,7 @@ class Shelf:
 
     def discard_part(self, sha256: str) -> None:
         """Forget a download."""
-        with translated(self._part(sha256), doing="write"):
-            self._part(sha256).unlink(missing_ok=True)
+        self._unlink(self._part(sha256))
 
     def finish_part(self, sha256: str) -> None:
         """Verify a finished download and put it in place, fsynced. Raises Corrupt (and forgets it) if it is wrong."""
@@ -121,15 +123,13 @@ class Shelf:
         except (Corrupt, InvalidInput, Unavailable):
             listed = []
         for sha256 in listed:
-            if self.has(sha256) and not self._is_sound(sha256):
+            if not self.is_sound(sha256):
                 self._unlink(self._file(sha256))
         self._unlink(path)
 
     def unlist(self, ref: BundleRef) -> None:
         """Its files stay until `prune`: it may come again."""
-        path = self._manifest(ref)
-        with translated(path, doing="write"):
-            path.unlink(missing_ok=True)
+        self._unlink(self._manifest(ref))
 
     def put(self, sha256: str, data: bytes) -> None:
         """Keep a file that is already in hand."""
@@ -160,32 +160,31 @@ class Shelf:
 
     def refs_by_arrival(self) -> list[BundleRef]:
         """All listed versions: the bundle that came last at the end, and of each the oldest version first."""
+        refs, came_s = self.refs(), dict[str, float]()
         with translated(self._folder, doing="read"):
-            came_s: dict[str, float] = {}
-            for ref in self.refs():
+            for ref in refs:
                 came_s[ref.name] = max(came_s.get(ref.name, 0.0), self._manifest(ref).stat().st_mtime)
-        return sorted(self.refs(), key=lambda ref: (came_s[ref.name], ref.name, version_key(ref.version)))
+        return sorted(refs, key=lambda ref: came_s[ref.name])
 
     def prune(self, keep: set[BundleRef]) -> None:
         """Remove the versions that are not in `keep`, and then the files that no version needs."""
         for ref in self.refs():
             if ref not in keep:
                 self._unlink(self._manifest(ref))
-        needed = {entry.sha256 for ref in self.refs() for entry in self.open(ref).manifest.files}
-        for path in self._folder.glob("files/*"):
-            if path.name.removesuffix(".part") not in needed:
-                self._unlink(path)
+        self.keep_files({entry.sha256 for ref in self.refs() for entry in self.open(ref).manifest.files})
 
-    def _is_sound(self, sha256: str) -> bool:
-        """Whether a file has its hash; what the disk does not give back is as good as damaged: it is fetched anew."""
-        try:
-            return digest(self.read(sha256)) == sha256
-        except Unavailable:
-            return False
+    def keep_files(self, needed: Container[str]) -> None:
+        """Remove all files but these, whole or in part."""
+        for path in self._folder.glob("files/*"):
+            is_manifest = (
+                path.suffix == ".json"
+            )  # of a bundle named files: before that name was refused there were some
+            if not is_manifest and path.name.removesuffix(".part") not in needed:
+                self._unlink(path)
 
     def _unlink(self, path: Path) -> None:
         with translated(path, doing="write"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def _file(self, sha256: str) -> Path:
         return self._folder / "files" / sha256

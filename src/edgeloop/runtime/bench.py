@@ -5,7 +5,6 @@ falls on all alike. Memory is measured in a process of its own for each. Neighbo
 """
 
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,19 +17,18 @@ from edgeloop.bundle.archive import Bundle
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.manifest import EngineName, Precision, Variant
+from edgeloop.runtime.child import command_of
 from edgeloop.runtime.engines.port import Setting
 from edgeloop.runtime.engines.settings import Found, is_parallel
 from edgeloop.runtime.footprint import Footprint, Which
 from edgeloop.runtime.outcome import Race, Runner
 from edgeloop.runtime.predictor import Predictor
-from edgeloop.runtime.race import Lane, enter, entries, take_turn
+from edgeloop.runtime.race import SAME, Lane, enter, entries, ranking, take_turn
 from edgeloop.runtime.remembered import available_cores
 
 _MOST_ROUNDS = 500
 _THROUGHPUT_S = 0.3
 _FOOTPRINT_TIMEOUT_S = 120.0
-_SAME = 1.03
-"""Two medians of one machine that differ by less are not told apart."""
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +55,10 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """All contenders, the winner first, then by latency; those that may not be used last. why: the winner won."""
+    """All contenders, the winner first, then by latency; those that may not be used last. why: the winner won.
+
+    The winner is whom a race chooses: see `race.ranking`.
+    """
 
     bundle: str
     contenders: tuple[Contender, ...]
@@ -92,9 +93,18 @@ def bench(
         progress(0.6 + 0.4 * index / max(1, len(lanes)), f"memory of {lane.variant.engine} {lane.variant.precision}")
         made.append(_contender(path, bundle, lane))
         lane.close()
-    ranked = sorted(made, key=lambda one: (one.failure is not None, one.latency_p50_ms or float("inf")))
+    ranked = _ranked(made)
     progress(1.0, "done")
     return Bench(bundle=str(bundle.manifest.ref), contenders=tuple(ranked), why=_why(ranked), rounds=rounds)
+
+
+def _ranked(made: Sequence[Contender]) -> list[Contender]:
+    able = [one for one in made if one.failure is None]
+    order = ranking([one.latency_p50_ms or float("inf") for one in able], [one.setting.threads for one in able])
+    winner = able[order[0]] if able else None
+    return sorted(
+        made, key=lambda one: (one is not winner, one.failure is not None, one.latency_p50_ms or float("inf"))
+    )
 
 
 def _runner(one: Contender, rounds: int) -> Runner:
@@ -187,7 +197,7 @@ def _counted_per_s(predictors: Sequence[Predictor], lane: Lane) -> float:
 
 def _peak_memory_bytes(path: Path, lane: Lane) -> int | None:
     which = to_json(Which(variant=lane.variant.file, setting=lane.setting)).decode()
-    command = [sys.executable, "-m", "edgeloop.runtime.footprint", str(path), which]
+    command = [*command_of("edgeloop.runtime.footprint"), str(path), which]
     try:
         done = subprocess.run(  # noqa: S603 - our own module on a file that was named
             command, capture_output=True, timeout=_FOOTPRINT_TIMEOUT_S, check=False
@@ -213,6 +223,6 @@ def _why(ranked: Sequence[Contender]) -> str:
     assert second.latency_p50_ms is not None
     behind = second.latency_p50_ms / winner.latency_p50_ms
     beside = f"{second.engine} {second.precision} ({second.setting})"
-    if behind < _SAME:
-        return f"{said}, as good as {beside}: {100 * (behind - 1):.1f} % apart"
+    if behind < SAME:
+        return f"{said}, as good as {beside}: {100 * abs(behind - 1):.1f} % apart"
     return f"{said}, {behind:.2f} times faster than {beside}"

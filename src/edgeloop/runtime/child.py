@@ -1,5 +1,7 @@
 """What our own processes for one task, which may die of it, share with those who start them.
 
+A process that may start others is started with OWN_GROUP, so that `kill_group` ends them with it.
+
 Neighbours: `engines.trial` tries a setting in one, `device.examine` a new version; in `device.answer` one answers.
 """
 
@@ -7,11 +9,46 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+OWN_GROUP: Mapping[str, Any] = MappingProxyType({"process_group": 0} if os.name == "posix" else {})
+"""For `subprocess`: a group of its own, to be ended with all that it started, and out of a terminal's reach. Not a
+session, which Linux would schedule apart from the parent's, so that a low priority would count for nothing."""
+
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if os.name == "posix" else ()
+"""Signals that somebody sends; all others are a crash. Where memory runs out Linux sends SIGKILL, and earlyoom and
+others like it SIGTERM first, to just such processes: see `die_first`."""
+
+
+def command_of(module: str) -> tuple[str, ...]:
+    """What runs a module of ours in another process."""
+    # -P: else -m would import what lies in the working folder before what is installed.
+    return (sys.executable, "-P", "-m", module)
+
+
+def kill_group(pid: int) -> None:
+    """End a process that was started with OWN_GROUP, and what it started, if it still runs. Only for who has not heard
+    yet that it ended: else its number may be another's."""
+    with suppress(ProcessLookupError):
+        if os.name == "posix":
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGTERM)  # which ends it there at once
+
+
+def take_stdout() -> int:
+    """A descriptor of what was standard output; that is standard error from now on: what libraries print must not spoil
+    the answer."""
+    taken = os.dup(1)
+    os.dup2(2, 1)
+    return taken
 
 
 def end_of(code: int) -> str:

@@ -81,8 +81,7 @@ def take_footprint(path: str, which: Which | None = None) -> Footprint:
     """Load a variant, the bundle's first unless told, and time it over the golden samples."""
     bundle = open_bundle(path)
     chosen = which or Which(variant=bundle.manifest.variants[0].file)
-    variant = next(one for one in bundle.manifest.variants if one.file == chosen.variant)
-    predictor = Predictor(bundle, variant, setting=chosen.setting)
+    predictor = Predictor(bundle, bundle.variant(chosen.variant), setting=chosen.setting)
     inputs = from_npy(bundle.read(bundle.manifest.golden.inputs), what="golden inputs")
     for index in range(_WARM_UP_RUNS):
         predictor.predict(inputs[index % len(inputs)])

@@ -12,7 +12,7 @@ RACE_S = 2.0
 
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
-    """How one candidate did. latency_ms: its lower quartile, None if it did not run; failure: why it is out.
+    """How one candidate did. latency_ms: its median, None if it did not run; failure: why it is out.
 
     rounds: how often it was timed.
     """

@@ -3,8 +3,9 @@
 No engine wins everywhere, so what could run here is timed here, in rounds: in each round every candidate that is
 still in the race answers the same golden sample, in an order that changes, so that whatever else the machine does
 falls on all alike. Candidates that stay clearly behind are dropped, so that the time goes to those that are near to
-one another. Every answer is compared with the float model's as it comes: a candidate whose golden samples do not
-agree is out, and none wins before it has passed all of them. See `contracts.manifest.Golden`.
+one another. The median counts, and fewer threads where medians are not told apart. Every answer is compared with the
+float model's as it comes: a candidate whose golden samples do not agree is out, and none wins before it has passed all
+of them. See `contracts.manifest.Golden`.
 
 Neighbours: `load` starts a race and remembers its outcome, `cli.bench` shows one, `replay` judges a single variant.
 """
@@ -29,9 +30,10 @@ from edgeloop.runtime.replay import Judge, Pairs
 _WARM_UP_RUNS = 2
 _SETTLED = ((4, 1.6), (10, 1.25), (24, 1.1), (60, 1.04))
 """After so many rounds, who takes more than this times the best leaves: rough early, fine late."""
-_QUANTILE = 0.25
-"""Of a candidate's times: other work only ever adds to them, so the lower quartile says more than the mean, and is
-steadier than the minimum."""
+_HOPEFUL = 0.25
+"""The quantile of its times by which a candidate leaves: a few that other work fell on do not cost it the race."""
+SAME = 1.03
+"""Two medians of one machine that differ by less are not told apart."""
 _MOST_ROUNDS = 400
 _FEWEST_ROUNDS = 3
 """However long a round takes: who was never timed must not win, and be remembered."""
@@ -50,8 +52,16 @@ class Lane:
 
     @property
     def latency_ms(self) -> float:
+        """The median so far, infinite before the first turn.
+
+        Not less of a time: several threads are often quick when all of them are awake, and as often not.
+        """
+        return float(np.median(self.took_ms)) if self.took_ms else float("inf")
+
+    @property
+    def hopeful_ms(self) -> float:
         """The lower quartile so far, infinite before the first turn."""
-        return float(np.quantile(self.took_ms, _QUANTILE)) if self.took_ms else float("inf")
+        return float(np.quantile(self.took_ms, _HOPEFUL)) if self.took_ms else float("inf")
 
     def out(self, why: str) -> None:
         """Take it out of the race."""
@@ -177,17 +187,34 @@ def take_turn(lane: Lane, inputs: NDArray[np.generic], number: int, now_s: Calla
 
 def _drop(running: Sequence[Lane], rounds: int) -> None:
     able = [lane for lane in running if lane.predictor is not None]
-    for index in stragglers([lane.latency_ms for lane in able], rounds):
+    for index in stragglers([lane.hopeful_ms for lane in able], [lane.latency_ms for lane in able], rounds):
         able[index].close()
 
 
-def stragglers(latency_ms: Sequence[float], rounds: int) -> list[int]:
-    """Who leaves after so many rounds, by place: those too far behind the best for what is known by then."""
+def stragglers(hopeful_ms: Sequence[float], latency_ms: Sequence[float], rounds: int) -> list[int]:
+    """Who leaves after so many rounds, by place: whose better times are too far behind the best one's usual ones."""
     most = dict(_SETTLED).get(rounds)
     if most is None or not latency_ms:
         return []
     best = min(latency_ms)
-    return [index for index, one in enumerate(latency_ms) if one > most * best]
+    return [index for index, one in enumerate(hopeful_ms) if one > most * best]
+
+
+def ranking(latency_ms: Sequence[float], threads: Sequence[int]) -> list[int]:
+    """The places by merit: the least latency first; of those that are not told apart from it, the fewest threads.
+
+    Fewer threads leave cores to others, and wait less for others to leave theirs.
+
+    >>> ranking([0.99, 1.0, 1.5], [2, 1, 1])
+    [1, 0, 2]
+    """
+    nearly = SAME * min(latency_ms, default=0.0)
+
+    def merit(place: int) -> tuple[bool, int, float]:
+        is_near = latency_ms[place] <= nearly
+        return not is_near, threads[place] if is_near else 0, latency_ms[place]
+
+    return sorted(range(len(latency_ms)), key=merit)
 
 
 def _prove(lanes: Sequence[Lane], inputs: NDArray[np.generic], now_s: Callable[[], float]) -> Lane | None:
@@ -195,7 +222,10 @@ def _prove(lanes: Sequence[Lane], inputs: NDArray[np.generic], now_s: Callable[[
 
     A candidate that was dropped as slow comes back only if all that were faster fail.
     """
-    for lane in sorted(lanes, key=lambda lane: (lane.predictor is None, lane.latency_ms)):
+    running = [lane for lane in lanes if lane.predictor is not None]
+    dropped = sorted((lane for lane in lanes if lane.predictor is None), key=lambda lane: lane.latency_ms)
+    order = ranking([lane.latency_ms for lane in running], [lane.setting.threads for lane in running])
+    for lane in (*(running[place] for place in order), *dropped):
         if lane.failure is not None:
             continue
         if lane.predictor is None:

@@ -77,6 +77,10 @@ class Reply(msgspec.Struct, frozen=True):
     extra: tuple[tuple[bytes, bytes], ...] = ()
 
 
+AtOnce = Callable[[Request], Reply | None]
+"""Replies here and now; None if it is to be asked as everything else after all."""
+
+
 def has_body(headers: dict[bytes, bytes]) -> bool:
     """Whether a request says that it has a body."""
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers

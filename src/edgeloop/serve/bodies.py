@@ -9,6 +9,7 @@ application/octet-stream    an array's bytes, C order, little-endian; X-Shape "2
 application/json            {"array": [[0, 255], ...]}; null is a missing value of a series
 """
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -84,6 +85,7 @@ def _raw(request: Request, spec: InputSpec) -> NDArray[Any]:
     return np.frombuffer(request.body, dtype=_LITTLE[dtype]).reshape(shape)
 
 
+@lru_cache(maxsize=64)  # clients send the same few again and again
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not 1 <= len(parts) <= 8 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):

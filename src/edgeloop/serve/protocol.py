@@ -70,8 +70,17 @@ class OneWriteProtocol(HttpToolsProtocol):
             self._refuse()
 
     def on_body(self, body: bytes) -> None:
-        """See httptools.HTTPProtocol."""
+        """See httptools.HTTPProtocol.
+
+        uvicorn adds each part to a bytearray and hands out a copy of that. A body that comes in one part, as all do
+        that are read whole before, is its bytes as they are: two copies of an image less.
+        """
         self._beside_bytes = 0
+        cycle = cast(Any, self.cycle)  # which declares its body a bytearray
+        if not cycle.body and not cycle.response_complete:
+            cycle.body, body = body, b""
+        elif isinstance(cycle.body, bytes):  # many small parts must not be copied once for each
+            cycle.body = bytearray(cycle.body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

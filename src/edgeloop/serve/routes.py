@@ -30,6 +30,7 @@ from edgeloop.serve import tensors
 from edgeloop.serve.asgi import (
     BINARY,
     JSON,
+    AtOnce,
     Gone,
     Receive,
     Reply,
@@ -91,14 +92,14 @@ class Routes:
             "/predict": ("POST", self._predict_only),
         }
 
-    def at_once(self, request: Request, asker: object) -> Reply | None:
-        """The reply to what is computed in less time than a task takes; None: it is to be asked as everything else.
+    def at_once(self, method: str, path: str, asker: object) -> AtOnce | None:
+        """Who replies at once to what is asked here, if it is computed in less time than a task takes; else None.
 
         asker: the same for all requests of one connection.
         """
-        if self.stopping or request.method != "POST":
+        if self.stopping or method != "POST":
             return None
-        match request.path.split("/"):
+        match path.split("/"):
             case ["", "predict"] if len(self._models.by_name) == 1:
                 model, answering = self._models.only(), self._prediction_at_once
             case ["", "models", name, "predict"] if name in self._models.by_name:
@@ -108,8 +109,11 @@ class Routes:
             case _:
                 return None
         alone = self._is_alone(asker)
-        if not model.pool.answers_at_once(alone=alone):
-            return None
+        return partial(self._at_once, model, answering, alone) if model.pool.answers_at_once(alone=alone) else None
+
+    def _at_once(
+        self, model: Model, answering: Callable[[Model, Request, bool], Reply | None], alone: bool, request: Request
+    ) -> Reply | None:
         started_s = time.perf_counter()
         try:
             reply = answering(model, request, alone)

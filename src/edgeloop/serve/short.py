@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Any
 import httptools
 import msgspec
 
-from edgeloop.serve.asgi import Reply, Request
+from edgeloop.serve.asgi import AtOnce, Reply, Request
 from edgeloop.serve.protocol import OneWriteProtocol
 
 if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
-AtOnce = Callable[[Request, object], Reply | None]
-"""The reply to a request over a connection, if it can be given at once."""
+Quick = Callable[[str, str, object], AtOnce | None]
+"""Who replies at once to a method and a path over a connection, if anybody does: see Routes.at_once."""
 
 MOST_HEAD_BYTES = 16 * 1024
 MOST_BODY_BYTES = 256 * 1024
@@ -172,11 +172,11 @@ class Desk:
 
 
 class ShortWayProtocol(OneWriteProtocol):
-    """A connection: answered here at once, or by uvicorn. at_once: see Routes.at_once. desk: of the whole server."""
+    """A connection: answered here at once, or by uvicorn. quick: see Routes.at_once. desk: of the whole server."""
 
     def __init__(
         self,
-        at_once: AtOnce,
+        quick: Quick,
         desk: Desk,
         *,
         config: "Config",
@@ -185,7 +185,7 @@ class ShortWayProtocol(OneWriteProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._at_once = at_once
+        self._quick = quick
         self._desk = desk
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -295,7 +295,9 @@ class ShortWayProtocol(OneWriteProtocol):
         """With a whole request, and perhaps more after it."""
         reply = None
         if len(data) == len(head.raw) + head.body_bytes:
-            reply = self._at_once(Request(head.method, head.path, head.headers, data[len(head.raw) :]), self.client)
+            at_once = self._quick(head.method, head.path, self.client)
+            if at_once is not None:  # else a body of a model's pixels would be copied for nothing
+                reply = at_once(Request(head.method, head.path, head.headers, data[len(head.raw) :]))
         self._last = head
         if reply is None:
             super().data_received(data)

@@ -113,6 +113,17 @@ def test_written_bundle_gives_back_its_files(tmp_path: Path, parts: Parts) -> No
     assert {sha256: bundle.read(sha256) for sha256 in parts.files} == parts.files
 
 
+def test_variant_is_found_by_its_file(parts: Parts) -> None:
+    (variant,) = parts.manifest.variants
+    assert as_bundle(parts).variant(variant.file) == variant
+
+
+def test_file_of_no_variant_is_corrupt_and_those_there_are_named(parts: Parts) -> None:
+    (variant,) = parts.manifest.variants
+    with pytest.raises(Corrupt, match=f"has no variant {'0' * 12}; it has {variant.file[:12]}"):
+        as_bundle(parts).variant("0" * 64)
+
+
 def test_opened_bundle_keeps_the_manifest_as_it_was_written(tmp_path: Path, parts: Parts) -> None:
     assert open_bundle(pack(parts, tmp_path)).manifest_bytes == to_json(parts.manifest)
 
@@ -144,6 +155,14 @@ def test_writing_a_file_under_another_hash_is_refused(tmp_path: Path, parts: Par
 def test_refused_write_leaves_nothing(tmp_path: Path, parts: Parts) -> None:
     with pytest.raises(InvalidInput):
         write_bundle(tmp_path / "x.edgeloop", parts.manifest, {})
+
+
+@pytest.mark.parametrize("name", ["files", "patches"])
+def test_name_of_a_folder_of_devices_is_not_written(tmp_path: Path, name: str) -> None:
+    parts = make_parts(name=name)
+    with pytest.raises(InvalidInput, match=f"{name}-model"):
+        write_bundle(tmp_path / "x.edgeloop", parts.manifest, parts.files)
+    assert not (tmp_path / "x.edgeloop").exists()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -185,6 +185,16 @@ def test_pruned_version_is_not_listed(shelf: Shelf, two: tuple[Parts, Parts]) ->
     assert shelf.refs() == [two[1].manifest.ref]
 
 
+def test_of_the_files_that_are_kept_a_part_is_enough(shelf: Shelf) -> None:
+    other = digest(b"other")
+    shelf.append_part(SHA256, DATA[:10])
+    shelf.put(other, b"other")
+    shelf.append_part(digest(b"third"), b"th")
+    shelf.keep_files({SHA256})
+    parts = [shelf.part_size_bytes(one) for one in (SHA256, digest(b"third"))]
+    assert (parts, shelf.has(other)) == ([10, 0], False)
+
+
 def test_kept_version_is_whole_after_pruning_one_that_shares_files(shelf: Shelf, two: tuple[Parts, Parts]) -> None:
     assert set(two[0].files) & set(two[1].files)
     shelf.prune({two[1].manifest.ref})
@@ -199,6 +209,12 @@ def test_files_that_only_the_pruned_version_needed_are_removed(shelf: Shelf, two
 def test_pruning_all_leaves_no_file(shelf: Shelf, two: tuple[Parts, Parts]) -> None:
     shelf.prune(set())
     assert not any(shelf.has(sha256) for parts in two for sha256 in parts.files)
+
+
+def test_bundle_that_is_named_like_the_folder_of_files_outlives_pruning(shelf: Shelf) -> None:
+    ref = _put(shelf, make_parts(name="files"))
+    shelf.prune({ref})
+    shelf.open(ref).verify()
 
 
 def test_pruning_keeps_the_part_of_a_file_that_a_kept_version_needs(shelf: Shelf) -> None:

@@ -12,7 +12,7 @@ from edgeloop.contracts.errors import InvalidInput, NotFound
 from edgeloop.contracts.manifest import Manifest, Modality, Reuse
 from edgeloop.contracts.preprocess import Interpolation, Resize
 from edgeloop.runtime.cache import Kept, ResultCache
-from edgeloop.runtime.input.images import encode_png
+from edgeloop.runtime.input.images import as_image, encode_png
 from edgeloop.runtime.output.port import Answer
 from edgeloop.runtime.predictor import Predictor
 
@@ -72,6 +72,71 @@ def test_image_within_the_bound_is_answered_from_the_cache() -> None:
     cache.keep(cache.find(_scene(100)), ANSWER)
     assert cache.find(_scene(104)).kept is ANSWER  # a cell's mean is rounded, so not to the step
     assert cache.counters.near == 1
+
+
+def _twin(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two pixels of one cell in one another's place: other content, the same thumbnail."""
+    made = image.copy()
+    made[0, 0], made[3, 0] = image[3, 0], image[0, 0]
+    return made
+
+
+def _colours() -> NDArray[np.uint8]:
+    """(64, 64, 3), each channel another."""
+    return np.dstack([_scene(10), _scene(90), _scene(170)])
+
+
+def test_same_pixels_are_near_where_near_ones_are_taken() -> None:
+    cache = ResultCache(_manifest(near=0.02))
+    cache.keep(cache.find(_scene(100)), ANSWER)
+    assert cache.find(_scene(100)).kept is ANSWER
+    assert cache.find(encode_png(_scene(100))).kept is ANSWER
+    assert (cache.counters.exact, cache.counters.near, cache.counters.computed) == (0, 2, 1)
+
+
+def test_other_pixels_with_the_same_thumbnail_are_near_and_not_the_same() -> None:
+    cache = ResultCache(_manifest(near=0.02, sure=0.3))
+    cache.keep(cache.find(_scene()), ANSWER)
+    assert cache.find(_twin(_scene())).kept is ANSWER
+    assert (cache.counters.exact, cache.counters.near) == (0, 1)
+    cache.clear()
+    cache.keep(cache.find(_scene()), Kept(Answer(label="a", score=0.6, margin=0.2, top=())))
+    assert cache.find(_twin(_scene())).kept is None
+
+
+def test_unsure_answer_is_found_again_once_another_one_that_is_near_has_gone() -> None:
+    clock = Clock()
+    cache = ResultCache(_manifest(near=0.02, sure=0.3, max_age_s=10.0), now_s=clock)
+    cache.keep(cache.find(_scene(100)), Kept(Answer(label="a", score=0.6, margin=0.2, top=())))
+    clock.now_s = 5.0
+    cache.keep(cache.find(_scene(101)), OTHER)  # of an unsure scene: for its own content only
+    clock.now_s = 11.0  # the unsure answer is too old, the other is not
+    assert cache.find(_scene(102)).kept is None
+    assert cache.find(_scene(101)).kept is OTHER
+
+
+def test_channels_in_the_other_order_are_another_input() -> None:
+    cache = ResultCache(_manifest(near=0.0))
+    colours = _colours()
+    cache.keep(cache.find(colours), ANSWER)
+    assert cache.find(colours[:, :, ::-1]).kept is None
+
+
+@pytest.mark.parametrize("near", [0.0, 0.02])
+def test_view_of_bgr_pixels_is_found_again(near: float) -> None:
+    cache = ResultCache(_manifest(near=near))
+    bgr = _colours()
+    cache.keep(cache.find(bgr[:, :, ::-1]), ANSWER)
+    assert cache.find(bgr.copy()[:, :, ::-1]).kept is ANSWER
+
+
+def test_file_and_array_of_the_same_picture_are_near() -> None:
+    cache = ResultCache(_manifest(near=0.02))
+    held = cache.find(encode_png(_colours()))
+    assert (as_image(held.source) == _colours()).all()  # decoded once, and handed on as it lies in memory
+    cache.keep(held, ANSWER)
+    assert cache.find(_colours()).kept is ANSWER
+    assert cache.find(_colours()[:, :, ::-1]).kept is None
 
 
 def test_unsure_answer_stands_for_its_exact_content_only() -> None:

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
-from edgeloop.runtime.child import end_of, last_line, signal_name
+from edgeloop.runtime.child import OWN_GROUP, end_of, kill_group, last_line, signal_name
 
 _WAITS = """
 import signal, sys
@@ -68,6 +69,39 @@ def test_work_that_is_done_in_time_leaves_the_process_to_the_next() -> None:
             process.stdin.write(b"1")
             assert process.stdout.readline() == b"done\n"
         assert process.wait(60) == 0
+
+
+_STARTS_ANOTHER = """
+import subprocess, sys
+other = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+print(other.pid, flush=True)
+other.wait()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no groups of processes here")
+def test_group_is_ended_with_what_it_started() -> None:
+    command = [sys.executable, "-c", _STARTS_ANOTHER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **OWN_GROUP) as process:
+        assert process.stdout is not None
+        other = psutil.Process(int(process.stdout.readline()))
+        kill_group(process.pid)
+        assert end_of(process.wait(60)) == "was ended by SIGKILL"
+        other.wait(60)  # raises if it still runs
+
+
+_PRINTS = """
+import os
+from edgeloop.runtime.child import take_stdout
+answer = take_stdout()
+print("what a library says", flush=True)
+os.write(answer, b"the answer")
+"""
+
+
+def test_what_libraries_print_does_not_spoil_the_answer() -> None:
+    done = subprocess.run([sys.executable, "-c", _PRINTS], capture_output=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == (b"the answer", b"what a library says\n")
 
 
 def test_signal_that_nobody_named_has_its_number() -> None:

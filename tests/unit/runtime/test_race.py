@@ -12,7 +12,8 @@ from edgeloop.contracts.errors import Unavailable
 from edgeloop.contracts.manifest import EngineName, Variant
 from edgeloop.runtime.engines.port import Setting
 from edgeloop.runtime.outcome import Race
-from edgeloop.runtime.race import run_race, stragglers
+from edgeloop.runtime.race import Lane, ranking, run_race, stragglers
+from edgeloop.runtime.replay import Judge
 
 ROUNDS = [4, 10, 24, 60]
 SECONDS = 0.2
@@ -20,23 +21,51 @@ SECONDS = 0.2
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=12), st.sampled_from(ROUNDS))
 def test_the_fastest_never_leaves(latency_ms: list[float], rounds: int) -> None:
-    assert int(np.argmin(latency_ms)) not in stragglers(latency_ms, rounds)
+    assert int(np.argmin(latency_ms)) not in stragglers(latency_ms, latency_ms, rounds)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=12), st.sampled_from(ROUNDS))
 def test_nobody_within_4_percent_of_the_best_leaves(latency_ms: list[float], rounds: int) -> None:
-    left = stragglers(latency_ms, rounds)
+    left = stragglers(latency_ms, latency_ms, rounds)
     assert not [one for index, one in enumerate(latency_ms) if one <= 1.04 * min(latency_ms) and index in left]
 
 
 def test_who_is_far_behind_leaves_early_and_who_is_near_late() -> None:
     latency_ms = [1.0, 1.05, 1.2, 1.5, 2.0]
-    assert [stragglers(latency_ms, rounds) for rounds in ROUNDS] == [[4], [3, 4], [2, 3, 4], [1, 2, 3, 4]]
+    left = [stragglers(latency_ms, latency_ms, rounds) for rounds in ROUNDS]
+    assert left == [[4], [3, 4], [2, 3, 4], [1, 2, 3, 4]]
+
+
+def test_who_is_often_as_quick_as_the_best_stays_whatever_fell_on_its_other_turns() -> None:
+    assert stragglers([1.0, 1.0], [1.0, 50.0], 60) == []
+    assert stragglers([0.5, 2.0], [1.0, 2.0], 60) == [1]
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 5, 59, 61])
 def test_nobody_leaves_between_the_stated_rounds(rounds: int) -> None:
-    assert stragglers([1.0, 100.0], rounds) == []
+    assert stragglers([1.0, 100.0], [1.0, 100.0], rounds) == []
+
+
+def test_least_latency_wins_and_fewer_threads_where_it_is_not_told_apart() -> None:
+    assert ranking([1.0, 0.9, 0.8], [1, 2, 4]) == [2, 1, 0]
+    assert ranking([1.0, 0.99, 1.01], [4, 2, 1]) == [2, 1, 0]  # two hundredths are noise
+    assert ranking([1.02, 1.0, 1.01], [1, 1, 1]) == [1, 2, 0]
+    assert ranking([], []) == []
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 100), st.sampled_from([1, 2, 4])), min_size=1, max_size=12))
+def test_nobody_clearly_behind_wins(both: list[tuple[float, int]]) -> None:
+    latency_ms, threads = zip(*both, strict=True)
+    assert latency_ms[ranking(latency_ms, threads)[0]] <= 1.03 * min(latency_ms)
+
+
+def test_latency_of_a_candidate_is_the_median_of_its_turns() -> None:
+    bundle = as_bundle(make_parts())
+    lane = Lane(bundle.manifest.variants[0], Setting(threads=2), None, Judge(bundle, bundle.manifest.variants[0]))
+    assert lane.latency_ms == float("inf")
+    lane.took_ms.extend([0.5, 0.5, 1.0, 1.1, 1.2])  # quick when both threads are awake, and usually they are not
+    assert (lane.latency_ms, lane.hopeful_ms) == (1.0, 0.5)
+    assert lane.runner().latency_ms == 1.0
 
 
 def _with_second(parts: Parts, model: bytes) -> tuple[Parts, Variant]:

@@ -13,7 +13,7 @@ pytest.importorskip("httptools")
 import uvicorn
 from uvicorn.server import ServerState
 
-from edgeloop.serve.asgi import Reply, Request
+from edgeloop.serve.asgi import AtOnce, Reply, Request
 from edgeloop.serve.short import (
     MOST_BODY_BYTES,
     MOST_HEAD_BYTES,
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.anyio
 TIMEOUT_S = 30.0
 AT_ONCE = b"at once: "
 APP = b"by the app: "
+CHUNKED = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Server:
@@ -47,8 +48,11 @@ class Server:
     def connections(self) -> list[ShortWayProtocol]:
         return [one for one in self.state.connections if isinstance(one, ShortWayProtocol)]
 
-    def at_once(self, request: Request, _: object) -> Reply | None:
-        if request.path != "/echo" or len(request.body) > 1000:
+    def quick(self, method: str, path: str, _: object) -> AtOnce | None:
+        return self.at_once if path == "/echo" else None
+
+    def at_once(self, request: Request) -> Reply | None:
+        if len(request.body) > 1000:
             return None
         return Reply(AT_ONCE + request.body, extra=((b"x-seen", request.headers.get(b"x-told", b"none")),))
 
@@ -69,7 +73,7 @@ class Server:
             self.app, interface="asgi3", lifespan="off", log_level="critical", limit_concurrency=100
         )
         config.load()
-        made = partial(ShortWayProtocol, self.at_once, self.desk, config=config, server_state=self.state, app_state={})
+        made = partial(ShortWayProtocol, self.quick, self.desk, config=config, server_state=self.state, app_state={})
         listener = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
         self.port = listener.sockets[0].getsockname()[1]
         return listener
@@ -210,8 +214,9 @@ async def test_requests_of_other_sizes_on_one_connection_get_their_own_answers(a
         (request(b"x" * (MOST_BODY_BYTES + 1)), b"x" * (MOST_BODY_BYTES + 1)),
         (request(b"x", "/echo?a=b"), b"x"),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", b"x"),
+        (CHUNKED + b"1\r\nx\r\n2\r\nyy\r\n3\r\nzzz\r\n0\r\n\r\n", b"xyyzzz"),
     ],
-    ids=["elsewhere", "not so small", "large", "with a query", "chunked"],
+    ids=["elsewhere", "not so small", "large", "with a query", "chunked", "in several chunks"],
 )
 async def test_everything_else_is_the_apps_wherever_it_is_cut(
     server: Server, asker: Asker, data: bytes, body: bytes

@@ -17,7 +17,7 @@ import msgspec
 
 from edgeloop.contracts.errors import EdgeloopError, NotFound
 from edgeloop.contracts.manifest import EngineName
-from edgeloop.runtime.child import end_of, last_line
+from edgeloop.runtime.child import command_of, end_of, last_line, take_stdout
 from edgeloop.runtime.engines.find import list_accelerators, load_engine, probe_engine
 from edgeloop.runtime.engines.litert import load_delegate
 from edgeloop.runtime.engines.port import Setting
@@ -74,7 +74,7 @@ def try_setting(
 
 def try_out(trial: Trial, model: bytes = b"", *, timeout_s: float = TIMEOUT_S) -> Outcome:
     """Make a trial in a child; its death and its silence are outcomes too."""
-    command = [sys.executable, "-m", "edgeloop.runtime.engines.trial"]
+    command = command_of("edgeloop.runtime.engines.trial")
     asked = msgspec.json.encode(trial) + b"\n" + model
     try:
         done = subprocess.run(command, input=asked, capture_output=True, timeout=timeout_s, check=False)  # noqa: S603 our own module
@@ -109,9 +109,7 @@ def _attempt(trial: Trial, model: bytes) -> Outcome:
 
 
 def _main(asked: BinaryIO) -> None:
-    # Libraries that print to standard output must not spoil the answer.
-    answer = os.dup(1)
-    os.dup2(2, 1)
+    answer = take_stdout()
     trial = msgspec.json.decode(asked.readline(), type=Trial)
     try:
         outcome = _attempt(trial, asked.read())

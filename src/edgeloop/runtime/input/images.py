@@ -45,6 +45,10 @@ class Seen(NamedTuple):
         """The pixels in RGB order."""
         return _turned(self.pixels) if self.is_bgr else self.pixels
 
+    def rgb_view(self) -> Image:
+        """The same as a view: nothing is copied, and `see` knows its order again."""
+        return self.pixels[:, :, ::-1] if self.is_bgr else self.pixels
+
 
 def see(source: Source, *, what: str = "input", reduce_to: tuple[int, int] | None = None) -> Seen:
     """Bytes, a path or an array, with nothing moved in memory that need not be.

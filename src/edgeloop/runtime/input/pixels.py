@@ -30,11 +30,12 @@ from edgeloop.contracts.preprocess import (
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.engines.quantized import quantize_tensor
 from edgeloop.runtime.input.geometry import Geometric, Place, locate, place
+from edgeloop.runtime.input.image_steps import INTERPOLATION, grey
 from edgeloop.runtime.input.images import Image, Seen, see
 from edgeloop.runtime.input.lut import Put, Tables, fold, is_identity, is_same_for_all, put_into, put_planes
 from edgeloop.runtime.input.opencv import cv2
 from edgeloop.runtime.input.port import Geometry, Source
-from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, INTERPOLATION, check_steps, grey, preprocess
+from edgeloop.runtime.input.preprocess import CHANNELS_FIRST, check_steps, preprocess
 from edgeloop.runtime.input.stages import check_tensor, require_room
 
 _MOST_ROUTES = 8

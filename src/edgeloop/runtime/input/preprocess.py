@@ -1,12 +1,11 @@
 """The manifest's steps for images and tensors, applied one by one as they are written: the plain path.
 
 Each step is a pure function of an (H, W) or (H, W, C) array. This says what is right; `pixels` and `arrays` are the
-quick ways to the same. Neighbours: `contracts.preprocess` defines the steps, `geometry` places pixels.
+quick ways to the same. Neighbours: `contracts.preprocess` defines the steps, `image_steps` has those that need OpenCV.
 """
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import Any, assert_never
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,9 +16,7 @@ from edgeloop.contracts.manifest import InputSpec, Modality
 from edgeloop.contracts.preprocess import (
     CenterCrop,
     Colour,
-    ColourOrder,
     Grey,
-    Interpolation,
     Letterbox,
     Normalize,
     Resize,
@@ -27,22 +24,10 @@ from edgeloop.contracts.preprocess import (
     Scale,
     Step,
 )
-from edgeloop.runtime.input.geometry import Geometric, place
-from edgeloop.runtime.input.opencv import cv2
 from edgeloop.runtime.input.stages import name_of
-
-INTERPOLATION = {
-    Interpolation.AREA: cv2.INTER_AREA,
-    Interpolation.CUBIC: cv2.INTER_CUBIC,
-    Interpolation.LINEAR: cv2.INTER_LINEAR,
-    Interpolation.NEAREST: cv2.INTER_NEAREST,
-}
 
 CHANNELS_FIRST = "nchw"
 """The layout of models from PyTorch and of most in ONNX. Steps work on (H, W, C); channels move last of all."""
-
-_GREY_BITS = 15
-_BT601 = (9798, 19235, 3735)
 
 _MOST_FLOAT32 = float(np.finfo(np.float32).max)
 _LAYOUTS = ("nhwc", CHANNELS_FIRST, "nhw")
@@ -97,7 +82,9 @@ def apply_steps(array: NDArray[Any], steps: Iterable[Step], modality: Modality) 
         elif isinstance(step, Normalize):
             array = _normalize(array, step, is_grey=modality is Modality.IMAGE and array.ndim == 2)
         else:
-            array = _apply_to_image(array, step)
+            from edgeloop.runtime.input.image_steps import apply_to_image
+
+            array = apply_to_image(array, step)
     return array
 
 
@@ -111,28 +98,6 @@ def require_finite(values: NDArray[np.float32]) -> None:
     """Raise InvalidInput unless all are."""
     if not np.isfinite(values).all():
         raise InvalidInput("after preprocessing the input holds NaN or infinity; clean it before predicting")
-
-
-def grey(image: NDArray[Any], step: Grey) -> NDArray[Any]:
-    """(H, W) of an (H, W, 3) image in RGB order: of uint8 in whole numbers to uint8, else as the float sum comes."""
-    if image.dtype != np.uint8:
-        return np.asarray(image.astype(np.float32) @ np.asarray(step.weights_rgb, dtype=np.float32))
-    weights = whole_weights(step.weights_rgb)
-    if weights == _BT601:
-        # Equal on all 2^24 colours, and twenty times as fast.
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    summed = image.astype(np.int64) @ np.asarray(weights, np.int64)
-    return np.asarray(np.clip((summed + (1 << (_GREY_BITS - 1))) >> _GREY_BITS, 0, 255), dtype=np.uint8)
-
-
-def whole_weights(weights: tuple[float, float, float]) -> tuple[int, ...]:
-    """In 2^-15ths, rounded by largest remainder, so that they add up to what the real ones do."""
-    real = [weight * (1 << _GREY_BITS) for weight in weights]
-    whole = [math.floor(one) for one in real]
-    by_remainder = sorted(range(len(real)), key=lambda index: whole[index] - real[index])
-    for index in by_remainder[: round(sum(real)) - sum(whole)]:
-        whole[index] += 1
-    return tuple(whole)
 
 
 def _check_step(step: Step, seen: set[type]) -> None:
@@ -169,47 +134,6 @@ def _check_layout(spec: InputSpec) -> None:
             f"input {spec.name!r} has shape {spec.shape} in layout {spec.layout!r}; an image's layout is one of "
             f"{', '.join(_LAYOUTS)}, with a batch of 1"
         )
-
-
-def _apply_to_image(array: NDArray[Any], step: Step) -> NDArray[Any]:
-    if array.ndim not in (2, 3):
-        raise InvalidInput(f"step {name_of(step)!r} takes an (H, W) or (H, W, C) image, got {array.shape}")
-    if isinstance(step, Geometric):
-        return _placed(array, step)
-    is_grey = array.ndim == 2 or array.shape[2] == 1
-    if not is_grey and array.shape[2] != 3:
-        raise InvalidInput(f"step {name_of(step)!r} takes an (H, W) or (H, W, 3) image, got {array.shape}")
-    if isinstance(step, Grey):
-        return array if is_grey else grey(array, step)
-    if isinstance(step, Colour):
-        if is_grey:
-            return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
-        return array if step.order is ColourOrder.RGB else array[:, :, ::-1]
-    raise InvalidInput(f"step {name_of(step)!r} is not for images")
-
-
-def _placed(array: NDArray[Any], step: Geometric) -> NDArray[Any]:
-    to = place(step, *array.shape[:2])
-    match step:
-        case Resize() | ResizeShorter():
-            return _resized(array, to.height_px, to.width_px, step.interpolation)
-        case CenterCrop():
-            return array[-to.top : to.height_px - to.top, -to.left : to.width_px - to.left]
-        case Letterbox():
-            inner = _resized(array, to.inner_height_px, to.inner_width_px, step.interpolation)
-            canvas = np.full((to.height_px, to.width_px, *inner.shape[2:]), step.fill, inner.dtype)
-            canvas[to.top : to.top + to.inner_height_px, to.left : to.left + to.inner_width_px] = inner
-            return canvas
-    assert_never(step)
-
-
-def _resized(array: NDArray[Any], height_px: int, width_px: int, how: Interpolation) -> NDArray[Any]:
-    if array.shape[:2] == (height_px, width_px):
-        return array
-    try:
-        return np.asarray(cv2.resize(array, (width_px, height_px), interpolation=INTERPOLATION[how]))
-    except cv2.error as error:
-        raise InvalidInput(f"an array of {array.dtype} {array.shape} cannot be resized: {error.err}") from error
 
 
 def _normalize(array: NDArray[Any], step: Normalize, *, is_grey: bool) -> NDArray[Any]:

@@ -55,6 +55,12 @@ def _try(accelerator: str, *, timeout_s: float = 60.0) -> str | None:
     return try_setting(EngineName.LITERT, probe_model(EngineName.LITERT), setting, timeout_s=timeout_s)
 
 
+def test_what_lies_in_the_working_folder_takes_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('a stranger was imported')")
+    monkeypatch.chdir(tmp_path)
+    assert try_setting(EngineName.LITERT, probe_model(EngineName.LITERT), Setting()) is None
+
+
 @pytest.mark.parametrize("name", list(EngineName))
 def test_setting_that_works_has_no_problem(name: EngineName) -> None:
     assert try_setting(name, probe_model(name), Setting(threads=2)) is None

@@ -27,7 +27,8 @@ from edgeloop.contracts.preprocess import (
     Step,
     Window,
 )
-from edgeloop.runtime.input.preprocess import check_steps, grey, preprocess, whole_weights
+from edgeloop.runtime.input.image_steps import grey, whole_weights
+from edgeloop.runtime.input.preprocess import check_steps, preprocess
 
 RNG = np.random.default_rng(7)
 COLOURS = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)

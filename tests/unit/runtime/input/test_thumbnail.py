@@ -38,6 +38,14 @@ def test_grey_image_gives_what_it_gives_in_three_channels(size: tuple[int, int])
     assert np.abs(thumbnail(grey).astype(int) - thumbnail(colour)).max() <= 1  # one rounding more
 
 
+@pytest.mark.parametrize("size", [(480, 640), (28, 28)], ids=str)
+def test_order_of_channels_makes_no_difference_if_it_is_told(size: tuple[int, int]) -> None:
+    image = _scene(*size)
+    turned = np.ascontiguousarray(image[:, :, ::-1])
+    assert (thumbnail(turned, is_bgr=True) == thumbnail(image)).all()
+    assert (thumbnail(turned) != thumbnail(image)).any()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (17, 5), (97, 96)], ids=str)
 def test_image_of_any_size_has_one(size: tuple[int, int]) -> None:
     assert (thumbnail(np.full(size, 90, np.uint8)) == 90).all()

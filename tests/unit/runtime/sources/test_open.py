@@ -1,3 +1,4 @@
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def test_url_without_a_host_is_refused(url: str) -> None:
 def test_video_url_is_for_images_only(source: str, spec: object) -> None:
     with pytest.raises(InvalidInput, match="gives images"):
         open_source(source, spec, ())  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
+@pytest.mark.timeout(30)
+def test_pictures_in_memory_are_files_and_no_camera() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for place in (Path(folder), Path(folder, "0.png")):
+            Path(folder, "0.png").write_bytes(PNG)
+            assert [frame.name for frame in open_source(place, IMAGE, ()).frames(threading.Event())] == ["0.png"]
 
 
 @pytest.mark.parametrize("source", [97, "97", "/dev/video97", Path("/dev/video97")], ids=str)
