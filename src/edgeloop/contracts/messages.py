@@ -1,4 +1,4 @@
-"""The uplink's five verbs as messages; docs/wire.md draws them.
+"""The uplink's verbs as messages; docs/wire.md draws them.
 
 Every message bears a schema version. Byte fields are raw in MessagePack and base64 in JSON. Neighbours:
 `transport.uplink` sends them, `hub.routes` receives them, `contracts.codec` turns them into bytes.
@@ -29,6 +29,15 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 
 MAX_TARGETS_BYTES = 8_000_000
 """The largest list of all that is published, signed, that a device takes."""
+
+MAX_TRUST_BYTES = 1024 * 1024
+"""The most signed metadata in one answer: of what does not fit, each file is asked for by itself."""
+
+MAX_ALONG_BYTES = 64 * 1024
+"""The most bytes of bundles' files that come along with signed metadata."""
+
+MAX_PLACES = 256
+"""Of so many repositories one request may ask for the metadata: a node, for itself and its devices."""
 
 MAX_REPORT_BYTES = 64 * 1024
 """The largest report that a hub takes, as MessagePack: a node passes on those of all its devices in one request."""
@@ -310,6 +319,45 @@ class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
     desired: tuple[Desired, ...] = ()
     upstream_reachable: bool = True
     rejected: tuple[RejectedReport, ...] = ()
+    schema: int = SCHEMA
+
+
+# ---- trust
+
+Place = Annotated[str, msgspec.Meta(pattern=r"^(?:images|director/[a-z0-9][a-z0-9-]{0,62})\Z")]
+"""Where a TUF repository's metadata is: what exists, or what one device runs."""
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Versions of the metadata that the asker has of one repository; 0 for none."""
+
+    root: Count = 0
+    timestamp: Count = 0
+    snapshot: Count = 0
+    targets: Count = 0
+
+
+class TrustRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask for all signed metadata that is not held.
+
+    along_bytes: most bytes of small files of what is newly assigned that are to come with it; 0 for none.
+    """
+
+    held: Annotated[dict[Place, Held], msgspec.Meta(max_length=MAX_PLACES)]
+    along_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_ALONG_BYTES)] = 0
+    schema: int = SCHEMA
+
+
+class TrustReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Files by the paths at which each could be fetched. Nothing here is believed for coming in this way.
+
+    whole: places of which all that differs from what is held is here: a root that is not among it is not there, a
+    timestamp that is not is the one that is held. along: of bundles, files that the asker will want next.
+    """
+
+    whole: tuple[Place, ...] = ()
+    metadata: dict[str, bytes] = {}
+    along: dict[str, bytes] = {}
     schema: int = SCHEMA
 
 

@@ -7,12 +7,10 @@ does not outlive it. Neighbours: `examine` is that process, `update` asks; `isol
 
 import asyncio
 import os
-import signal
-import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import psutil
@@ -26,7 +24,7 @@ from edgeloop.device.examine import Findings, Question
 from edgeloop.device.exchange import Order
 from edgeloop.device.isolated import put_to_work, put_to_work_when_asked
 from edgeloop.device.slots import AtWork
-from edgeloop.runtime.child import end_of, last_line, signal_name
+from edgeloop.runtime.child import FROM_OUTSIDE, OWN_GROUP, command_of, end_of, kill_group, last_line, signal_name
 
 _log = structlog.get_logger(__name__)
 _MOST_ANSWER_BYTES = 64 * 1024
@@ -55,12 +53,8 @@ async def ask_process(question: Question, manifest: bytes) -> Findings:
 
     Takes at most question.within_s; cancelled, it leaves no process.
     """
-    # -P: else -m would import what lies in the working folder before what is installed.
-    command = (sys.executable, "-P", "-m", "edgeloop.device.examine")
-    # A group of its own, to be ended with all that it started; not a session, which Linux would schedule apart from
-    # the agent's, so that its low priority would count for nothing.
-    group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, **group)
+    command = command_of("edgeloop.device.examine")
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, **OWN_GROUP)
     try:
         async with asyncio.timeout(question.within_s):
             said, noise = await _converse(process, to_json(question) + b"\n" + manifest)
@@ -194,11 +188,7 @@ async def _read(stream: asyncio.StreamReader, kept: slice) -> bytes:
 async def _end(process: Process) -> None:
     """Kill it and what it started, if it still runs, and wait until it is gone."""
     if process.returncode is None:
-        with suppress(ProcessLookupError):
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
+        kill_group(process.pid)
     await process.wait()
 
 
@@ -209,10 +199,10 @@ def outcome_of(code: int, said: bytes, noise: bytes) -> Findings:
             return msgspec.json.decode(said, type=Findings)
         except msgspec.DecodeError as error:
             return Findings(failure=f"its process gave no answer ({error}): {last_line(noise)}", is_passing=True)
-    if code == -signal.SIGKILL:
+    if -code in FROM_OUTSIDE:
         return Findings(
-            failure="its process was ended by SIGKILL, as the system does when memory runs out; free some, or assign a "
-            "smaller variant",
+            failure=f"its process was ended by {signal_name(-code)}, as is done when memory runs out; free some, or "
+            "assign a smaller variant",
             is_passing=True,
         )
     if code < 0:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from edgeloop.bundle.archive import Bundle, parse_manifest
 from edgeloop.bundle.shelf import Shelf
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, Unavailable
-from edgeloop.device.exchange import Asked, Loaded, Order, Said, packed, read_header
-from edgeloop.runtime.child import Bounded, die_first, end_with
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
+from edgeloop.device.exchange import Asked, Loaded, Order, Said, packed, read_header, write_some
+from edgeloop.runtime.child import Bounded, die_first, end_with, take_stdout
 
 if TYPE_CHECKING:
     from edgeloop.runtime.answering import Answering
@@ -64,9 +64,7 @@ def _load(order: Order, manifest: bytes) -> "tuple[Answering, Loaded]":
     from edgeloop.runtime.load import load_fastest
 
     bundle = Bundle(parse_manifest(manifest), Shelf(Path(order.shelf)), manifest_bytes=manifest)
-    variant = next((one for one in bundle.manifest.variants if one.file == order.variant), None)
-    if variant is None:
-        raise Corrupt(f"{bundle.manifest.ref} has no variant {order.variant[:12]}")
+    variant = bundle.variant(order.variant)
     predictor = load_fastest(bundle, [variant], threads=order.threads, race_s=0.0, folder=Path(order.races))
     told = Loaded(setting=str(predictor.setting), is_raced=predictor.race is not None)
     return Answering(predictor, cache=order.cache), told
@@ -96,11 +94,7 @@ def _tried(work: Callable[[], Said]) -> Said:
 def _say(pipe: int, said: Said) -> None:
     parts = packed(said)
     while parts:
-        written = os.writev(pipe, parts)
-        while parts and written >= parts[0].nbytes:
-            written -= parts.pop(0).nbytes
-        if parts:
-            parts[0] = parts[0][written:]
+        write_some(pipe, parts)
 
 
 def _work(stream: BufferedReader, pipe: int) -> None:
@@ -136,9 +130,7 @@ def _work(stream: BufferedReader, pipe: int) -> None:
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the agent, which ends this process
-    # Libraries that print to standard output must not spoil the answers.
-    pipe = os.dup(1)
-    os.dup2(2, 1)
+    pipe = take_stdout()
     die_first()
     with open(0, "rb", closefd=False) as stream, suppress(BrokenPipeError):  # then the agent has ended
         _work(stream, pipe)

@@ -35,7 +35,7 @@ async def _run(config: DeviceConfig, member: Membership, on_ready: Callable[[Mem
         task = asyncio.create_task(agent.run())
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, task.cancel)
+            loop.add_signal_handler(name, end_once, task)
         on_ready(member)
         supervisor = Supervisor(os.environ)
         supervisor.ready()
@@ -45,3 +45,9 @@ async def _run(config: DeviceConfig, member: Membership, on_ready: Callable[[Mem
             return
         finally:
             supervisor.ending()
+
+
+def end_once(task: "asyncio.Task[None]") -> None:
+    """Cancel it; a second signal must not cut into what the first one makes it finish."""
+    if not task.cancelling():
+        task.cancel()

@@ -1,10 +1,10 @@
 """Who answers a frame: the active version, the one before it in its shadow, or that one in its stead.
 
 Rules kept here: each frame is answered within a second of when it could have been, where any version can answer it; a
-version on watch that crashes, fails or is late is stood in for by the one before it; a trusted version whose process
-died is asked once more, in a new one, and a frame that it does not survive twice is an error; a shadow costs no
-reading. How a process died is told, and judged elsewhere. Neighbours: `infer` asks for each frame, `blame` judges,
-`watch` counts.
+version on watch that crashes, fails or is late is stood in for by the one before it; what the one before cannot read
+either says nothing of the one on watch; a trusted version whose process died is asked once more, in a new one, and a
+frame that it does not survive twice is an error; a shadow costs no reading. How a process died is told, and judged
+elsewhere. Neighbours: `infer` asks for each frame, `blame` judges, `watch` counts.
 """
 
 import random
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
-from edgeloop.contracts.errors import EdgeloopError
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.device.isolated import Resting
 from edgeloop.device.slots import AtWork, Slot, Slots
@@ -59,8 +59,8 @@ class _OnWatch:
     """What is known of a slot that is on watch.
 
     took_s: by the old version at best, 0.0 while it has computed nothing. deaths: of the old version's processes.
-    frame: that the old version was asked last, and beside what it said, None if nothing; owed: what it said to the
-    frame that the new version is late with.
+    frame: that the old version was asked last, and beside what it said, None if nothing; is_unreadable: since it cannot
+    read that frame. owed: what it said to the frame that the new version is late with.
     """
 
     watch: Watch
@@ -69,6 +69,7 @@ class _OnWatch:
     has_crashed: bool = False
     frame: "Frame | None" = None
     beside: Prediction | None = None
+    is_unreadable: bool = False
     owed: Prediction | None = None
 
 
@@ -97,7 +98,7 @@ class Asking:
         try:
             return self._by_watched(frame, slot, known)
         except EdgeloopError as error:
-            is_its_own = self._heed(error, slot, known)
+            is_its_own = self._heed(error, frame, slot, known)
             instead = self._shadow(frame, slot, known)
             if instead is None and isinstance(error, Resting):
                 return self.answers(frame, self._rested(slot, error))
@@ -158,15 +159,23 @@ class Asking:
         known.watch.saw(prediction, shadow)
         return Answers(prediction, shadow)
 
-    def _heed(self, error: EdgeloopError, slot: Slot, known: _OnWatch) -> bool:
+    def _heed(self, error: EdgeloopError, frame: "Frame", slot: Slot, known: _OnWatch) -> bool:
         """Whether it speaks against the version on watch that it said this; count and tell it if so."""
         if isinstance(error, Died):
             self._on_death(slot.active, error)
             known.has_crashed |= error.is_crash
         if isinstance(error, Late | Resting) or (isinstance(error, Died) and not error.is_crash):
             return False
+        if not isinstance(error, Died) and self._is_unreadable(frame, slot, known):
+            known.watch.passes_over()
+            return False
         known.watch.failed()
         return True
+
+    def _is_unreadable(self, frame: "Frame", slot: Slot, known: _OnWatch) -> bool:
+        """Whether the old version cannot read it either, such as a picture that was cut off."""
+        self._shadow(frame, slot, known)
+        return known.is_unreadable
 
     def _can_stand_in(self, slot: Slot, known: _OnWatch) -> bool:
         return slot.shadow is not None and known.watch.compares and known.deaths < _MOST_SHADOWS
@@ -174,7 +183,7 @@ class Asking:
     def _shadow(self, frame: "Frame", slot: Slot, known: _OnWatch) -> Prediction | None:
         """The old version's answer to the same frame, asked once; None if it cannot give one, or takes other inputs."""
         if known.frame is not frame:
-            known.frame, known.beside = frame, None
+            known.frame, known.beside, known.is_unreadable = frame, None, False
             if self._can_stand_in(slot, known):
                 known.beside = self._ask_shadow(frame, slot, known)
         return known.beside
@@ -186,6 +195,7 @@ class Asking:
             made = slot.shadow.answer(frame)
         except EdgeloopError as error:
             known.deaths += isinstance(error, Died)
+            known.is_unreadable = isinstance(error, InvalidInput | Corrupt)
             _log.warning("shadow_failed", source=frame.name, code=error.code, detail=str(error))
             return None
         if not made.cached:

@@ -60,9 +60,9 @@ def agent_on_watch(ended: Ended, *, ends: int, has_older: bool) -> Blame | None:
     return None
 
 
-def agent_trusted(ended: Ended, update: Update | None, *, crashes: int) -> Blame | None:
+def agent_trusted(ended: Ended, update: Update | None, *, crashes: int, has_older: bool) -> Blame | None:
     """Whether a version that was trusted goes back for it. crashes: in a row, this one among them."""
-    if not counts_against_trusted(ended, update) or crashes < MOST_ENDS:
+    if not counts_against_trusted(ended, update) or crashes < MOST_ENDS or not has_older:
         return None
     return Blame(f"the agent's process crashed {crashes} times in a row: {ended.crash}", for_good=False)
 

@@ -7,7 +7,7 @@ power cut, which leave nothing.
 import faulthandler
 from pathlib import Path
 
-from edgeloop.bundle.durable import storage_error
+from edgeloop.bundle.durable import translated
 
 _FILE = "crash.txt"
 _FATAL = "Fatal Python error: "
@@ -20,13 +20,11 @@ def arm(folder: Path) -> str:
     The file stays open as long as the process lives. Raises Unavailable if it cannot be written.
     """
     path = folder / _FILE
-    try:
+    with translated(path, doing="write"):
         with path.open("ab+") as file:
             file.seek(0)
             said = file.read(_MOST_BYTES).decode(errors="replace")
         faulthandler.enable(path.open("wb"), all_threads=False)
-    except OSError as error:
-        raise storage_error(error, path, size_bytes=0) from error
     return _named(said)
 
 

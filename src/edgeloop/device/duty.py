@@ -84,8 +84,8 @@ class Duty:
                 _log.error("active_version_is_damaged", bundle=active.bundle, detail=str(error))
                 with suppress(Unavailable):  # what the disk does not give up it is asked for another time
                     self._shelf.forget(active.ref)
-                self._versions.fall_back(active, f"does not load any more: {error}")
-                self._on_change()
+                if self._versions.fall_back(active, f"does not load any more: {error}"):
+                    self._on_change()
             except EdgeloopError as error:
                 if not self._is_left_for(active, error):
                     self._stand_in_for(active, error)
@@ -106,13 +106,14 @@ class Duty:
 
     def leave(self, update: Update, *, for_good: bool) -> None:
         """Go back from what is on watch, at once, also while the disk takes nothing. update: how it ended. for_good:
-        and never try this content again."""
-        slot, previous, left = self._slots.current, self._versions.previous, self._versions.active
-        shadow = None if previous is None else self._at_work(previous)
-        if slot is not None and shadow is not None:
-            self._slots.put(Slot(shadow))
-        self._versions.go_back(update, for_good=for_good)
-        self._unlist(left)
+        and never try this content again. Where it was left meanwhile, see `heed`, that stands."""
+        left, previous = self._versions.active, self._versions.previous
+        if left is not None and left.manifest_sha256 == update.assignment.manifest_sha256:
+            shadow = None if previous is None else self._at_work(previous)
+            if shadow is not None:
+                self._slots.put(Slot(shadow))
+            if self._versions.go_back(left, update, for_good=for_good):
+                self._unlist(left)
         self.start()
 
     def _slot_of(self, version: AtWork, *, on_watch: bool) -> Slot:
@@ -179,10 +180,8 @@ class Duty:
                 _log.warning("older_version_does_not_load", bundle=one.bundle, detail=str(error))
         return None
 
-    def _unlist(self, left: Installed | None) -> None:
+    def _unlist(self, left: Installed) -> None:
         """What the shelf lists may run: see `recovery`."""
-        if left is None:
-            return
         try:
             self._shelf.unlist(left.ref)
         except Unavailable as error:
@@ -214,12 +213,10 @@ class Duty:
     def open(self, installed: Installed) -> tuple[Bundle, Variant]:
         """What is on the shelf of it. Raises NotFound, InvalidInput or Corrupt."""
         bundle = self._shelf.open(installed.ref)
-        for variant in bundle.manifest.variants:
-            if variant.file == installed.variant:
-                if not self._shelf.has(variant.file):
-                    raise NotFound(f"{installed.bundle} has lost its file {installed.variant[:12]}; it is fetched anew")
-                return bundle, variant
-        raise Corrupt(f"{installed.bundle} has no variant {installed.variant[:12]} any more")
+        variant = bundle.variant(installed.variant)
+        if not self._shelf.has(variant.file):
+            raise NotFound(f"{installed.bundle} has lost its file {installed.variant[:12]}; it is fetched anew")
+        return bundle, variant
 
     # ---- what died
 
@@ -229,7 +226,10 @@ class Duty:
 
     def _count_death(self, bundle: str, death: Died) -> None:
         is_in_a_row = death.lived_s < blame.STEADY_S
-        self._versions.count_death(bundle, str(death), is_crash=death.is_crash, is_in_a_row=is_in_a_row)
+        # On watch, slow ones go back for now, as killed ones do. What is trusted is left only for crashes; and what
+        # died, and then does not load, answers nobody until it is left.
+        is_crash = death.is_crash or (death.is_slow and not self.is_on_watch)
+        self._versions.count_death(bundle, str(death), is_crash=is_crash, is_in_a_row=is_in_a_row)
 
     def blamed(self) -> blame.Blame | None:
         """Why the active version is to be left for what became of its processes, if it is."""
@@ -253,26 +253,27 @@ class Duty:
             update = self._versions.update
             assert update is not None
             done = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=found.reason)
-            self._versions.go_back(done, for_good=found.for_good)
+            is_left = self._versions.go_back(active, done, for_good=found.for_good)
         else:
-            self._versions.fall_back(active, found.reason)
-        self._unlist(active)
-        self._on_change()
+            is_left = self._versions.fall_back(active, found.reason)
+        if is_left:
+            self._unlist(active)
+            self._on_change()
 
     def _blamed_for(self, ended: Ended) -> blame.Blame | None:
         """The same for how the agent's process before this one ended, which is counted."""
-        update = self._versions.update
+        update, has_older = self._versions.update, self._versions.previous is not None
         if ended.is_clean:
             return None
         if update is not None and self.is_on_watch:
             ends = update.tries + 1
-            found = blame.agent_on_watch(ended, ends=ends, has_older=self._versions.previous is not None)
+            found = blame.agent_on_watch(ended, ends=ends, has_older=has_older)
             if found is None:
                 self._versions.count(msgspec.structs.replace(update, tries=ends))
             return found
         if not blame.counts_against_trusted(ended, update):
             return None
-        return blame.agent_trusted(ended, update, crashes=self._versions.count_crash())
+        return blame.agent_trusted(ended, update, crashes=self._versions.count_crash(), has_older=has_older)
 
     def _load_or_wait(self, installed: Installed) -> AtWork:
         """A kill is no reason to leave it: its process is started for the first frame, and again."""
@@ -298,10 +299,13 @@ class Duty:
 
 
 async def in_full(call: Callable[[], T]) -> T:
-    """Do it beside the event loop; who is cancelled meanwhile is so only when it is done."""
+    """Do it beside the event loop; who is cancelled meanwhile, however often, is so only when it is done."""
     task = asyncio.create_task(asyncio.to_thread(call))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        task.exception()  # of what nobody waits for any more
         raise

@@ -24,9 +24,9 @@ import msgspec
 from edgeloop.bundle.archive import Bundle, parse_manifest
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.codec import to_json
-from edgeloop.contracts.errors import Corrupt, EdgeloopError
+from edgeloop.contracts.errors import EdgeloopError, Unavailable
 from edgeloop.contracts.manifest import Variant
-from edgeloop.runtime.child import die_first, end_with
+from edgeloop.runtime.child import die_first, end_with, take_stdout
 
 _GRACE_S = 5.0
 """After its deadline the agent ends this process, with a word on why; it ends by itself only if there is no agent."""
@@ -53,8 +53,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. failure: why the variant may not run here, None if it may.
 
-    is_passing: the failure says something of this moment on this machine, such as its free memory, and nothing of the
-    model; another time it may do. latency_p50_ms: in the setting that answers soonest; 0.0 where it was not timed.
+    is_passing: the failure says something of this moment on this machine, such as its free memory, its disk or an
+    engine that is not there, and nothing of the model; another time it may do. latency_p50_ms: in the setting that
+    answers soonest; 0.0 where it was not timed.
     """
 
     failure: str | None = None
@@ -67,21 +68,32 @@ def examine(question: Question, manifest: bytes) -> Findings:
     """Prove, race and time a variant. Whatever it fails of is told in the findings."""
     bundle = Bundle(parse_manifest(manifest), Shelf(Path(question.shelf)), manifest_bytes=manifest)
     try:
-        variant = next((one for one in bundle.manifest.variants if one.file == question.variant), None)
-        if variant is None:
-            raise Corrupt(f"{bundle.manifest.ref} has no variant {question.variant[:12]}")
+        variant = bundle.variant(question.variant)
         with ThreadPoolExecutor(1, initializer=_give_way) as polite:
             proven = polite.submit(_prove_and_race, bundle, variant, question).result()
         return proven if proven.failure is not None else _timed(bundle, variant, question, proven)
     except EdgeloopError as error:
-        return Findings(failure=f"does not run: {error}")
+        is_of_here = isinstance(error, Unavailable) or not _is_whole(bundle, question.variant)
+        return Findings(failure=f"does not run: {error}", is_passing=is_of_here)
     except MemoryError:
         return Findings(failure="it ran out of memory here", is_passing=True)
 
 
+def _is_whole(bundle: Bundle, variant: str) -> bool:
+    """Whether what it was tried with is what the manifest says; else it was the disk that failed."""
+    try:
+        for sha256 in (*bundle.manifest.shared_files, variant):
+            bundle.read(sha256)
+    except EdgeloopError:
+        return False
+    return True
+
+
 def _give_way() -> None:
     if sys.platform == "linux":  # where priorities are a thread's own, and the threads' that it starts
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _POLITE)
+        mine = threading.get_native_id()
+        # Of an agent that is more polite already: to be less so is a right of root's.
+        os.setpriority(os.PRIO_PROCESS, mine, max(_POLITE, os.getpriority(os.PRIO_PROCESS, mine)))
 
 
 def _prove_and_race(bundle: Bundle, variant: Variant, question: Question) -> Findings:
@@ -128,9 +140,7 @@ def _timed(bundle: Bundle, variant: Variant, question: Question, proven: Finding
 
 
 def _main(asked: BinaryIO) -> None:
-    # Libraries that print to standard output must not spoil the answer.
-    answer = os.dup(1)
-    os.dup2(2, 1)
+    answer = take_stdout()
     question = msgspec.json.decode(asked.readline(), type=Question)
     end_with(question.parent, within_s=question.within_s + _GRACE_S)
     die_first()

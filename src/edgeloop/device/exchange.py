@@ -8,6 +8,7 @@ bounded before it is read.
 Neighbours: `worker` is the agent's end, `answer` the other.
 """
 
+import os
 import struct
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -85,6 +86,15 @@ def packed(header: msgspec.Struct, body: "bytes | memoryview" = b"") -> list[mem
     return [memoryview(PREFIX.pack(len(said), data.nbytes) + said), data]
 
 
+def write_some(pipe: int, parts: list[memoryview]) -> None:
+    """As much of a message as the pipe takes at once; what is left of it stays in parts."""
+    written = os.writev(pipe, parts)
+    while parts and written >= parts[0].nbytes:
+        written -= parts.pop(0).nbytes
+    if parts:
+        parts[0] = parts[0][written:]
+
+
 def asked_of(frame: "Frame", *, forgets: bool = False) -> tuple[Asked, "bytes | memoryview"]:
     """A frame as a message. Its data are bytes or an array, as sources hand them over."""
     data: Any = frame.data
@@ -104,7 +114,7 @@ def asked_of(frame: "Frame", *, forgets: bool = False) -> tuple[Asked, "bytes | 
     return asked, body
 
 
-def lengths_of(prefix: bytes) -> tuple[int, int]:
+def lengths_of(prefix: bytes | bytearray) -> tuple[int, int]:
     """How long header and body are. Raises Corrupt if they are longer than any of ours."""
     header_bytes, body_bytes = PREFIX.unpack(prefix)
     if header_bytes > MOST_HEADER_BYTES or body_bytes > MOST_BODY_BYTES:

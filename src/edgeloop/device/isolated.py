@@ -16,7 +16,7 @@ from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Unavaila
 from edgeloop.contracts.manifest import Variant
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.device.exchange import Order
-from edgeloop.device.worker import Died, Late, Worker
+from edgeloop.device.worker import Died, Late, Slow, Worker
 
 if TYPE_CHECKING:
     from edgeloop.runtime.sources.port import Frame
@@ -125,7 +125,8 @@ class Isolated:
             self._lost()
             # An engine that is not there any more, or a disk that failed once, is not the version's fault.
             is_its_own = isinstance(error, Corrupt | NotFound)
-            raise Died(f"does not load any more: {error}", is_crash=is_its_own, lived_s=0.0) from error
+            is_slow = isinstance(error, Slow)
+            raise Died(f"does not load any more: {error}", is_crash=is_its_own, is_slow=is_slow, lived_s=0.0) from error
         self._is_fresh = True
 
     def _lost(self) -> None:
@@ -137,7 +138,7 @@ class Isolated:
 
 def put_to_work(order: Order, bundle: Bundle, variant: Variant) -> Isolated:
     """A version with its process ready. Raises Died, or what loading raises."""
-    made = Isolated(bundle, variant, lambda: Worker.start(order, bundle.manifest_bytes))
+    made = put_to_work_when_asked(order, bundle, variant)
     made.load()
     return made
 

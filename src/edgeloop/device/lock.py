@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from edgeloop.bundle.durable import storage_error
+from edgeloop.bundle.durable import translated
 from edgeloop.contracts.errors import Refused
 
 if os.name == "posix":
@@ -21,10 +21,8 @@ def only_agent(folder: Path) -> Iterator[None]:
 
     On Windows nothing is locked.
     """
-    try:
+    with translated(folder / _FILE, doing="write"):
         file = (folder / _FILE).open("ab")
-    except OSError as error:
-        raise storage_error(error, folder / _FILE, size_bytes=0) from error
     with file:
         if not _locked(file):
             raise Refused(f"an agent is at work in {folder} already; two would spoil what it keeps")

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.messages import Assignment
-from edgeloop.device.update import Supply
+from edgeloop.device.downloads import Supply
 from edgeloop.transport.budget import Budget
 from edgeloop.transport.metering import Meter
 from edgeloop.transport.uplink import Uplink
 
 
 class MeteredSupply:
-    """Implements update.Supply over another one.
+    """Implements downloads.Supply over another one.
 
     on_wait: told when a download begins to wait, and when it goes on. The signed words, some kilobytes, never wait.
     """
@@ -38,6 +38,10 @@ class MeteredSupply:
     async def check(self, target: str, sha256: str) -> int:
         """See Supply.check."""
         return await self._supply.check(target, sha256)
+
+    def is_at_hand(self, target: str) -> bool:
+        """See Supply.is_at_hand."""
+        return self._supply.is_at_hand(target)
 
     async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
         """See Supply.fetch."""

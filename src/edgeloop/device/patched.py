@@ -27,7 +27,8 @@ from edgeloop.contracts.manifest import Manifest
 from edgeloop.contracts.messages import Assignment, PatchOffer
 from edgeloop.contracts.names import NOTHING, PatchName, file_target
 from edgeloop.contracts.output import Embedding
-from edgeloop.device.update import Supply
+from edgeloop.device.downloads import Supply
+from edgeloop.device.duty import in_full
 from edgeloop.transport.uplink import Uplink
 
 _log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ class Base:
 
 
 class PatchedSupply:
-    """Implements update.Supply over another one, which brings patches and, without one, whole files."""
+    """Implements downloads.Supply over another one, which brings patches and, without one, whole files."""
 
     def __init__(self, supply: Supply, uplink: Uplink) -> None:
         self._supply = supply
@@ -74,9 +75,14 @@ class PatchedSupply:
             self._manifest_sha256 = sha256
         return size_bytes
 
+    def is_at_hand(self, target: str) -> bool:
+        """See Supply.is_at_hand."""
+        return self._supply.is_at_hand(target)
+
     async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
         """See Supply.fetch."""
-        if size_bytes < LEAST_BYTES or not await self._by_patch(target, shelf, sha256, size_bytes):
+        is_quick = size_bytes < LEAST_BYTES or self._supply.is_at_hand(target)
+        if is_quick or not await self._by_patch(target, shelf, sha256, size_bytes):
             await self._supply.fetch(target, shelf, sha256, size_bytes)
 
     async def _by_patch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> bool:
@@ -91,7 +97,8 @@ class PatchedSupply:
                 return False
             shelf.require_room(offer.size_bytes - _have_bytes(offer, patches) + size_bytes)
             await self._bring(offer, patches)
-            await _to_its_end(partial(_make, shelf, patches, offer, base, sha256, size_bytes))
+            # In full: what comes next may write the same file.
+            await in_full(partial(_make, shelf, patches, offer, base, sha256, size_bytes))
         except _StillToCome as error:
             raise Unavailable(str(error)) from error
         except EdgeloopError as error:
@@ -118,7 +125,7 @@ class PatchedSupply:
         )
 
     async def _bring(self, offer: PatchOffer, patches: Shelf) -> None:
-        await asyncio.to_thread(_clear, patches, offer.sha256)
+        await asyncio.to_thread(patches.keep_files, {offer.sha256})  # one comes in at a time
         if patches.has(offer.sha256):
             return
         had_bytes, traffic_bytes = _have_bytes(offer, patches), self._uplink.traffic_bytes["fetch"]
@@ -159,17 +166,6 @@ class _StillToCome(Unavailable):
     """The link broke, or the node that carries the patch does not have all of it yet: worth waiting for."""
 
 
-async def _to_its_end(work: Callable[[], None]) -> None:
-    """Do it on a thread; a cancellation waits for its end, since what comes next may write the same file."""
-    task = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        task.exception()  # of a try that nobody waits for any more
-        raise
-
-
 def _make(shelf: Shelf, patches: Shelf, offer: PatchOffer, base: Base | None, sha256: str, size_bytes: int) -> None:
     """What is wanted, onto the shelf, and the patch off its own. Raises Corrupt if the patch does not make it."""
     shelf.discard_part(sha256)  # of a try that was killed, or of the file itself
@@ -188,13 +184,6 @@ def _have_bytes(offer: PatchOffer, patches: Shelf) -> int:
     if patches.has(offer.sha256):
         return offer.size_bytes
     return min(offer.size_bytes, patches.part_size_bytes(offer.sha256))
-
-
-def _clear(patches: Shelf, but: str) -> None:
-    """Keep no other patch: one comes in at a time."""
-    for path in (patches.folder / "files").glob("*"):
-        if path.name.removesuffix(".part") != but:
-            patches.remove(path.name.removesuffix(".part"))
 
 
 def _kept(shelf: Shelf, name: str) -> Iterator[Bundle]:

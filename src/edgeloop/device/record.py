@@ -1,8 +1,8 @@
 """What the device has to say, into the outbox, whatever the disk does.
 
-Rules kept here: nothing that the disk does reaches who has something to say; what finds no room is counted; alerts that
-find none are kept in mind, and written as soon as there is room; the trouble is told once when it begins, and once, in
-the log and as an alert, when it is over.
+Rules kept here: nothing that the disk does reaches who has something to say; what cannot be written is counted;
+alerts that cannot be are kept in mind, and written as soon as they can be; the trouble is told once when it begins,
+and once, in the log and as an alert, when it is over.
 """
 
 import threading
@@ -31,7 +31,7 @@ class Queue(Protocol):
 class Record:
     """One device's words. Safe to use from many threads.
 
-    dropped: events that never found room. trouble: why nothing can be written now; empty while it can.
+    dropped: events that were never written. trouble: why nothing can be written now; empty while it can.
     """
 
     def __init__(self, outbox: Queue, *, clock: Callable[[], float] = time.time) -> None:
@@ -61,7 +61,7 @@ class Record:
                 self._ended(at_ms)
 
     def retry(self) -> None:
-        """Write down what is kept in mind, if there is anything and there is room."""
+        """Write down what is kept in mind, if there is anything and the disk takes it."""
         with self._lock:
             if not self._in_mind:
                 return
@@ -93,7 +93,7 @@ class Record:
     def _ended(self, at_ms: int) -> None:
         if not self.trouble:
             return
-        detail = f"{self.dropped - self._dropped_before} events found no room: {self.trouble}"
+        detail = f"{self.dropped - self._dropped_before} events could not be written: {self.trouble}"
         _log.warning("record_writes_again", detail=detail)
         self.trouble = ""
         try:

@@ -19,7 +19,7 @@ from edgeloop.contracts.manifest import EngineName
 from edgeloop.contracts.names import BundleRef
 from edgeloop.device.state import Installed, Versions
 from edgeloop.runtime.candidates import candidates
-from edgeloop.transport.keep import Keep
+from edgeloop.transport.keep import Keep, open_sound
 from edgeloop.transport.salvage import put_in_place, remove
 
 _log = structlog.get_logger(__name__)
@@ -32,11 +32,11 @@ def open_or_begin_anew(path: Path, shelf: Shelf, engines: Iterable[EngineName], 
     Raises what Keep does, but Corrupt, and Unavailable where the disk has no room for a new file.
     """
     try:
-        return _sound(path), ""
+        return open_sound(path), ""
     except Corrupt as error:
         told = _begin_anew(path, whole_versions(shelf, engines), kept=kept)
         _log.error("record_begun_anew", path=str(path), error=str(error), detail=told)
-        return _sound(path), told
+        return open_sound(path), told
 
 
 def whole_versions(shelf: Shelf, engines: Iterable[EngineName]) -> list[Installed]:
@@ -60,16 +60,6 @@ def _whole(shelf: Shelf, ref: BundleRef, engines: tuple[EngineName, ...]) -> Ins
         _log.warning("version_is_not_whole", bundle=str(ref), detail=str(error))
         return None
     return Installed(str(ref), here[-1].file, digest(bundle.manifest_bytes))
-
-
-def _sound(path: Path) -> Keep:
-    keep = Keep(path)
-    try:
-        keep.require_sound()
-    except BaseException:
-        keep.close()
-        raise
-    return keep
 
 
 def _begin_anew(path: Path, found: list[Installed], *, kept: int) -> str:

@@ -10,8 +10,7 @@ from pathlib import Path
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.device.lock import is_at_work, only_agent
-from edgeloop.device.state import Installed, Versions, Wish
-from edgeloop.device.update import by_hand, chosen_of
+from edgeloop.device.state import Installed, Versions, Wish, by_hand, chosen_of
 from edgeloop.transport.keep import Keep
 
 _LOOK_EVERY_S = 0.1

@@ -1,10 +1,12 @@
 """What a device remembers of its versions, in its Keep."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from edgeloop.contracts.errors import NotFound
 from edgeloop.contracts.messages import Assignment, UpdateReport, WatchStats
 from edgeloop.contracts.names import BundleRef, version_key
 from edgeloop.contracts.states import UpdateState
@@ -12,6 +14,9 @@ from edgeloop.transport.keep import Keep
 
 KEPT_VERSIONS = 3
 """What runs and two before it, unless told otherwise."""
+
+KEPT = "kept_versions"
+"""Where an agent writes down how many it keeps, for who changes its versions while it is not at work."""
 
 
 class Installed(msgspec.Struct, frozen=True):
@@ -87,12 +92,14 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 class Versions:
     """Which version runs, which came before it, which is the oldest allowed, and what was turned down.
 
-    kept: how many versions stay, with the one that runs.
+    kept: how many versions stay, with the one that runs; None for as many as the agent keeps here. Safe to use from
+    many threads: who leaves a version says which one, and does nothing where another runs by now.
     """
 
-    def __init__(self, keep: Keep, *, kept: int = KEPT_VERSIONS) -> None:
+    def __init__(self, keep: Keep, *, kept: int | None = None) -> None:
         self._keep = keep
-        self._kept = max(2, kept)
+        self._kept = kept
+        self._lock = threading.RLock()
 
     @property
     def known_generation(self) -> int:
@@ -140,7 +147,7 @@ class Versions:
 
     def turned_down(self, manifest_sha256: str) -> str | None:
         """Why this content was refused or rolled back here before, if it was."""
-        return (self._keep.get("turned_down", dict[str, str]) or {}).get(manifest_sha256)
+        return self._all_turned_down().get(manifest_sha256)
 
     # ---- the agent's process
 
@@ -163,7 +170,7 @@ class Versions:
     def forget_crashes(self) -> None:
         """It has run for long enough."""
         if self._keep.get("crashes", int) is not None:
-            self._keep.set({"crashes": None})
+            self._keep.put_in_force({"crashes": None})
 
     # ---- the processes in which the active version answers
 
@@ -180,15 +187,16 @@ class Versions:
 
         is_in_a_row: soon after its start.
         """
-        active = self.active
-        if active is None or active.bundle != bundle:
-            return
-        known = self.deaths or Deaths(manifest_sha256=active.manifest_sha256)
-        if is_crash:
-            known = msgspec.structs.replace(known, crashes=known.crashes * is_in_a_row + 1, crash=told)
-        else:
-            known = msgspec.structs.replace(known, kills=known.kills + 1, kill=told)
-        self._keep.put_in_force({"deaths": known})
+        with self._lock:
+            active = self.active
+            if active is None or active.bundle != bundle:
+                return
+            known = self.deaths or Deaths(manifest_sha256=active.manifest_sha256)
+            if is_crash:
+                known = msgspec.structs.replace(known, crashes=known.crashes * is_in_a_row + 1, crash=told)
+            else:
+                known = msgspec.structs.replace(known, kills=known.kills + 1, kill=told)
+            self._keep.put_in_force({"deaths": known})
 
     # ---- from one version to another; what leaves a version is in force also while the disk takes nothing
 
@@ -206,8 +214,12 @@ class Versions:
         self._keep.set({"update": update, "known_generation": update.assignment.generation})
 
     def count(self, update: Update) -> None:
-        """Keep what the same state of it has cost so far; a full disk is no reason to stop."""
-        self._keep.put_in_force({"update": update})
+        """Keep what the same state of it has cost so far; a full disk is no reason to stop. Once it is in another state
+        this means nothing."""
+        with self._lock:
+            known = self.update
+            if known is not None and (known.assignment, known.state) == (update.assignment, update.state):
+                self._keep.put_in_force({"update": update})
 
     def note_nothing_wanted(self, generation: int) -> None:
         """The director wants nothing of this device as of this generation: an update that is not at work yet ends."""
@@ -220,44 +232,62 @@ class Versions:
 
     def switch(self, installed: Installed, update: Update) -> None:
         """The one atomic switch: run `installed` from now on, and keep what ran before."""
-        active = self.active
-        older = self.older if active is None else (active, *self.older)
-        self._keep.set(self._running(installed, older) | {"update": update})
+        with self._lock:
+            active = self.active
+            older = self.older if active is None else (active, *self.older)
+            self._keep.set(self._running(installed, older) | {"update": update})
 
-    def confirm(self, update: Update) -> None:
-        """Trust what runs; the floor rises to it."""
-        active = self.active
-        assert active is not None
-        floor = self.floor
-        rises = floor is None or floor.name != active.ref.name
-        if floor is not None and not rises:
-            rises = version_key(active.ref.version) > version_key(floor.version)
-        self._keep.set({"update": update, "floor": active.ref if rises else floor})
+    def confirm(self, update: Update) -> bool:
+        """Trust what runs, if that is what this update brought; the floor rises to it. Whether it is."""
+        with self._lock:
+            active, floor = self.active, self.floor
+            if active is None or active.manifest_sha256 != update.assignment.manifest_sha256:
+                return False
+            rises = floor is None or floor.name != active.ref.name
+            if floor is not None and not rises:
+                rises = version_key(active.ref.version) > version_key(floor.version)
+            self._keep.set({"update": update, "floor": active.ref if rises else floor})
+            return True
 
-    def go_back(self, update: Update, *, for_good: bool) -> None:
-        """Run the previous version again; for_good: and never try this content again."""
-        changes = self._running(self.previous, self.older[1:]) | {"update": update}
-        self._keep.put_in_force(changes | (self._turned_down_with(update) if for_good else {}))
+    def go_back(self, left: Installed, update: Update, *, for_good: bool) -> bool:
+        """Run the previous version again, if `left` still runs; for_good: and never try this content again. update: how
+        its update ended. Returns whether it did."""
+        with self._lock:
+            if left != self.active:
+                return False
+            changes = self._running(self.previous, self.older[1:]) | {"update": update}
+            self._keep.put_in_force(changes | (self._turned_down_with(update) if for_good else {}))
+            return True
 
-    def fall_back(self, broken: Installed, reason: str) -> None:
-        """Run the previous version, since the active one does not run any more; its update, if it is the newest,
-        failed."""
-        self._keep.put_in_force(self._running(self.previous, self.older[1:]) | self._failed_by(broken, reason))
+    def fall_back(self, left: Installed, reason: str) -> bool:
+        """Run the previous version, since this one, if it is still the active one, does not run any more; its update,
+        if it is the newest, failed. Returns whether it did."""
+        with self._lock:
+            if left != self.active:
+                return False
+            self._keep.put_in_force(self._running(self.previous, self.older[1:]) | self._failed_by(left, reason))
+            return True
 
     def choose(self, chosen: Installed, reason: str) -> None:
         """Run a kept version because somebody at the device wants it, and take what ran by itself no more.
 
-        The floor stays: it is what the hub is held to.
+        The floor stays: it is what the hub is held to. Where it runs already, only the wish is done with.
         """
-        left = self.active
-        others = tuple(one for one in self.older if one != chosen)
-        changes = self._running(chosen, others if left is None else (*others, left)) | {"wish": None}
-        down = {k: v for k, v in (self._keep.get("turned_down", dict[str, str]) or {}).items()}
-        down.pop(chosen.manifest_sha256, None)
-        if left is not None:
-            down[left.manifest_sha256] = reason
-            changes |= self._failed_by(left, reason)
-        self._keep.put_in_force(changes | {"turned_down": down, "wish_failed": None})
+        done: dict[str, Any] = {"wish": None, "wish_failed": None}
+        with self._lock:
+            left = self.active
+            if left == chosen:
+                self._keep.put_in_force(done)
+                return
+            others = tuple(one for one in self.older if one != chosen)
+            # The last to go back to, and yet the last to be forgotten.
+            older = others if left is None else (*others[: self._most_older - 1], left)
+            changes = self._running(chosen, older) | done
+            down = {sha256: why for sha256, why in self._all_turned_down().items() if sha256 != chosen.manifest_sha256}
+            if left is not None:
+                down[left.manifest_sha256] = reason
+                changes |= self._failed_by(left, reason)
+            self._keep.put_in_force(changes | {"turned_down": down})
 
     def want(self, wish: Wish) -> None:
         """Leave a wish for the agent that is at work."""
@@ -272,9 +302,14 @@ class Versions:
         changes = {"update": update, "known_generation": update.assignment.generation}
         self._keep.set(changes | (self._turned_down_with(update) if for_good else {}))
 
+    @property
+    def _most_older(self) -> int:
+        kept = self._kept or self._keep.get(KEPT, int) or KEPT_VERSIONS
+        return max(2, kept) - 1
+
     def _running(self, active: Installed | None, older: tuple[Installed, ...]) -> dict[str, Any]:
         """What changes when another version runs; "previous" is where an older edgeloop kept what "older" holds."""
-        kept = tuple(one for one in older if one != active)[: self._kept - 1]
+        kept = tuple(one for one in older if one != active)[: self._most_older]
         return {"active": active, "older": kept, "previous": None, "crashes": None, "deaths": None}
 
     def _failed_by(self, broken: Installed, reason: str) -> dict[str, Any]:
@@ -283,6 +318,26 @@ class Versions:
             return {}
         return {"update": msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)}
 
+    def _all_turned_down(self) -> dict[str, str]:
+        """Why, by the manifest's hash."""
+        return self._keep.get("turned_down", dict[str, str]) or {}
+
     def _turned_down_with(self, update: Update) -> dict[str, dict[str, str]]:
-        before = self._keep.get("turned_down", dict[str, str]) or {}
-        return {"turned_down": before | {update.assignment.manifest_sha256: update.reason}}
+        return {"turned_down": self._all_turned_down() | {update.assignment.manifest_sha256: update.reason}}
+
+
+def chosen_of(versions: Versions, bundle: str) -> Installed:
+    """The kept version that is meant by NAME@VERSION or VERSION, "" for the one before. Raises NotFound."""
+    older, active = versions.older, versions.active
+    for one in older:
+        if bundle in ("", one.bundle, str(one.ref.version)):
+            return one
+    kept = ", ".join(one.bundle for one in older) or "none"
+    if active is not None and bundle in (active.bundle, str(active.ref.version)):
+        raise NotFound(f"{active.bundle} runs here already; older versions kept here: {kept}")
+    raise NotFound(f"{bundle or 'an older version'} is not kept here; kept besides what runs: {kept}")
+
+
+def by_hand(chosen: Installed) -> str:
+    """Why what ran is not taken again by itself."""
+    return f"rolled back by hand at the device, to {chosen.bundle}"

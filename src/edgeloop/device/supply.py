@@ -1,7 +1,8 @@
 """Where a device's bundles come from: signed words through TUF, bytes by resumed ranges, all over the uplink.
 
 Signed words are asked for with each assignment, and once a day beside that: a key that was revoked is then worth
-nothing here any more, the floor of time rises, and it is known in time when nothing fresh comes.
+nothing here any more, the floor of time rises, and it is known in time when nothing fresh comes. They come in one
+answer, and with those of an assignment the small files that it needs, held to their hashes as all others.
 """
 
 import asyncio
@@ -10,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import structlog
 
+from edgeloop.bundle.archive import digest
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import EdgeloopError, Refused, Unavailable
-from edgeloop.contracts.messages import Assignment, TrustHealth
+from edgeloop.contracts.messages import MAX_ALONG_BYTES, Assignment, TrustHealth, TrustReply, TrustRequest
 from edgeloop.transport.download import Download
 from edgeloop.transport.membership import Membership
 from edgeloop.transport.trusted import Trusted
@@ -34,7 +37,7 @@ _WARN_S = 2 * 86_400.0
 
 
 class HubSupply:
-    """Implements update.Supply. Belongs to one event loop; TUF's checks run on a thread."""
+    """Implements downloads.Supply. Belongs to one event loop; TUF's checks run on a thread."""
 
     waited_s = 0.0
     """See Supply.waited_s: nothing waits for leave here."""
@@ -42,16 +45,22 @@ class HubSupply:
     def __init__(self, uplink: Uplink, member: Membership, folder: Path) -> None:
         self._uplink = uplink
         self._member = member
-        self._trusted = Trusted(member, folder, self._fetch, clock=uplink.latest_time_s)
+        self._trusted = Trusted(member, folder, self._fetch, fetch_all=self._fetch_all, clock=uplink.latest_time_s)
+        self._along: dict[str, bytes] = {}
+        self._along_bytes = 0
         self._expires_at_s: float | None = None
         self._trouble = ""
         self._generation: int | None = None
 
     async def assignment(self) -> Assignment | None:
         """See Supply.assignment."""
-        found, self._generation = await self._ask(
-            lambda trust: (trust.assignment(self._member.device_id), trust.generation())
-        )
+        self._along_bytes = MAX_ALONG_BYTES
+        try:
+            found, self._generation = await self._ask(
+                lambda trust: (trust.assignment(self._member.device_id), trust.generation())
+            )
+        finally:
+            self._along_bytes = 0
         return found
 
     def require_generation(self, generation: int) -> None:
@@ -114,10 +123,26 @@ class HubSupply:
             raise Refused(f"{target} is signed with another hash than the {sha256[:12]} that is wanted")
         return int(found.length)
 
+    def is_at_hand(self, target: str) -> bool:
+        """See Supply.is_at_hand."""
+        return f"targets/{target}" in self._along
+
     async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
         """See Supply.fetch."""
         path = f"targets/{target}"
+        data = self._along.pop(path, b"")
+        if len(data) == size_bytes and digest(data) == sha256:
+            shelf.require_room(size_bytes)
+            await asyncio.to_thread(shelf.put, sha256, data)
+            self._uplink.traffic_bytes["fetch"] += size_bytes
+            return
         await Download(self._uplink, path, shelf, sha256=sha256, size_bytes=size_bytes).run()
 
     async def _fetch(self, path: str, max_bytes: int) -> bytes:
         return await self._uplink.fetch(path, max_bytes=max_bytes)
+
+    async def _fetch_all(self, request: TrustRequest) -> TrustReply:
+        self._along = {}
+        reply = await self._uplink.trust(msgspec.structs.replace(request, along_bytes=self._along_bytes))
+        self._along = reply.along
+        return reply

@@ -12,35 +12,31 @@ when it is at work (see `duty`); what a crash of it means: see `blame`.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
 
-from edgeloop.bundle.archive import Bundle, digest, parse_manifest
+from edgeloop.bundle.archive import Bundle
 from edgeloop.bundle.shelf import Shelf
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused
-from edgeloop.contracts.manifest import EngineName, Manifest
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, Refused
+from edgeloop.contracts.manifest import EngineName
 from edgeloop.contracts.messages import Assignment
-from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
 from edgeloop.device import blame
 from edgeloop.device.accept import Acceptance
 from edgeloop.device.config import Patience
-from edgeloop.device.deadline import within
+from edgeloop.device.downloads import Downloads, Supply
 from edgeloop.device.duty import Duty, in_full
+from edgeloop.device.progress import Progress
 from edgeloop.device.slots import AtWork, Slot, Slots
-from edgeloop.device.state import Ended, Installed, Update, Versions, Wish
+from edgeloop.device.state import Ended, Installed, Update, Versions, Wish, by_hand, chosen_of
 from edgeloop.device.watch import Unhealthy
 from edgeloop.device.worker import Died
 from edgeloop.runtime.candidates import candidates
 
-T = TypeVar("T")
-
 _log = structlog.get_logger(__name__)
-_MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _WATCH_EVERY_S = 0.1
 _LOOK_EVERY_S = 30.0
 """At a maintenance window: the clock may be set meanwhile."""
@@ -48,27 +44,6 @@ _CLEAN = Ended()
 _PATIENCE = Patience()
 _SHARE_OF_FIRST = 2 / 3
 _SHORTEST_TRIAL_S = 1.0
-
-
-class Supply(Protocol):
-    """Where bundles come from: signed words through `assignment` and `check`, bytes through `fetch`."""
-
-    @property
-    def waited_s(self) -> float:
-        """For how long `fetch` has waited for leave to begin, so far: that is no time of an update."""
-        ...
-
-    async def assignment(self) -> Assignment | None:
-        """What the director wants of this device. Raises Refused or Unavailable."""
-        ...
-
-    async def check(self, target: str, sha256: str) -> int:
-        """The size in bytes of a target that the targets key signed with this hash. Raises Refused."""
-        ...
-
-    async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """Bring a target onto the shelf, taking up a broken-off download. Raises Unavailable or Corrupt."""
-        ...
 
 
 class _NotAccepted(Refused):
@@ -94,10 +69,11 @@ class Updater:
         self._versions = versions
         self._shelf = shelf
         self._slots = slots
-        self._supply = supply
         self._engines = tuple(engines)
         self._acceptance = acceptance
         self._duty = Duty(versions, shelf, slots, acceptance, on_change=on_change)
+        self._progress = Progress(versions, on_change)
+        self._downloads = Downloads(supply, shelf, versions, self._progress, engines=self._engines, patience=patience)
         self._on_change = on_change
         self._patience = patience
         self._clock = clock
@@ -113,7 +89,7 @@ class Updater:
 
     def leave_if_it_crashes(self) -> None:
         """Go back from a trusted version whose processes crash in a row; no network."""
-        if not self._duty.is_on_watch and self._duty.blamed() is not None:
+        if self.is_crashing:
             self.start()
 
     def hear_of_death(self, version: AtWork, death: Died) -> None:
@@ -148,7 +124,7 @@ class Updater:
             await self._race_anew()
             return
         if update.state is UpdateState.ACTIVE:
-            await self._watch(update)
+            await self.judge()
             return
         died_of_it = update.state is UpdateState.ACCEPTING and not ended.is_clean
         tries = update.tries + died_of_it
@@ -162,6 +138,12 @@ class Updater:
             await self._put_to_work(update.assignment, update.accepted, tries=tries)
         else:
             await self._advance(update.assignment, tries=tries)
+
+    async def judge(self) -> None:
+        """Wait for the verdict on what is on watch, if anything is, and act on it; no network."""
+        update = self._versions.update
+        if update is not None and update.state is UpdateState.ACTIVE:
+            await self._watch(update)
 
     async def take(self, assignment: Assignment | None, *, generation: int) -> None:
         """Bring the device to what is assigned. Raises Unavailable when it must be tried again later."""
@@ -178,7 +160,7 @@ class Updater:
                 self._versions.note(still)
                 await self._watch(still)
                 return
-            self._note(assignment, UpdateState.CONFIRMED, reason="it runs here already")
+            self._progress.note(assignment, UpdateState.CONFIRMED, reason="it runs here already")
             return
         await self._advance(assignment)
 
@@ -210,7 +192,7 @@ class Updater:
     async def _advance(self, assignment: Assignment, *, tries: int = 0) -> None:
         try:
             self._check_wanted(assignment)
-            bundle = await self._fetch(assignment, tries=tries)
+            bundle = await self._downloads.bring(assignment, tries=tries)
             installed = await self._accept(assignment, bundle, tries=tries)
         except (Refused, Corrupt) as error:
             self._refuse(assignment, str(error), for_good=isinstance(error, _NotAccepted))
@@ -241,103 +223,20 @@ class Updater:
             raise Refused(f"turned down here before: {before}")
         require_not_older(assignment.ref, self._versions.floor)
 
-    async def _fetch(self, assignment: Assignment, *, tries: int) -> Bundle:
-        """Everything that trying the first candidate takes, fetched and verified."""
-        bundle, needed = await self._downloading(assignment, partial(self._download, assignment), tries=tries)
-        self._note(assignment, UpdateState.VERIFYING, tries=tries)
-        try:
-            async with asyncio.timeout(self._patience.verify_s):
-                for sha256 in needed:
-                    await asyncio.to_thread(bundle.read, sha256)
-        except TimeoutError as error:
-            raise Refused(f"verifying it took longer than {self._patience.verify_s:.0f} s; check the disk") from error
-        return bundle
-
-    async def _downloading(
-        self, assignment: Assignment, work: Callable[[], Coroutine[Any, Any, T]], *, tries: int
-    ) -> T:
-        """What work comes to, in the time that all downloads of an update have together, also over restarts. Raises
-        Refused when it takes too long; the time between tries, while the hub is away, does not count, nor what waits
-        for the day's bytes."""
-        limit_s = self._patience.download_s
-        update = self._note(assignment, UpdateState.DOWNLOADING, tries=tries)
-        began_s = time.monotonic() - self._supply.waited_s - update.download_s
-
-        def total_s() -> float:
-            return time.monotonic() - self._supply.waited_s - began_s
-
-        def count() -> None:
-            self._versions.count(msgspec.structs.replace(update, download_s=total_s()))
-
-        counting = asyncio.create_task(self._repeat(count))
-        try:
-            return await within(limit_s, total_s, work())
-        except TimeoutError as error:
-            raise Refused(f"downloading it took longer than {limit_s:.0f} s") from error
-        finally:
-            counting.cancel()
-            count()
-
-    async def _repeat(self, count: Callable[[], None]) -> None:
-        while True:
-            await asyncio.sleep(self._patience.note_every_s)
-            count()
-
-    async def _download(self, assignment: Assignment) -> tuple[Bundle, Sequence[str]]:
-        """Manifest, golden samples, reference and the first candidate's file; other candidates only when needed."""
-        manifest_bytes = await self._manifest(assignment)
-        manifest = parse_manifest(manifest_bytes)
-        if manifest.ref != assignment.ref:
-            raise Refused(f"the manifest is of {manifest.ref}, assigned is {assignment.bundle}")
-        able = candidates(manifest, self._engines)
-        if not able:
-            offered = ", ".join(f"{v.engine} {v.precision}" for v in manifest.variants)
-            raise Refused(
-                f"no variant runs here: it offers {offered}; here there is {', '.join(self._engines) or 'no engine'}"
-            )
-        needed = [*manifest.shared_files, able[0].file]
-        for sha256 in needed:
-            await self._bring(manifest, sha256)
-        return Bundle(manifest, self._shelf, manifest_bytes=manifest_bytes), needed
-
-    async def _manifest(self, assignment: Assignment) -> bytes:
-        target = manifest_target(assignment.ref)
-        sha256 = assignment.manifest_sha256
-        size_bytes = await self._supply.check(target, sha256)
-        if size_bytes > _MAX_MANIFEST_BYTES:
-            raise Refused(f"the manifest is {size_bytes:,} bytes; at most {_MAX_MANIFEST_BYTES:,}")
-        if not self._shelf.has(sha256):
-            await self._supply.fetch(target, self._shelf, sha256, size_bytes)
-        data = self._shelf.read(sha256)
-        if digest(data) != sha256:
-            raise Corrupt("the manifest on disk is damaged")
-        return data
-
-    async def _bring(self, manifest: Manifest, sha256: str) -> None:
-        if self._shelf.has(sha256):
-            return
-        size_bytes = next(entry.size_bytes for entry in manifest.files if entry.sha256 == sha256)
-        signed_bytes = await self._supply.check(file_target(sha256), sha256)
-        if signed_bytes != size_bytes:
-            raise Refused(f"file {sha256[:12]} is signed with {signed_bytes:,} bytes, its manifest says {size_bytes:,}")
-        await self._supply.fetch(file_target(sha256), self._shelf, sha256, size_bytes)
-
     async def _accept(self, assignment: Assignment, bundle: Bundle, *, tries: int) -> Installed:
         """Try one candidate after another, each in a process of its own; the first that passes is installed.
 
         All of them together have the time that one acceptance may take; one that others follow has two thirds of what
         is left.
         """
-        self._note(assignment, UpdateState.ACCEPTING, tries=tries)
+        self._progress.note(assignment, UpdateState.ACCEPTING, tries=tries)
         failures, are_passing = [], []
         left_s = self._acceptance.within_s
         able = candidates(bundle.manifest, self._engines)
         for index, variant in enumerate(able):
-            if not self._shelf.has(variant.file):  # of a later one, once those before it have failed
-                bring = partial(self._bring, bundle.manifest, variant.file)
-                await self._downloading(assignment, bring, tries=tries)
-                self._note(assignment, UpdateState.ACCEPTING, tries=tries)
-            await asyncio.to_thread(bundle.read, variant.file)  # a disk's damage is not to be the model's
+            # Of a later one, once those before it have failed. A disk's damage is not to be the model's.
+            if await self._downloads.bring_variant(assignment, bundle, variant, tries=tries):
+                self._progress.note(assignment, UpdateState.ACCEPTING, tries=tries)
             began_s = time.monotonic()
             within_s = left_s if variant is able[-1] else left_s * _SHARE_OF_FIRST
             found = await self._acceptance.judge(bundle, variant, shelf=self._shelf.folder, within_s=within_s)
@@ -359,7 +258,7 @@ class Updater:
         if window is None or window.opens_in_s(self._clock()) == 0:
             return
         reason = f"accepted; waits for its hours, {window}"
-        self._note(assignment, UpdateState.WAITING, reason=reason, tries=tries, accepted=installed)
+        self._progress.note(assignment, UpdateState.WAITING, reason=reason, tries=tries, accepted=installed)
         while (opens_in_s := window.opens_in_s(self._clock())) > 0:
             await asyncio.sleep(min(opens_in_s, _LOOK_EVERY_S))
 
@@ -371,7 +270,7 @@ class Updater:
             self._duty.run(version, on_watch=True)
 
         await in_full(switch)
-        self._tell(update)
+        self._progress.tell(update)
 
     def _load_accepted(self, installed: Installed) -> AtWork:
         """Before the switch: what cannot be loaded is not switched to."""
@@ -423,57 +322,27 @@ class Updater:
             await self._go_back(update, found.reason, for_good=True)
         elif found is not None:
             done = msgspec.structs.replace(update, state=UpdateState.CONFIRMED, reason=found.reason)
-            self._versions.confirm(done)
-            self._slots.put(Slot(slot.active, drift=slot.drift))
-            self._tidy()
-            self._tell(done)
+            if self._versions.confirm(done):
+                self._slots.put(Slot(slot.active, drift=slot.drift))
+                self._tidy()
+                self._progress.tell(done)
         return found is not None
 
     async def _go_back(self, update: Update, reason: str, *, for_good: bool) -> None:
         done = msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason=reason)
-        await in_full(partial(self._duty.leave, done, for_good=for_good))
-        self._tell(done)
+        try:
+            await in_full(partial(self._duty.leave, done, for_good=for_good))
+        finally:
+            self._progress.tell(done)  # also where who waits for it is cancelled meanwhile: it is left all the same
 
     def _refuse(self, assignment: Assignment, reason: str, *, for_good: bool) -> None:
         """Nothing changes. for_good: the content itself was judged; else a later assignment may try it again."""
         update = Update(assignment=assignment, state=UpdateState.REFUSED, reason=reason, since_s=time.time())
         self._versions.refuse(update, for_good=for_good)
         self._tidy()
-        self._tell(update)
-
-    def _note(self, assignment: Assignment, state: UpdateState, **known: Any) -> Update:
-        """Keep and tell it. known: other fields of Update; what its downloads took is kept from state to state."""
-        before = self._versions.update
-        download_s = 0.0
-        if before is not None and before.assignment == assignment and not before.state.is_final:
-            download_s = before.download_s
-        update = Update(assignment=assignment, state=state, since_s=time.time(), download_s=download_s, **known)
-        self._versions.note(update)
-        self._tell(update)
-        return update
-
-    def _tell(self, update: Update) -> None:
-        _log.info("update", bundle=update.assignment.bundle, state=update.state, reason=update.reason)
-        self._on_change()
+        self._progress.tell(update)
 
     def _tidy(self) -> None:
         """Keep what runs and what can be gone back to."""
         kept = {one.ref for one in (self._versions.active, *self._versions.older) if one is not None}
         self._shelf.prune(kept)
-
-
-def chosen_of(versions: Versions, bundle: str) -> Installed:
-    """The kept version that is meant by NAME@VERSION or VERSION, "" for the one before. Raises NotFound."""
-    older, active = versions.older, versions.active
-    for one in older:
-        if bundle in ("", one.bundle, str(one.ref.version)):
-            return one
-    kept = ", ".join(one.bundle for one in older) or "none"
-    if active is not None and bundle in (active.bundle, str(active.ref.version)):
-        raise NotFound(f"{active.bundle} runs here already; older versions kept here: {kept}")
-    raise NotFound(f"{bundle or 'an older version'} is not kept here; kept besides what runs: {kept}")
-
-
-def by_hand(chosen: Installed) -> str:
-    """Why what ran is not taken again by itself."""
-    return f"rolled back by hand at the device, to {chosen.bundle}"

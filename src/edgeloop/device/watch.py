@@ -63,6 +63,11 @@ class Watch:
         with self._lock:
             self._asked += 1
 
+    def passes_over(self) -> None:
+        """The frame that came was not one to be answered after all."""
+        with self._lock:
+            self._asked -= 1
+
     def verdict(self, bounds: WatchBounds, *, age_s: float) -> Healthy | Unhealthy | None:
         """See `verdict`."""
         return verdict(self.stats(), bounds, age_s=age_s, compares=self.compares, asked=self._asked)

@@ -1,27 +1,27 @@
 """One process in which a version answers, as the agent holds it: started, asked, ended, and how it died.
 
-Rules kept here: nothing waits for it without an end; whatever it does not survive is told as a Died and nothing else;
-what it failed of is raised here as the error that it was there; when this is done with it, it is gone, and waited for.
-Not thread-safe. Neighbours: `answer` is that process, `exchange` what is said, `isolated` starts it anew.
+Rules kept here: nothing waits for it without an end; whatever it does not survive is told as a Died and nothing else,
+but for loading that takes too long, which a slow machine explains as well as a model: that is Unavailable; what it
+failed of is raised here as the error that it was there; when this is done with it, it is gone, and waited for. Not
+thread-safe. Neighbours: `answer` is that process, `exchange` what is said, `isolated` starts it anew.
 """
 
 import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import structlog
 
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, Unavailable, by_code
 from edgeloop.contracts.prediction import Prediction
-from edgeloop.device.exchange import PREFIX, Loaded, Order, Said, asked_of, lengths_of, packed
-from edgeloop.runtime.child import end_of, signal_name
+from edgeloop.device.exchange import PREFIX, Loaded, Order, Said, asked_of, lengths_of, packed, write_some
+from edgeloop.runtime.child import FROM_OUTSIDE, OWN_GROUP, command_of, end_of, kill_group, signal_name
 
 if os.name == "posix":
     import fcntl
@@ -34,20 +34,25 @@ _PIPE_BYTES = 1024 * 1024
 """The most that Linux gives to anyone: a frame of 640x480 pixels goes in one piece."""
 _CHUNK_BYTES = 64 * 1024
 _END_S = 5.0
-_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if os.name == "posix" else ()
 
 
 class Died(Unavailable):
     """The process in which a version answers has ended, or was ended because it did not answer.
 
     is_crash: by a fatal error or by its silence; else it was killed from outside, as the system does when memory runs
-    out, or could not do its work for reasons that are not the model's. lived_s: since it was started.
+    out, or could not do its work for reasons that are not the model's. is_slow: it did not load in time, which may be
+    either. lived_s: since it was started.
     """
 
-    def __init__(self, told: str, *, is_crash: bool, lived_s: float) -> None:
+    def __init__(self, told: str, *, is_crash: bool, lived_s: float, is_slow: bool = False) -> None:
         super().__init__(told)
         self.is_crash = is_crash
+        self.is_slow = is_slow
         self.lived_s = lived_s
+
+
+class Slow(Unavailable):
+    """It did not load in time: this machine may be busy, or something that it needs hangs."""
 
 
 class Late(Unavailable):
@@ -65,7 +70,7 @@ class Worker:
         self._began_s = time.monotonic()
         self._answer_s = order.answer_s
         self._due_s = 0.0
-        self._received = b""
+        self._received = bytearray()
         self.is_busy = False
         self.loaded: Loaded | None = None
 
@@ -73,7 +78,8 @@ class Worker:
     def start(cls, order: Order, manifest: bytes) -> Self:
         """Start one and wait until it has loaded. manifest: of the variant's bundle, as bytes.
 
-        Raises Died, or what loading raises: see `runtime.load.load_fastest`.
+        Raises Died, Unavailable if it took longer than order.load_s, or what loading raises: see
+        `runtime.load.load_fastest`.
         """
         parent = _Parent()
         parent.start()
@@ -158,11 +164,7 @@ class Worker:
             while parts:
                 if not _is_ready(self._asked, select.POLLOUT, self._due_s):
                     raise self._silent()
-                written = os.writev(self._asked, parts)
-                while parts and written >= parts[0].nbytes:
-                    written -= parts.pop(0).nbytes
-                if parts:
-                    parts[0] = parts[0][written:]
+                write_some(self._asked, parts)
         except BrokenPipeError:
             raise self._gone() from None
 
@@ -190,15 +192,16 @@ class Worker:
         size_bytes = PREFIX.size + header_bytes + body_bytes
         if len(self._received) < size_bytes:
             return None
-        header, self._received = self._received[PREFIX.size : PREFIX.size + header_bytes], b""
-        return msgspec.msgpack.decode(header, type=Said)
+        received, self._received = self._received, bytearray()
+        return msgspec.msgpack.decode(memoryview(received)[PREFIX.size : PREFIX.size + header_bytes], type=Said)
 
-    def _silent(self) -> Died:
+    def _silent(self) -> Unavailable:
         lived_s = time.monotonic() - self._began_s
         self._kill()
-        what = "answer" if self.loaded is not None else "load"
-        within_s = self._due_s - self._began_s if self.loaded is None else self._answer_s
-        return Died(f"did not {what} within {within_s:g} s and was stopped", is_crash=True, lived_s=lived_s)
+        if self.loaded is None:
+            within_s = self._due_s - self._began_s
+            return Slow(f"did not load within {within_s:g} s and was stopped; this machine may be busy")
+        return Died(f"did not answer within {self._answer_s:g} s and was stopped", is_crash=True, lived_s=lived_s)
 
     def _gone(self) -> Died:
         """How it ended."""
@@ -209,15 +212,14 @@ class Worker:
             self._kill()
             return Died("closed its pipes and did not end", is_crash=True, lived_s=lived_s)
         doing = "answering" if self.loaded is not None else "loading"
-        if code < 0 and -code not in _FROM_OUTSIDE:
+        if code < 0 and -code not in FROM_OUTSIDE:
             return Died(f"crashed while {doing}: {signal_name(-code)}", is_crash=True, lived_s=lived_s)
         hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         return Died(f"{end_of(code)} while {doing}{hint}", is_crash=False, lived_s=lived_s)
 
     def _kill(self) -> None:
         if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            kill_group(self._process.pid)
         self._process.wait()
 
 
@@ -231,13 +233,9 @@ class _Parent(threading.Thread):
 
     def run(self) -> None:
         """Start it; wait until it has ended, and leave it to its owner to hear how."""
-        # -P: else -m would import what lies in the working folder before what is installed.
-        command = (sys.executable, "-P", "-m", "edgeloop.device.answer")
-        # A group of its own, to be ended with all that it started, and out of a terminal's reach.
-        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-        pipe = subprocess.PIPE
+        command, pipe = command_of("edgeloop.device.answer"), subprocess.PIPE
         try:
-            process = self._made = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, **group)  # noqa: S603 - ourselves
+            process = self._made = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, **OWN_GROUP)  # noqa: S603 - ourselves
         except OSError as error:
             self._made = error
             return

@@ -17,6 +17,8 @@ from edgeloop.contracts.messages import (
     SendRequest,
     SyncReply,
     SyncRequest,
+    TrustReply,
+    TrustRequest,
 )
 
 
@@ -50,6 +52,14 @@ class Hub(Protocol):
 
     async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:
         """Take reports; answer at once if a desired state is newer than they know, else within request.wait_s."""
+        ...
+
+    async def trust(self, device_id: str, request: TrustRequest) -> TrustReply:
+        """All signed metadata that the asker does not hold, in one answer of at most MAX_TRUST_BYTES.
+
+        Places that it may not have are left out, and told so when their files are fetched. Raises NotFound where this
+        cannot be answered, and each file must be fetched.
+        """
         ...
 
     async def fetch(self, device_id: str, path: str) -> Served:

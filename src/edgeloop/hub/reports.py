@@ -31,6 +31,8 @@ def sort_out_reports(
 def _flaw(report: DeviceReport) -> str | None:
     if not is_finite(report):
         return "a number of the report is not finite"
+    if report.update is not None and "\0" in report.update.rollout_id:
+        return "the id of its rollout holds a NUL, which PostgreSQL cannot keep"
     size_bytes = len(to_msgpack(report))
     if size_bytes > MAX_REPORT_BYTES:
         return f"the report is {size_bytes:,} bytes large; at most {MAX_REPORT_BYTES:,} are taken"

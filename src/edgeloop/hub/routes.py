@@ -1,4 +1,4 @@
-"""The uplink's five verbs as HTTP, once, over whatever implements the hub's port.
+"""The uplink's verbs as HTTP, once, over whatever implements the hub's port.
 
 Bodies are MessagePack (contracts.messages), zstd where the sender says so, bounded before and after expansion. What
 nobody has proven yet costs little: a body is read once the sender is known by name and the signature of this time, and
@@ -31,6 +31,7 @@ from edgeloop.contracts.messages import (
     InferRequest,
     SendRequest,
     SyncRequest,
+    TrustRequest,
 )
 from edgeloop.contracts.proof import Claim
 from edgeloop.hub.bodies import Bodies, Held
@@ -158,6 +159,12 @@ def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) ->
         async with border.proven(request) as (device_id, body):
             return _reply(await hub.infer(device_id, _message(body, InferRequest)))
 
+    @post("/trust", status_code=200)
+    async def trust(request: AnyRequest) -> Response[bytes]:
+        """Ask for the signed metadata that is not held."""
+        async with border.proven(request) as (device_id, body):
+            return _reply(await hub.trust(device_id, _message(body, TrustRequest)))
+
     @get("/fetch/{path:path}", middleware=[_answered_to_the_end])
     async def fetch(request: AnyRequest, path: FromPath[str]) -> Response[bytes] | Stream:
         """A file, or a range of it. It has its share until the last byte is on its way."""
@@ -167,7 +174,7 @@ def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) ->
 
     return Router(
         path="/v1",
-        route_handlers=[enrol, sync, send, infer, fetch],
+        route_handlers=[enrol, sync, send, infer, trust, fetch],
         include_in_schema=False,
         request_max_body_size=MAX_BODY_BYTES,
     )
@@ -236,8 +243,11 @@ def _expand(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
         return body
     if encoding != "zstd":
         raise InvalidInput(f"content-encoding {encoding!r} is not taken; send zstd or none")
+    expander = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
     try:
-        with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(io.BytesIO(body)) as reader:
+        if 0 < zstandard.frame_content_size(body) <= max_bytes:  # it says how large it is, and gets no more room
+            return expander.decompress(body, allow_extra_data=False)
+        with expander.stream_reader(io.BytesIO(body)) as reader:
             expanded = reader.read(max_bytes + 1)
     except zstandard.ZstdError as error:
         raise Corrupt(f"the body is not zstd: {error}") from error

@@ -12,10 +12,20 @@ import uvicorn
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
 from edgeloop.contracts.names import is_loopback
+from edgeloop.crowd import most_open_files
 from edgeloop.hub.tls import ServerFiles, follow, warn_of_expiry
 from edgeloop.supervisor import Supervisor
 
 _GRACE_S = 2
+_LONG_S = 75
+_SHORT_S = 5
+"""How long a connection may lie idle: beyond the minute after which devices come again; and where descriptors may run
+out, since who cannot be let in waits for seconds."""
+_ACCEPTS = 8
+"""libuv lets in one connection a turn of the event loop, for each handle to the socket. A busy loop turns a hundred
+times a second: with one handle, connections of 10,000 devices waited for seconds, and then for SYNs sent again."""
+_PLENTY = 0.9
+"""Of the descriptors that this process may have, so many in use."""
 
 
 @dataclass(frozen=True)
@@ -118,18 +128,21 @@ async def serve(
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=_GRACE_S,
-        timeout_keep_alive=75,
+        timeout_keep_alive=_LONG_S,
         ssl_certfile=listen.tls_cert,
         ssl_keyfile=listen.tls_key,
     )
     server = _Announcing(config, ready, ending)
     config.load()
     renewing = None if config.ssl is None else asyncio.create_task(follow(config.ssl, listen.tls_cert, listen.tls_key))
+    more = [handle.dup() for _ in range(_ACCEPTS - 1)]
     try:
-        await server.serve(sockets=[handle])
+        await server.serve(sockets=[handle, *more])
     except SystemExit as error:  # uvicorn's way to say that the app could not start
         raise Unavailable("the server could not start; the lines above say why") from error
     finally:
+        for one in more:
+            one.close()
         if renewing is not None:
             renewing.cancel()
     if not server.started:
@@ -149,6 +162,12 @@ class _Announcing(uvicorn.Server):
         super().__init__(config)
         self._on_ready = on_ready
         self._on_ending = on_ending
+        self._plenty = _PLENTY * most_open_files()
+
+    async def on_tick(self, counter: int) -> bool:
+        is_plenty = len(self.server_state.connections) >= self._plenty
+        self.config.timeout_keep_alive = _SHORT_S if is_plenty else _LONG_S  # of those that come from now on
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

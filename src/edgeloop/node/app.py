@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 from litestar import Litestar
 
+from edgeloop.contracts.messages import Alert
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, loop_factory, serve
@@ -20,19 +21,21 @@ from edgeloop.node.hub import NodeHub
 from edgeloop.node.signed import SignedModels
 from edgeloop.supervisor import Supervisor
 from edgeloop.transport.budget import Budget
-from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership, open_client, open_identity, read_membership
 from edgeloop.transport.metering import Meter
-from edgeloop.transport.reopen import open_or_begin_anew
+from edgeloop.transport.reopen import keep_what_is_readable, open_or_begin_anew
 from edgeloop.transport.seal import open_keyring
 from edgeloop.transport.sender import Sender
-from edgeloop.transport.syncing import SyncLoop
+from edgeloop.transport.syncing import Pace, SyncLoop
 from edgeloop.transport.uplink import Uplink
+
+_TELL_EVERY_S = 1.0
+"""What a node's devices say within this time goes up together: in a rollout all of them have something to say."""
 
 
 def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Waker) -> Litestar:
     """The ASGI app of an enrolled node; its loops towards the hub above run with it."""
-    keep = Keep(config.folder / "node.db")
+    keep, damage = keep_what_is_readable(config.folder / "node.db")
     keyring = None if config.sample_key is None else open_keyring(config.sample_key, os.environ)
     outbox = open_or_begin_anew(config.folder / "outbox.db", member.device_id, bounds=config.outbox, keyring=keyring)
     budget = Budget(keep, limit_bytes=config.day_bytes, begins_h=config.day_begins_h)
@@ -50,14 +53,16 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
         budget=budget,
         meter=meter,
     )
+    if damage:
+        lost = f"This node knows {hub.device_count():,} devices; one that it does not know any more must enrol again."
+        outbox.append([Alert(what="storage", detail=f"{damage} {lost}")], at_ms=int(time.time() * 1000))
     syncing = SyncLoop(
         uplink,
         reports=hub.reports,
         known=hub.known,
         on_desired=hub.on_desired,
         on_failed=hub.on_sync_failed,
-        wait_s=config.sync_wait_s,
-        longest_backoff_s=config.longest_backoff_s,
+        pace=Pace(config.sync_wait_s, config.longest_backoff_s, tell_every_s=_TELL_EVERY_S),
     )
     hub.sync_loop = syncing
     sender = Sender(outbox, uplink, every_s=config.send_every_s, longest_wait_s=config.longest_backoff_s, budget=budget)
@@ -74,6 +79,7 @@ def make_app(config: NodeConfig, member: Membership, uplink: Uplink, waker: Wake
                 with suppress(asyncio.CancelledError):
                     await task
             await answering.close()
+            await hub.close()
             await cache.close()
             budget.close()
             outbox.close()

@@ -7,13 +7,15 @@ drip, not begun where there is no room, within the day's budget. A download goes
 who is told to ask again finds it further on. The cache is an untrusted mirror: devices check everything themselves;
 content-addressed files are checked here too, so that a damaged one is not passed on. What the node itself answers from
 it reads with `get_exactly`, whatever lies here. Patches pass through as files do, and give way in time: `patches`.
+Each device has a share of what is asked for above on its behalf: the hub above gives a node one share for all.
 """
 
 import asyncio
 import re
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import Corrupt, NotFound, Unavailable
 from edgeloop.contracts.manifest import FileEntry
 from edgeloop.contracts.names import parse_offer_path
+from edgeloop.hub.limits import Buckets, TooMany
 from edgeloop.hub.port import Served
 from edgeloop.node.patches import PassedPatches
 from edgeloop.transport.download import Download
@@ -40,17 +43,38 @@ _NEVER_CHANGES = re.compile(r"targets/.+|.*/[0-9]+\.[a-z]+\.json")
 _EMPTY = digest(b"")
 _LONGEST_ANSWER_S = 10.0
 """Devices wait for 15 s: they are told before that how far a file is."""
+_ASKED_HZ = 5.0
+_ASKED_BURST = 200
+"""Of one device: an update whose every file is new to the node takes some 20, and the hub above gives 100 a second."""
+
+
+@dataclass
+class _Asked:
+    """A path that somebody asks for just now. begun: the turn in which it was asked for above last; missing: what was
+    said if it was not there.
+    """
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    askers: int = 0
+    begun: int = -1
+    missing: str | None = None
 
 
 class Cache:
     """A folder of fetched files by path. Belongs to one event loop.
 
     meter: when a bundle's file may be fetched. longest_answer_s: after it, who asks for one that is still on its way is
-    told so.
+    told so. clock_s: seconds that pass.
     """
 
     def __init__(
-        self, folder: Path, uplink: Uplink, meter: Meter, *, longest_answer_s: float = _LONGEST_ANSWER_S
+        self,
+        folder: Path,
+        uplink: Uplink,
+        meter: Meter,
+        *,
+        longest_answer_s: float = _LONGEST_ANSWER_S,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._shelf = Shelf(folder / "targets")
@@ -58,23 +82,38 @@ class Cache:
         self._meter = meter
         self._longest_answer_s = longest_answer_s
         self._coming: dict[str, asyncio.Task[None]] = {}
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._turns = count()
-        self._asked: dict[str, tuple[int, str | None]] = {}
+        self._asked: dict[str, _Asked] = {}
+        self._shares = Buckets(hz=_ASKED_HZ, burst=_ASKED_BURST, clock=clock_s)
         self._patches = PassedPatches(folder)
 
-    async def get(self, path: str) -> Served:
-        """The file at `path`, from here or from above. Raises NotFound, Unavailable or Corrupt."""
+    @property
+    def asked_now(self) -> int:
+        """How many paths somebody asks for just now: no other is remembered."""
+        return len(self._asked)
+
+    async def get(self, path: str, *, asker: str | None = None) -> Served:
+        """The file at `path`, from here or from above. asker: of whose share it is to be asked for above, if it is.
+
+        Raises NotFound, Unavailable (TooMany where the share is used up, or the node's own with the hub above) or
+        Corrupt.
+        """
         kept = self._place(path)
         by_hash = _BY_HASH.fullmatch(path)
         if by_hash is not None:
+            if not (by_hash[1] in self._coming or self._shelf.has(by_hash[1])):
+                self._take_share(asker)
             await self._have_soon(by_hash[1])
             return _on_disk(kept)
         immutable = _NEVER_CHANGES.fullmatch(path) is not None
         arrived = next(self._turns)
-        async with self._locks[path]:
+        async with self._asking(path) as asked:
             if not (immutable and kept.is_file()):
-                await self._refresh_since(arrived, path, kept)
+                if asked.begun < arrived:
+                    self._take_share(asker)
+                    await self._refresh_in(asked, path, kept)
+                if asked.missing is not None:
+                    raise NotFound(asked.missing)
             if not immutable:  # read whole now: the next refresh may replace it while this answer is sent
                 data = await asyncio.to_thread(_read, kept)
                 if (patch := parse_offer_path(path)) is not None:
@@ -88,7 +127,7 @@ class Cache:
         Raises NotFound or Unavailable, Corrupt if another content comes from above.
         """
         kept = self._place(path)
-        async with self._locks[path]:
+        async with self._asking(path):
             data = await asyncio.to_thread(_read_if, kept, entry)
             if data is not None:
                 return data
@@ -171,23 +210,42 @@ class Cache:
         why = "it waits for the day's bytes" if self._meter.is_waiting else "it goes on"
         return f"file {sha256[:12]} is on its way to this node, {have_bytes:,} bytes of it are here; {why}, ask again"
 
-    async def _refresh_since(self, arrived: int, path: str, kept: Path) -> None:
-        """Ask above, unless somebody did so after this request came: what they were told is as new as it would be."""
-        begun, missing = self._asked.get(path, (-1, None))
-        if begun < arrived:
-            begun, missing = next(self._turns), None
-            try:
-                await self._refresh(path, kept)
-            except NotFound as error:
-                missing = str(error)
-            self._asked[path] = (begun, missing)
-        if missing is not None:
-            raise NotFound(missing)
+    @asynccontextmanager
+    async def _asking(self, path: str) -> AsyncIterator[_Asked]:
+        """One after another. What one is told is for those who came before it asked, and is forgotten with the last."""
+        asked = self._asked.setdefault(path, _Asked())
+        asked.askers += 1
+        try:
+            async with asked.lock:
+                yield asked
+        finally:
+            asked.askers -= 1
+            if not asked.askers:
+                del self._asked[path]
+
+    def _take_share(self, asker: str | None) -> None:
+        wait_s = 0.0 if asker is None else self._shares.take(asker)
+        if wait_s > 0:
+            raise TooMany(
+                f"this node asks above for {_ASKED_HZ:g} files a second on behalf of {asker!r}, and it asks for more",
+                wait_s,
+            )
+
+    async def _refresh_in(self, asked: _Asked, path: str, kept: Path) -> None:
+        """Ask above: whoever came before that is told the same, which is as new as their own answer would be."""
+        begun, missing = next(self._turns), None
+        try:
+            await self._refresh(path, kept)
+        except NotFound as error:
+            missing = str(error)
+        asked.begun, asked.missing = begun, missing
 
     async def _refresh(self, path: str, kept: Path) -> None:
         try:
             data = await self._uplink.fetch(path, max_bytes=_MAX_OTHER_BYTES)
         except Unavailable as error:
+            if error.retry_after_s > 0:  # the hub above is there: what it has now is a matter of waiting
+                raise TooMany(f"the hub above this node: {error}", error.retry_after_s) from error
             if kept.is_file():
                 return
             if _NEXT_ROOT.fullmatch(path):

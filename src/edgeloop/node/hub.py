@@ -28,13 +28,17 @@ from edgeloop.contracts.messages import (
     SendRequest,
     SyncReply,
     SyncRequest,
+    TrustReply,
+    TrustRequest,
 )
 from edgeloop.hub.batches import answered, sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.reports import sort_out_reports
+from edgeloop.hub.together import IMAGES, device_of, devices_of
 from edgeloop.hub.waker import Waker, wait_for_news
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
+from edgeloop.node.words import CarriedWords
 from edgeloop.transport.budget import DOWNLOAD, Budget
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.metering import Meter
@@ -42,6 +46,8 @@ from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
 
+_CHILD = "child "
+"""How the names of devices that enrolled here begin, among what is kept."""
 _TELL_ALL_EVERY_S = 300.0
 _MOST_REPORTS = MAX_BODY_BYTES // MAX_REPORT_BYTES - 2
 """So many fit into one request, however large each is."""
@@ -86,13 +92,22 @@ class NodeHub:
         self._budget = budget
         self._meter = meter
         self._clock_s = clock_s
-        self._children = keep.get("children", dict[str, Child]) or {}
+        self._children = _remembered(keep)
         self._reports: dict[str, tuple[float, DeviceReport]] = {}
         # Whose newest report the hub above has, as far as is known: a sync that fails begins that anew.
         self._told: set[str] = set()
         self._told_all_at_s = float("-inf")
         self._desired: dict[str, int] = keep.get("desired", dict[str, int]) or {}
+        self._words = CarriedWords(uplink, keep, cache, told=self._told_of, clock_s=clock_s)
         self.sync_loop: SyncLoop | None = None
+
+    def device_count(self) -> int:
+        """How many devices enrolled here, and are known."""
+        return len(self._children)
+
+    async def close(self) -> None:
+        """End what is being asked above."""
+        await self._words.close()
 
     async def public_key(self, device_id: str) -> bytes | None:
         """See Hub.public_key."""
@@ -106,7 +121,7 @@ class NodeHub:
         children = self._children | {request.device_id: child}
         # Known only once it is kept: who is answered now must be known after a restart, too. On the loop, where nothing
         # else changes who is known meanwhile, such as a revocation.
-        self._keep.set({"children": children})
+        self._keep.set({_CHILD + request.device_id: child})
         self._children = children
         return reply
 
@@ -125,6 +140,12 @@ class NodeHub:
             raise Refused(f"{device_id!r} was revoked; nothing is taken from it any more")
         return SyncReply(desired=newer, upstream_reachable=self._is_reachable(), rejected=rejected)
 
+    async def trust(self, device_id: str, request: TrustRequest) -> TrustReply:
+        """See Hub.trust."""
+        heard = {one for one in devices_of(request.held) if self._may_speak_for(device_id, one)}
+        held = {place: one for place, one in request.held.items() if place == IMAGES or device_of(place) in heard}
+        return await self._words.newer(msgspec.structs.replace(request, held=held))
+
     async def fetch(self, device_id: str, path: str) -> Served:
         """See Hub.fetch."""
         if path.startswith("director/"):
@@ -132,7 +153,9 @@ class NodeHub:
             self._check_carries(device_id, [other])
             if self._is_revoked(other):
                 raise Refused(f"{other!r} was revoked; nothing is given to it any more")
-        return await self._cache.get(path)
+        # A node below this one asks for all of its devices: each has its own share.
+        asker = path.split("/")[1] if path.startswith("director/") else device_id
+        return await self._cache.get(path, asker=asker)
 
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
         """See Hub.send."""
@@ -177,14 +200,23 @@ class NodeHub:
         """The hub above has a newer desired state for a device of ours."""
         if desired.generation > self._desired.get(desired.device_id, 0):
             child = self._children.get(desired.device_id)
-            if child is not None and desired.revoked:
-                self._children = self._children | {desired.device_id: msgspec.structs.replace(child, revoked=True)}
-                self._reports.pop(desired.device_id, None)
-            # Known only once it is kept: while there is no room for it, the hub above says it again.
             known = self._desired | {desired.device_id: desired.generation}
-            self._keep.set({"desired": known, "children": self._children})
+            changes: dict[str, object] = {"desired": known}
+            if child is not None and desired.revoked:
+                revoked = msgspec.structs.replace(child, revoked=True)
+                self._children = self._children | {desired.device_id: revoked}
+                self._reports.pop(desired.device_id, None)
+                changes[_CHILD + desired.device_id] = revoked
+            # Known only once it is kept: while there is no room for it, the hub above says it again.
+            self._keep.set(changes)
             self._desired = known
             self._waker.wake({desired.device_id, child.speaker if child else desired.device_id})
+
+    def _told_of(self) -> dict[str, int]:
+        """The newest assignments that the hub above has told of, of devices that are served."""
+        return {
+            one: number for one, number in self._desired.items() if one in self._children and not self._is_revoked(one)
+        }
 
     def _health(self) -> Health:
         """Of the node's own disk: what it carries for others waits there."""
@@ -235,6 +267,14 @@ class NodeHub:
     def _is_revoked(self, device_id: str) -> bool:
         child = self._children.get(device_id)
         return child is not None and child.revoked
+
+
+def _remembered(keep: Keep) -> dict[str, Child]:
+    """The devices that enrolled here. Each is a value of its own, so that damage costs only those that it hits."""
+    together = keep.get("children", dict[str, Child])  # as nodes before this kept them
+    if together is not None:
+        keep.put_in_force({"children": None, **{_CHILD + name: child for name, child in together.items()}})
+    return keep.under(_CHILD, Child)
 
 
 def _aged(report: DeviceReport, age_s: float) -> DeviceReport:

@@ -1,1 +1,1 @@
-"""The client side of the uplink: identity, the five verbs, trust, the durable outbox."""
+"""The client side of the uplink: identity, the verbs, trust, the durable outbox."""

@@ -9,7 +9,7 @@ from edgeloop.contracts.messages import Event, Reading
 from edgeloop.transport.bounding import ROW
 from edgeloop.transport.ledger import Change, Ledger, Row
 from edgeloop.transport.payloads import Payloads
-from edgeloop.transport.worth import LAST_AUDIT, ORDINARY, READING
+from edgeloop.transport.worth import LAST_AUDIT, ORDINARY, READING, SAMPLE
 
 _SHARE = 4
 """Audit samples that stay may hold one part in so many of an outbox."""
@@ -33,12 +33,15 @@ class Audits:
         body = None if before is None else before.body
         return (body.prediction.label or "") if isinstance(body, Reading) else ""
 
-    def label_of(self, row: Row) -> str | None:
-        """The label for which a row stays; None if it may go as others."""
-        if row.tier != LAST_AUDIT:
-            return None
-        found = self._connection.execute("SELECT label FROM events WHERE id = ?", (row.row,)).fetchone()
-        return None if found is None else str(found[0])
+    def standing(self, row: Row) -> tuple[Row, str | None]:
+        """A row in the tier in which it is by now, and the label for which it stays; None if it may go as others.
+
+        By now: another sample that left in the same transaction may have made this one the last of its label.
+        """
+        if row.kind != SAMPLE:
+            return row, None
+        tier, label = self._connection.execute("SELECT tier, label FROM events WHERE id = ?", (row.row,)).fetchone()
+        return row._replace(tier=tier), str(label) if tier == LAST_AUDIT else None
 
     def guard(self, device_id: str, label: str, change: Change) -> None:
         """See to it that one audit sample of a label, if any waits, outlives other samples: the newest."""

@@ -10,9 +10,13 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from edgeloop.contracts.errors import Unavailable
 from edgeloop.transport.ledger import Change, Fate, Ledger, Row
 from edgeloop.transport.worth import ALERTS, LAST_AUDIT, ORDINARY, Bounds
+
+_log = structlog.get_logger(__name__)
 
 LEAST_BYTES = 1024 * 1024
 """What an outbox may always hold, however little its disk has free."""
@@ -72,7 +76,13 @@ class Bounding:
             excess -= self._delete("aside WHERE 1", Fate.REJECTED, (Fate.EVICTED,), excess, change)
         for tier in (ORDINARY, LAST_AUDIT, ALERTS):
             while excess > 0 and (device_id := self._ledger.largest(tier, change)[0]) is not None:
-                excess -= self._evict(tier, device_id, excess, change)
+                freed = self._evict(tier, device_id, excess, change)
+                if not freed:
+                    # The lock is held: an account that is wrong may cost a bound its exactness, never a standstill.
+                    _log.error("outbox_account_wrong", tier=tier, device_id=device_id)
+                    self._ledger.distrust()
+                    break
+                excess -= freed
 
     def _excess_bytes(self, change: Change) -> int:
         """How many bytes there are beyond the bound, or beyond what the disk has to spare."""

@@ -12,11 +12,10 @@ import structlog
 
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import Unavailable
-from edgeloop.transport.sqlite import Damaged, open_durable, reading, transaction
+from edgeloop.transport.sqlite import MENDED_AT_START, Damaged, open_durable, reading, transaction
 
 _log = structlog.get_logger(__name__)
 _SCHEMA = ("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",)
-_FIX = "Move it away; what it remembered is lost, identity and outbox are not."
 
 T = TypeVar("T")
 
@@ -27,7 +26,7 @@ class Keep:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._connection = open_durable(path, _SCHEMA, fix=_FIX)
+        self._connection = open_durable(path, _SCHEMA, fix=MENDED_AT_START)
         self._unwritten: dict[str, bytes | None] = {}
 
     def get(self, name: str, kind: type[T]) -> T | None:
@@ -38,6 +37,18 @@ class Keep:
                 row = self._connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
                 data = None if row is None else row[0]
         return None if data is None else from_json(data, kind, what=f"{self._path.name}:{name}")
+
+    def under(self, prefix: str, kind: type[T]) -> dict[str, T]:
+        """All values whose names begin so, by the rest of the name."""
+        query = "SELECT name, value FROM kept WHERE substr(name, 1, ?) = ? ORDER BY name"
+        with self._lock, reading(what=str(self._path)):
+            found: dict[str, bytes | None] = dict(self._connection.execute(query, (len(prefix), prefix)))
+            found |= {name: data for name, data in self._unwritten.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): from_json(data, kind, what=f"{self._path.name}:{name}")
+            for name, data in found.items()
+            if data is not None
+        }
 
     def set(self, changes: Mapping[str, Any]) -> None:
         """Make all these changes at once; None removes a name. Raises Unavailable if the disk is full."""
@@ -65,7 +76,7 @@ class Keep:
         with self._lock, reading(what=str(self._path)):
             (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            raise Damaged(f"{self._path} is damaged: {found}. {_FIX}")
+            raise Damaged(f"{self._path} is damaged: {found}. {MENDED_AT_START}")
 
     def close(self) -> None:
         """Close the file."""
@@ -86,6 +97,17 @@ class Keep:
         self._connection.execute(
             "INSERT INTO kept VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, data)
         )
+
+
+def open_sound(path: Path) -> Keep:
+    """The record of this file, which is read in full first. Raises what `Keep` and its `require_sound` do."""
+    keep = Keep(path)
+    try:
+        keep.require_sound()
+    except BaseException:
+        keep.close()
+        raise
+    return keep
 
 
 def _encoded(changes: Mapping[str, Any]) -> dict[str, bytes | None]:

@@ -135,6 +135,10 @@ class Ledger:
             self._held[tier, device_id] = size_bytes
         self._seen = version
 
+    def distrust(self) -> None:
+        """Read it anew at the next refresh, whoever wrote last."""
+        self._seen = -1
+
     def write(self, change: Change) -> None:
         """Within the transaction."""
         keys = [key for key, rows in change.rows.items() if rows or change.bytes[key]]

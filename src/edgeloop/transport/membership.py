@@ -18,6 +18,11 @@ from edgeloop.transport.identity import Identity, load_or_make_key, read_key
 from edgeloop.transport.replies import StaleClock
 from edgeloop.transport.uplink import Uplink
 
+CONNECTIONS = httpx.Limits(max_connections=20, max_keepalive_connections=10, keepalive_expiry=65.0)
+"""What goes up once a minute uses the connection of the minute before: to open one, with TLS, costs both sides more
+than the request. Hubs hold them for 75 s, so that it is not they who let go first.
+"""
+
 _CA = "ca.pem"
 
 
@@ -182,9 +187,8 @@ def open_client(hub_url: str, *, ca: str | None = None) -> httpx.AsyncClient:
         raise InvalidInput(f"{hub_url!r} is no address; expected one such as https://cloud.example.org:8400")
     if url.scheme == "http" and not is_loopback(url.host):
         raise InvalidInput(f"{hub_url} would send everything in the clear; use https:// for other machines")
-    limits = httpx.Limits(max_connections=20, max_keepalive_connections=10)
     try:
         verify = ssl.create_default_context(cafile=ca) if ca else True
-        return httpx.AsyncClient(base_url=url, limits=limits, verify=verify)
+        return httpx.AsyncClient(base_url=url, limits=CONNECTIONS, verify=verify)
     except OSError as error:
         raise InvalidInput(f"cannot read the certificate authority {ca}: {error}") from error

@@ -7,7 +7,6 @@ Acknowledged rows stay as the device's own record until their room is needed. Wh
 `worth`), and within a tier by the device that holds the most of it: a node's devices cannot push one another out.
 """
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,11 +22,13 @@ from edgeloop.transport.audits import Audits
 from edgeloop.transport.batch import Queued, Room, next_batch
 from edgeloop.transport.bounding import ROW, Bounding
 from edgeloop.transport.ledger import Aside, Change, Fate, Ledger, OutboxStats, Row
+from edgeloop.transport.meta import Meta
+from edgeloop.transport.numbering import REUSED, REUSED_AGAIN, Numbering
 from edgeloop.transport.outbox_schema import SCHEMA
 from edgeloop.transport.payloads import Payloads
 from edgeloop.transport.salvage import begin_anew, made_sound
 from edgeloop.transport.seal import Keyring
-from edgeloop.transport.sqlite import Damaged, open_durable, reading, transaction
+from edgeloop.transport.sqlite import MENDED_AT_START, Damaged, open_durable, reading, transaction
 from edgeloop.transport.worth import ALERT, ALERTS, ORDINARY, READING, Bounds, is_audit, worth
 
 _log = structlog.get_logger(__name__)
@@ -40,15 +41,10 @@ _INSERT = (
 _IDENTITY = "device_id = ? AND epoch = ? AND sequence = ?"
 _CRAMPED = "the disk is nearly full: the outbox does not grow, and gives up what is worth least"
 
-_REUSED = (
-    "the hub has other events under this device's numbers: its disk went back to an earlier state, or two devices run "
-    "from copies of one disk. What waits and what comes is numbered anew. If there are two devices, enrol one of them "
-    "under an id of its own."
-)
-
 _BROKEN_NEVER_WAIT = MAX_BODY_BYTES - 64 * 1024
 _EXPIRE_EVERY_MS = 60_000
-_LONGEST_REASON = 300
+LONGEST_REASON = 300
+"""Characters that are kept of why a row was set aside: a hub says what it likes, and no bound counts it."""
 
 
 class Outbox:
@@ -84,12 +80,14 @@ class Outbox:
         self._open()
 
     def _open(self) -> None:
-        self._connection = open_durable(self._path, SCHEMA, fix="Move it away; a new one is made.")
+        self._connection = open_durable(self._path, SCHEMA, fix=MENDED_AT_START)
         self._opened_s = self._clock_s()
         self._expired_at_ms = -_EXPIRE_EVERY_MS
+        self._meta = Meta(self._connection)
+        self._numbering = Numbering(self._connection, self._meta, self.device_id)
         try:
             with reading(what="the outbox"):
-                self._age_ms = int(self._meta("age_ms") or 0)
+                self._age_ms = int(self._meta.get("age_ms") or 0)
                 self.epoch = self._own_epoch()
                 self._ledger = Ledger(self._connection)
         except BaseException:
@@ -168,7 +166,8 @@ class Outbox:
         """Mark rows as taken by the hub, also those that were given up while they were under way.
 
         rejected: the hub's reason for rows that it will never take. reused: rows of this device's own under whose
-        identity the hub has another event: they get a new epoch, as all that is to come, and wait.
+        identity the hub has another event: they get a new epoch, as all that is to come, and wait; the second time
+        they are set aside.
         """
         now_ms = int(time.time() * 1000)
         reasons = rejected or {}
@@ -238,7 +237,7 @@ class Outbox:
         """What the newest reading of this device's own was read from, also if it has left; empty when there is none."""
         query = f"SELECT payload FROM events WHERE device_id = ? AND kind = '{READING}' ORDER BY id DESC LIMIT 1"  # noqa: S608 - a literal
         with self._reading():
-            known = self._meta("last_source")
+            known = self._meta.get("last_source")
             row = None if known is not None else self._connection.execute(query, (self.device_id,)).fetchone()
         if row is None:
             return known or ""
@@ -278,20 +277,19 @@ class Outbox:
         self._under_way = frozenset(one.row for one in batch)
         self._gone.clear()
 
-    def _append(self, bodies: list[Body], at_ms: int, change: Change, *, epoch: int | None = None) -> list[int]:
-        first = self._next()
-        epoch = self.epoch if epoch is None else epoch
+    def _append(self, bodies: list[Body], at_ms: int, change: Change) -> list[int]:
+        epoch, first = self._numbering.following()
         events = [
             Event(device_id=self.device_id, epoch=epoch, sequence=first + i, at_ms=at_ms, body=body)
             for i, body in enumerate(bodies)
         ]
+        if events:
+            self._numbering.took(events[-1].sequence)  # first: what is too large is told by an alert with the next one
         added = self._insert(events, change)
         assert added == len(events), "sequences are drawn within the transaction"
-        if events:
-            self._set_meta("last_sequence", str(events[-1].sequence))
         sources = [body.source for body in bodies if isinstance(body, Reading)]
         if sources:
-            self._set_meta("last_source", sources[-1])
+            self._meta.set("last_source", sources[-1])
         return [event.sequence for event in events]
 
     def _insert(self, events: Sequence[Event], change: Change) -> int:
@@ -338,7 +336,7 @@ class Outbox:
         self, row: Row, statement: str, values: tuple[int, ...], change: Change, *, into: Iterable[Fate]
     ) -> None:
         """A row no longer waits; if it was the audit sample that stays, another one does."""
-        label = self._audits.label_of(row)
+        row, label = self._audits.standing(row)
         self._connection.execute(statement, values)
         change.move(row, out_of=Fate.PENDING, into=into)
         if label is not None:
@@ -359,32 +357,31 @@ class Outbox:
             self._connection.execute(
                 "INSERT INTO aside (device_id, epoch, sequence, kind, size_bytes, payload, reason, at_ms) "
                 "SELECT device_id, epoch, sequence, kind, size_bytes, payload, ?, ? FROM events WHERE id = ?",
-                (reasons[row.row], now_ms, row.row),
+                (reasons[row.row][:LONGEST_REASON], now_ms, row.row),
             )
             self._give_up(row, Fate.REJECTED, change)
-        before = int(self._meta("set_aside") or 0)
-        after = before + len(rows)
-        self._set_meta("set_aside", str(after))
-        # At every doubling, so that a hub that takes nothing is no flood, nor alerts that are set aside themselves.
-        if after.bit_length() > before.bit_length():
+        so_far, is_told = self._meta.count("set_aside", len(rows))
+        if is_told:  # else a hub that takes nothing would be a flood, and alerts that are set aside themselves
             last = rows[-1]
-            detail = f"{after} so far; the last, {last.kind} of {last.device_id}: {reasons[last.row][:_LONGEST_REASON]}"
+            detail = f"{so_far} so far; the last, {last.kind} of {last.device_id}: {reasons[last.row][:LONGEST_REASON]}"
             self._append([Alert(what="set_aside", detail=detail)], now_ms, change)
 
     def _renumber(self, rows: Collection[int], now_ms: int, change: Change) -> int:
-        """Move rows into another epoch, a new one where they are of this one; returns the epoch of what is to come."""
-        payloads = {row.row: self._payload(row.row) for row in self._waiting(rows)}
-        events = {row: self._payloads.read(payload) for row, payload in payloads.items()}
-        epoch = self.epoch
-        if any(event.epoch == epoch for event in events.values()):
-            epoch = secrets.randbits(62)
-            self._set_meta("epoch", str(epoch))
-            _log.error("outbox_begins_a_new_epoch", before=self.epoch, rows=len(events))
-            body = Alert(what="identity", detail=_REUSED)
-            self._append([body], now_ms, change, epoch=epoch)
-        for row, event in events.items():
-            payload = self._payloads.write(msgspec.structs.replace(event, epoch=epoch))
-            self._connection.execute("UPDATE events SET epoch = ?, payload = ? WHERE id = ?", (epoch, payload, row))
+        """Number rows anew, but for those that were before; returns the epoch of what is to come."""
+        events = {row.row: self._payloads.read(self._payload(row.row)) for row in self._waiting(rows)}
+        again = {row for row, event in events.items() if self._numbering.is_anew(row, event.epoch)}
+        for row in events.keys() - again:
+            event = msgspec.structs.replace(events[row], epoch=self._numbering.anew(events[row].epoch))
+            values = (event.epoch, self._payloads.write(event), row)
+            self._connection.execute("UPDATE events SET epoch = ?, payload = ? WHERE id = ?", values)
+        epoch, _ = self._numbering.following()
+        if epoch != self.epoch:
+            so_far, is_told = self._meta.count("epochs_drawn")
+            _log.error("outbox_begins_a_new_epoch", before=self.epoch, rows=len(events), so_far=so_far)
+            if is_told:
+                detail = REUSED if so_far == 1 else f"{REUSED} It is so for the {so_far}th time."
+                self._append([Alert(what="identity", detail=detail)], now_ms, change)
+        self._set_aside(dict.fromkeys(again, REUSED_AGAIN), change)
         return epoch
 
     def _payload(self, row: int) -> bytes:
@@ -444,7 +441,7 @@ class Outbox:
                     self._bounding.expire(self._expired_at_ms, change)
                 self._bounding.make_room(change)
                 self._ledger.write(change)
-                self._set_meta("age_ms", str(self._now_ms()))
+                self._meta.set("age_ms", str(self._now_ms()))
         except BaseException:
             self._expired_at_ms = expired_at_ms
             raise
@@ -470,25 +467,9 @@ class Outbox:
         """For how long this outbox has been at work, over all its processes."""
         return self._age_ms + int((self._clock_s() - self._opened_s) * 1000)
 
-    def _next(self) -> int:
-        query = "SELECT coalesce(max(sequence), 0) FROM events WHERE device_id = ? AND epoch = ?"
-        known = int(self._meta("last_sequence") or 0)
-        (highest,) = self._connection.execute(query, (self.device_id, self.epoch)).fetchone()
-        return 1 + max(known, int(highest))
-
     def _own_epoch(self) -> int:
-        epoch = self._meta("epoch")
-        if epoch is None:
-            epoch = str(secrets.randbits(62))
-            with transaction(self._connection, what="the outbox"):
-                self._set_meta("epoch", epoch)
-        return int(epoch)
-
-    def _meta(self, key: str) -> str | None:
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def _set_meta(self, key: str, value: str) -> None:
-        self._connection.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
-        )
+        known = self._numbering.epoch()
+        if known is not None:
+            return known
+        with transaction(self._connection, what="the outbox"):
+            return self._numbering.draw()

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged outbox, in a new file in its place.
+"""What can still be read of a damaged outbox, in a new file in its place; and of a damaged `keep`.
 
 Rules kept here: nothing that is there is destroyed: the damaged file stays beside the new one, the newest of them only;
 the accounts of the new file add up, and whoever asked is told what is missing. Neighbour: `outbox` asks, and tells.
@@ -8,7 +8,10 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+
+import msgspec
 
 from edgeloop.bundle.durable import fsync_folder, translated
 from edgeloop.contracts.errors import Unavailable
@@ -17,6 +20,14 @@ from edgeloop.transport.sqlite import open_durable, transaction
 
 _WAITING = "('pending', 'rejected')"
 _ENDS = ("", "-wal", "-shm")
+_BROUGHT_UP = (
+    # What the second version of the tables made of the first one's rows; nothing is left to do for those of today.
+    "UPDATE events SET tier = 2 WHERE kind = 'alert'",
+    "INSERT OR IGNORE INTO aside (device_id, epoch, sequence, kind, size_bytes, payload, reason, at_ms) "
+    "SELECT device_id, epoch, sequence, kind, size_bytes, payload, rejected, coalesce(acknowledged_ms, 0) FROM events "
+    "WHERE rejected IS NOT NULL ORDER BY id",
+    "DELETE FROM events WHERE rejected IS NOT NULL",
+)
 _COUNTS = (
     "INSERT INTO account SELECT device_id, kind, 'pending', count(*), sum(size_bytes) FROM events "
     "WHERE acknowledged_ms IS NULL GROUP BY 1, 2",
@@ -84,6 +95,8 @@ def _copy(damaged: sqlite3.Connection, fresh: Path) -> str:
         with transaction(made, what=str(fresh)):
             for table in ("meta", "events", "aside"):
                 _copy_table(damaged, made, table)
+            for change in _BROUGHT_UP:
+                made.execute(change)
             made.execute("CREATE TEMP TABLE before AS SELECT * FROM account")
             known = _copy_table(damaged, made, "account", into="before")
             for count in _COUNTS:
@@ -97,9 +110,36 @@ def _copy(damaged: sqlite3.Connection, fresh: Path) -> str:
     return f"of {waited:,} events that wait, {max(0, waited - kept):,} could not be read and are lost"
 
 
+def named_values(path: Path) -> dict[str, bytes]:
+    """What can be read of the named values of a damaged `keep`: JSON, each.
+
+    Raises Unavailable where the disk has no room for a copy.
+    """
+    _require_room(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as damaged:
+        rows = _readable(damaged, "kept", ["name", "value"])
+        return {
+            name: value
+            for name, value in rows
+            if isinstance(name, str) and isinstance(value, bytes) and _is_json(value)
+        }
+
+
+def _is_json(value: bytes) -> bool:
+    try:
+        msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 def _copy_table(damaged: sqlite3.Connection, made: sqlite3.Connection, table: str, *, into: str = "") -> bool:
-    """All rows that can be read, and that are such rows; returns whether any could be."""
-    columns = [name for _, name, *_ in made.execute(f"PRAGMA table_info({into or table})")]
+    """All rows that can be read, and that are such rows, in the columns that an older file has, too; returns whether
+    any could be."""
+    there = _columns(damaged, table)
+    columns = [name for name in _columns(made, into or table) if name in there]
+    if not columns:
+        return False
     insert = f"INSERT OR IGNORE INTO {into or table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of ours
     copied = False
     for row in _readable(damaged, table, columns):
@@ -111,19 +151,28 @@ def _copy_table(damaged: sqlite3.Connection, made: sqlite3.Connection, table: st
     return copied
 
 
+def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+    """None where there is no such table, or nothing of the file can be read."""
+    try:
+        return [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+    except sqlite3.DatabaseError:
+        return []
+
+
 def _readable(damaged: sqlite3.Connection, table: str, columns: list[str]) -> Iterator[tuple[object, ...]]:
     """Rows from the first on up to the damage, then from the last on down to it."""
-    key = "id" if "id" in columns else columns[0]
-    query = f"SELECT {key}, {', '.join(columns)} FROM {table} NOT INDEXED ORDER BY {key}"  # noqa: S608 - names of ours
-    if "id" not in columns:  # few rows, without a number: what can be read in one go
-        query = query.partition(" ORDER")[0]
+    is_numbered = table != "account"  # few rows, without a number: what can be read in one go
+    key = "rowid" if is_numbered else columns[0]
+    query = f"SELECT {key}, {', '.join(columns)} FROM {table} NOT INDEXED"  # noqa: S608 - names of ours
+    if is_numbered:
+        query += " ORDER BY rowid"
     last: object = None
     try:
         for number, *row in damaged.execute(query):
             last = number
             yield tuple(row)
     except sqlite3.DatabaseError:
-        if "id" not in columns:
+        if not is_numbered:
             return
     else:
         return

@@ -17,7 +17,7 @@ from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unav
 from edgeloop.contracts.messages import SendReply, SendRequest
 from edgeloop.transport.batch import Queued
 from edgeloop.transport.budget import Budget
-from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.outbox import LONGEST_REASON, Outbox
 from edgeloop.transport.suspects import Suspects
 from edgeloop.transport.uplink import Uplink
 from edgeloop.transport.worth import worth
@@ -82,7 +82,7 @@ class Sender:
 
     async def send_once(self) -> int:
         """Send one batch and mark what the hub took, or set aside the one event that it never will; returns how many
-        rows that was. Raises what the uplink raises, and Unavailable if the disk is full."""
+        rows that was. Raises what the uplink raises, and Unavailable if the disk is full or all must go up again."""
         await self._mark()
         queued = await asyncio.to_thread(self._next)
         while queued:
@@ -192,23 +192,32 @@ class Sender:
         if answered != len(queued) or any(one.index >= len(queued) for one in reply.rejected):
             raise Corrupt(f"the hub's answer speaks of {answered} events, {len(queued)} were sent; nothing was marked")
         reused = {one.index for one in reply.rejected if one.reused and self._is_own(queued[one.index])}
-        rejected = {queued[one.index].row: one.reason for one in reply.rejected if one.index not in reused}
+        others = [one for one in reply.rejected if one.index not in reused]
+        rejected = {queued[one.index].row: one.reason[:LONGEST_REASON] for one in others}
         for row, reason in rejected.items():
             _log.error("event_rejected", row=row, reason=reason)
         rows = [one.row for one in queued]
         anew = frozenset(queued[index].row for index in reused)
         self._unmarked = lambda: self._outbox.acknowledge(rows, rejected=rejected, reused=anew)
         await self._mark()
+        if len(anew) == len(queued):  # nothing is done: a hub that says so to all must not be asked without end
+            raise Unavailable(f"the hub has others under the numbers of all {len(queued)} events; they get new ones")
 
     def _is_own(self, queued: Queued) -> bool:
         """Whether it may be numbered anew here: another device's number is that device's to give."""
         return queued.event.device_id == self._outbox.device_id
 
     async def _mark(self) -> None:
-        """Write down what the hub took. Raises Unavailable where the disk is full, and keeps it in mind."""
-        if self._unmarked is not None:
-            await asyncio.to_thread(self._unmarked)
-            self._unmarked = None
+        """Write down what the hub took. Raises Unavailable where the disk is full, and keeps it in mind; what fails
+        otherwise would fail again, and goes up once more instead."""
+        mark, self._unmarked = self._unmarked, None
+        if mark is None:
+            return
+        try:
+            await asyncio.to_thread(mark)
+        except Unavailable:
+            self._unmarked = mark
+            raise
 
     async def _put_aside(self, one: Queued, error: InvalidInput) -> None:
         """Only if the hub takes a batch without it. Raises Unavailable otherwise: it is then not this event's fault."""
@@ -216,6 +225,7 @@ class Sender:
             await self._uplink.send(SendRequest(events=()))
         except InvalidInput as other:
             raise Unavailable(f"the hub turns down whatever it is sent: {other}") from error
-        _log.error("event_set_aside", row=one.row, reason=str(error))
-        await asyncio.to_thread(self._outbox.set_aside, {one.row: str(error)})
+        reason = str(error)[:LONGEST_REASON]
+        _log.error("event_set_aside", row=one.row, reason=reason)
+        await asyncio.to_thread(self._outbox.set_aside, {one.row: reason})
         self._suspects.clear(one.row)

@@ -19,6 +19,10 @@ _log = structlog.get_logger(__name__)
 _LOG_PAGES = 256
 """Of 4 KB, before the log goes into the file: what stands there takes room twice, and small disks are full soon."""
 
+MENDED_AT_START = (
+    "Start the device or the node whose it is: what can be read is kept then, and the file stays beside the new one."
+)
+
 _PRIMARY = 0xFF
 """Of SQLite's result codes: what they extend."""
 
@@ -95,7 +99,7 @@ def reading(*, what: str) -> Iterator[None]:
 
 
 def _meant(
-    error: sqlite3.DatabaseError, what: str, doing: Literal["open", "read", "write"], fix: str = "Move it away."
+    error: sqlite3.DatabaseError, what: str, doing: Literal["open", "read", "write"], fix: str = MENDED_AT_START
 ) -> EdgeloopError:
     """What SQLite's error means to the caller, by its result code. Source: sqlite.org/rescode.html.
 
@@ -118,6 +122,8 @@ def _meant(
             return Unavailable(f"{what} cannot {doing}: {error}. Another process is at work in it; try again.")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return Damaged(f"{what} is damaged: {error}. {fix}")
+        case sqlite3.SQLITE_CONSTRAINT:
+            return EdgeloopError(f"{what} cannot {doing}: {error}. The fault is edgeloop's; please report it.")
     return Unavailable(f"{what} cannot {doing}: {error}. Check the disk and its permissions.")
 
 

@@ -9,7 +9,9 @@ agree on the manifest's hash. Rules kept here:
   anything of them is kept: both would verify;
 - nothing counts that is expired by the clock, by the hub's time or by the newest time that was ever seen signed, nor
   what is older than what was seen: a floor on the disk says so, beside python-tuf's own files, which may be lost;
-- metadata is fsynced, since rollback protection lives in it.
+- metadata is fsynced, since rollback protection lives in it;
+- whether files come one by one or many in one answer (`packed`) makes no difference to any of these: where what came
+  together does not hold, each file is asked for by itself before anything is refused.
 
 Source: Uptane Standard 2.1, 5.4.4 (full verification); TUF specification 1.0, 5.
 """
@@ -19,10 +21,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Signed, TargetFile, Targets, Timestamp
 from tuf.ngclient import Updater, UpdaterConfig
@@ -30,20 +34,26 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from edgeloop.bundle.durable import fsync_folder, storage_error
 from edgeloop.contracts.codec import from_json
-from edgeloop.contracts.errors import NotFound, Refused, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, NotFound, Refused, Unavailable
 from edgeloop.contracts.manifest import FileEntry
-from edgeloop.contracts.messages import MAX_TARGETS_BYTES, Assignment
+from edgeloop.contracts.messages import MAX_TARGETS_BYTES, Assignment, TrustReply, TrustRequest
 from edgeloop.contracts.names import BundleRef, manifest_target, version_key
 from edgeloop.transport.floor import Floor, Mark
+from edgeloop.transport.packed import Kept, Packed, version_of
 
 Fetch = Callable[[str, int], bytes]
 """Path and most bytes to bytes; blocking. Raises edgeloop's errors."""
+
+FetchAll = Callable[[TrustRequest], TrustReply]
+"""What is held to all that differs from it; blocking. Raises edgeloop's errors."""
+
+_log = structlog.get_logger(__name__)
 
 _BASE = "hub:/"
 _ROLES = ("root", "timestamp", "snapshot", "targets")
 _MAX_BYTES = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targets": MAX_TARGETS_BYTES}
 _PATH = re.compile(
-    r"(?:images|director/(?P<device>[a-z0-9-]{1,63}))/metadata/(?:(?P<version>[0-9]{1,20})\.)?(?P<role>[a-z]+)\.json"
+    r"(?P<place>images|director/(?P<device>[a-z0-9-]{1,63}))/metadata/(?:(?P<version>[0-9]{1,20})\.)?(?P<role>[a-z]+)\.json"
 )
 
 
@@ -58,7 +68,8 @@ class AllSigned:
 class Trust:
     """What a device believes, in a folder. Blocking; one user at a time.
 
-    clock: seconds since 1970, as far as they are known: this machine's or the hub's, whichever is later.
+    fetch_all: for many files in one answer; None to ask for each by itself. clock: seconds since 1970, as far as they
+    are known: this machine's or the hub's, whichever is later.
     """
 
     def __init__(
@@ -68,11 +79,14 @@ class Trust:
         images_root: bytes,
         director_root: bytes,
         fetch: Fetch,
+        fetch_all: FetchAll | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._roots = {"images": images_root, "director": director_root}
         self._fetcher = _HubFetcher(fetch)
+        self._fetch_all = fetch_all
+        self._broke_off = False
         self._clock = clock
         self._floor = Floor(folder / "floor.json")
         self._images: Updater | None = None
@@ -83,14 +97,14 @@ class Trust:
         Raises Refused if the signatures do not hold, the metadata is expired or older than what was seen, or the
         two repositories disagree; Unavailable if the hub cannot be reached.
         """
-        self._images = None
-        target = self._refresh("director", f"director/{device_id}").get_targetinfo("assignment")
-        if target is None:
-            return None
-        custom = target.unrecognized_fields.get("custom", {})
-        text = str(custom.get("assignment", ""))
-        assignment = from_json(text.encode(), Assignment, what="the director's signed assignment")
-        image = self.image(manifest_target(assignment.ref))
+        with self._asking_for(device_id):
+            target = self._refresh("director", f"director/{device_id}").get_targetinfo("assignment")
+            if target is None:
+                return None
+            custom = target.unrecognized_fields.get("custom", {})
+            text = str(custom.get("assignment", ""))
+            assignment = from_json(text.encode(), Assignment, what="the director's signed assignment")
+            image = self.image(manifest_target(assignment.ref))
         if image.hashes.get("sha256") != assignment.manifest_sha256:
             raise Refused(
                 f"the director assigns {assignment.bundle} with manifest {assignment.manifest_sha256[:12]}, but what "
@@ -105,9 +119,9 @@ class Trust:
 
     def refresh(self, device_id: str) -> None:
         """Bring both repositories up to date, and the floor with them. Raises as `assignment`."""
-        self._images = None
-        self._refresh("director", f"director/{device_id}")
-        self._refreshed()
+        with self._asking_for(device_id):
+            self._refresh("director", f"director/{device_id}")
+            self._refreshed()
 
     def image(self, target: str) -> TargetFile:
         """What the targets key signed of this path: its length and hash. Raises Refused if it never signed it.
@@ -138,6 +152,41 @@ class Trust:
         known = [name for name in self._roots if (self._folder / name / "targets.json").is_file()]
         return min((self._first_expiry_s(name) for name in known), default=None)
 
+    @contextmanager
+    def _asking_for(self, device_id: str) -> Iterator[None]:
+        """Both repositories out of one answer meanwhile, where the hub gives such."""
+        self._images = None
+        self._fetcher.packed = self._fetched_all({"images": "images", "director": f"director/{device_id}"})
+        try:
+            yield
+        finally:
+            self._fetcher.packed = None
+
+    def _fetched_all(self, places: dict[str, str]) -> Packed | None:
+        """All that is newer, in one answer; None where each file is to be asked for. Raises Unavailable.
+
+        A hub that is away is not asked a second time; but where an answer broke off or dripped, the next question takes
+        the other way, on which each file that came is kept.
+        """
+        if self._fetch_all is None or self._broke_off:
+            self._broke_off = False
+            return None
+        kept = {place: self._kept(name) for name, place in places.items()}
+        try:
+            reply = self._fetch_all(TrustRequest(held={place: one.held for place, one in kept.items()}))
+        except NotFound:  # a hub that is older than this question
+            return None
+        except Unavailable:
+            self._broke_off = True
+            raise
+        except EdgeloopError as error:
+            _log.warning("signed_words_asked_for_singly", code=error.code, detail=str(error))
+            return None
+        return Packed(reply, kept)
+
+    def _kept(self, name: str) -> Kept:
+        return Kept(self._folder / name, least_root=version_of(self._roots[name]))
+
     def _refreshed(self) -> Updater:
         if self._images is None:
             self._images = self._refresh("images", "images")
@@ -145,6 +194,16 @@ class Trust:
 
     def _refresh(self, name: str, path: str) -> Updater:
         """Ask for what is newest, and hold it to the clock and to the floor."""
+        if self._fetcher.packed is not None:
+            try:
+                return self._refresh_once(name, path)
+            except (Refused, Unavailable) as error:
+                # It lies, or what is held and was therefore left out is damaged on this disk.
+                _log.warning("signed_words_asked_for_singly", code=error.code, detail=str(error))
+                self._fetcher.packed = None
+        return self._refresh_once(name, path)
+
+    def _refresh_once(self, name: str, path: str) -> Updater:
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
         config = UpdaterConfig(prefix_targets_with_hash=False, targets_max_length=_MAX_BYTES["targets"])
@@ -207,10 +266,11 @@ def require_not_older(ref: BundleRef, floor: BundleRef | None) -> None:
 
 
 class _HubFetcher(FetcherInterface):
-    """TUF's network port over the uplink's fetch."""
+    """TUF's network port over the uplink's fetch. packed: what came of it in one answer already."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch_path = fetch
+        self.packed: Packed | None = None
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         path = url.removeprefix(_BASE)
@@ -218,11 +278,22 @@ class _HubFetcher(FetcherInterface):
         if found is None:
             raise RepositoryError(f"what is signed leads to {path}, which no hub has")
         try:
-            data = self._fetch_path(path, _MAX_BYTES[found["role"]])
+            data = self._found_packed(found)
+            if data is None:
+                data = self._fetch_path(path, _MAX_BYTES[found["role"]])
         except NotFound as error:
             raise DownloadHTTPError(str(error), 404) from error
         _require_meant_for(found, data)
         return iter([data])
+
+    def _found_packed(self, path: "re.Match[str]") -> bytes | None:
+        if self.packed is None:
+            return None
+        version = None if path["version"] is None else int(path["version"])
+        data = self.packed.find(path[0], place=path["place"], role=path["role"], version=version)
+        if data is not None and len(data) > _MAX_BYTES[path["role"]]:
+            raise RepositoryError(f"{path[0]} has {len(data):,} bytes; at most {_MAX_BYTES[path['role']]:,} are taken")
+        return data
 
 
 def _require_meant_for(path: "re.Match[str]", data: bytes) -> None:

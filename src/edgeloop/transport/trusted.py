@@ -8,21 +8,24 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeloop.contracts.errors import Unavailable
+from edgeloop.contracts.messages import TrustReply, TrustRequest
 from edgeloop.transport.membership import Membership
 
 if TYPE_CHECKING:
     from edgeloop.transport.trust import Trust
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 class Trusted:
     """A member's `Trust`, kept in a folder. Belongs to one event loop.
 
-    fetch: path and most bytes to bytes, from the hub or from what it is known by here. clock: see Trust.
+    fetch: path and most bytes to bytes, from the hub or from what it is known by here. fetch_all: many files in one
+    answer of the hub, if they are to be asked for so. clock: see Trust.
     """
 
     def __init__(
@@ -31,15 +34,17 @@ class Trusted:
         folder: Path,
         fetch: Callable[[str, int], Awaitable[bytes]],
         *,
+        fetch_all: Callable[[TrustRequest], Awaitable[TrustReply]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._member = member
         self._folder = folder
         self._fetch = fetch
+        self._fetch_all = fetch_all
         self._clock = clock
         self._lock = asyncio.Lock()
         self._trust: Trust | None = None
-        self._fetching: asyncio.Future[bytes] | None = None
+        self._fetching: asyncio.Future[Any] | None = None
         self._is_given_up = False
 
     async def ask(self, question: Callable[["Trust"], T]) -> T:
@@ -61,22 +66,36 @@ class Trusted:
     def _answer(self, question: Callable[["Trust"], T], loop: asyncio.AbstractEventLoop) -> T:
         from edgeloop.transport.trust import Trust
 
+        def carry(asked: Callable[[], Awaitable[A]], what: str) -> A:
+            return asyncio.run_coroutine_threadsafe(self._carry(asked, what), loop).result()
+
         def fetch(path: str, max_bytes: int) -> bytes:
-            return asyncio.run_coroutine_threadsafe(self._carry(path, max_bytes), loop).result()
+            return carry(lambda: self._fetch(path, max_bytes), path)
+
+        def fetch_all(request: TrustRequest) -> TrustReply:
+            assert self._fetch_all is not None
+            asked = self._fetch_all
+            return carry(lambda: asked(request), "what is signed")
 
         if self._trust is None:
-            roots = {"images_root": self._member.images_root, "director_root": self._member.director_root}
-            self._trust = Trust(self._folder, **roots, fetch=fetch, clock=self._clock)
+            self._trust = Trust(
+                self._folder,
+                images_root=self._member.images_root,
+                director_root=self._member.director_root,
+                fetch=fetch,
+                fetch_all=None if self._fetch_all is None else fetch_all,
+                clock=self._clock,
+            )
         return question(self._trust)
 
-    async def _carry(self, path: str, max_bytes: int) -> bytes:
+    async def _carry(self, asked: Callable[[], Awaitable[A]], what: str) -> A:
         """Fetch for the thread, unless nobody waits for it any more."""
         if self._is_given_up:
-            raise Unavailable(f"{path} is no longer wanted")
-        self._fetching = asyncio.ensure_future(self._fetch(path, max_bytes))
+            raise Unavailable(f"{what} is no longer wanted")
+        self._fetching = fetching = asyncio.ensure_future(asked())
         try:
-            return await self._fetching
+            return await fetching
         except asyncio.CancelledError as error:
-            raise Unavailable(f"{path} is no longer wanted") from error
+            raise Unavailable(f"{what} is no longer wanted") from error
         finally:
             self._fetching = None

@@ -1,4 +1,4 @@
-"""The client side of a hop: five verbs over HTTP, each request proven by the device's own key.
+"""The client side of a hop: its verbs over HTTP, each request proven by the device's own key.
 
 Rules kept here: nothing is retried (the caller knows what is worth repeating), but for one thing: a signature
 turned down for its time is made again with the hub's time, since a device's clock may say 1970. Every failure
@@ -21,6 +21,9 @@ import zstandard
 from edgeloop.contracts.codec import from_msgpack, to_msgpack
 from edgeloop.contracts.errors import Corrupt, Unavailable
 from edgeloop.contracts.messages import (
+    MAX_ALONG_BYTES,
+    MAX_BODY_BYTES,
+    MAX_TRUST_BYTES,
     EnrolReply,
     EnrolRequest,
     InferReply,
@@ -29,6 +32,8 @@ from edgeloop.contracts.messages import (
     SendRequest,
     SyncReply,
     SyncRequest,
+    TrustReply,
+    TrustRequest,
 )
 from edgeloop.transport.answers import AS_IT_IS, read_answer, require_unpacked
 from edgeloop.transport.identity import Identity
@@ -44,6 +49,8 @@ _LATEST_S = 4_102_444_800.0
 _COMPRESS_FROM_BYTES = 512
 _CONTENT_RANGE = re.compile(r"bytes (?P<start>[0-9]+)-(?:[0-9]+/(?P<size>[0-9]{1,18})$)?.*")
 _FIRST_BYTE = "bytes=0-0"
+_MOST_TRUST_BYTES = MAX_TRUST_BYTES + MAX_ALONG_BYTES + 64 * 1024
+"""With what MessagePack and paths take."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,11 @@ class Uplink:
     async def infer(self, request: InferRequest) -> InferReply:
         """Ask the tier above for a prediction."""
         return await self._post("infer", request, InferReply, timeout_s=1.0 + request.deadline_ms / 1000, spare_s=0.0)
+
+    async def trust(self, request: TrustRequest) -> TrustReply:
+        """Signed metadata that is not held, unchecked. Raises NotFound if this hub is older than the question, Corrupt
+        if the answer goes on and on."""
+        return await self._post("trust", request, TrustReply, max_bytes=_MOST_TRUST_BYTES)
 
     async def fetch(self, path: str, *, max_bytes: int) -> bytes:
         """A small file whole. Raises NotFound, or Corrupt if it is larger than max_bytes."""
@@ -204,8 +216,10 @@ class Uplink:
         *,
         timeout_s: float = _TIMEOUT_S,
         spare_s: float | None = None,
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> T:
-        """timeout_s: for each step of it to go on. spare_s: beyond that for all of it, a window of patience if None."""
+        """timeout_s: for each step of it to go on. spare_s: beyond that for all of it, a window of patience if None.
+        max_bytes: of the answer."""
         content = to_msgpack(body)
         headers = {"content-type": "application/msgpack", **AS_IT_IS}
         if len(content) > _COMPRESS_FROM_BYTES:
@@ -214,20 +228,23 @@ class Uplink:
         what = f"the hub's answer to {verb}"
         beyond_s = self.patience.window_s if spare_s is None else spare_s
         try:
-            answer = self._post_signed(verb, content, headers, timeout_s)
+            answer = self._post_signed(verb, content, headers, timeout_s, max_bytes)
             said = await self._in_time(answer, timeout_s + beyond_s, f"{what} did not come")
         except httpx.HTTPError as error:
             raise unreachable(error, str(self._client.base_url)) from error
         return from_msgpack(said, reply, what=what)
 
-    async def _post_signed(self, verb: str, content: bytes, headers: dict[str, str], timeout_s: float) -> bytes:
+    async def _post_signed(
+        self, verb: str, content: bytes, headers: dict[str, str], timeout_s: float, max_bytes: int
+    ) -> bytes:
         for last in (False, True):
             request = self._client.build_request(
                 "POST", f"/v1/{verb}", content=content, headers=headers, timeout=timeout_s
             )
             self.traffic_bytes[verb] += len(content)
             try:
-                return await read_answer(await self._send_signed(request), f"the hub's answer to {verb}")
+                response = await self._send_signed(request)
+                return await read_answer(response, f"the hub's answer to {verb}", max_bytes=max_bytes)
             except StaleClock as error:
                 if last:
                     raise

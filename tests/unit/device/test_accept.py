@@ -11,15 +11,19 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from torture.here import put_to_work_here
 
 from bad_models import crashing, endless, vast
 from builders import Damage, Parts, as_bundle, make_parts
+from edgeloop.bundle.archive import Bundle
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.manifest import Budget, EngineName, Variant
 from edgeloop.device.accept import Acceptance, ask_process, no_room, outcome_of
 from edgeloop.device.config import Pace
 from edgeloop.device.examine import Findings, Question
+from edgeloop.device.exchange import Order
+from edgeloop.device.slots import AtWork
 from edgeloop.runtime.load import load_fastest
 
 ENOUGH_S = 45.0
@@ -112,6 +116,21 @@ def test_winner_of_the_race_is_what_is_loaded_afterwards(tmp_path: Path) -> None
         version.close()
 
 
+@pytest.mark.parametrize(("accept_s", "load_s"), [(300.0, 300.0), (5.0, 30.0)])
+def test_what_may_take_long_to_be_tried_may_take_long_to_load(tmp_path: Path, accept_s: float, load_s: float) -> None:
+    orders: list[Order] = []
+
+    def put_to_work(order: Order, bundle: Bundle, variant: Variant) -> AtWork:
+        orders.append(order)
+        return put_to_work_here(order, bundle, variant)
+
+    parts = make_parts()
+    shelf = _stocked(parts, tmp_path)
+    acceptance = Acceptance(Pace(tmp_path / "races", accept_s=accept_s), put_to_work=put_to_work)
+    acceptance.load(as_bundle(parts), parts.manifest.variants[0], shelf=shelf.folder).close()
+    assert [order.load_s for order in orders] == [load_s]
+
+
 def test_without_a_race_nothing_is_remembered(tmp_path: Path) -> None:
     _judged(make_parts(), tmp_path)
     assert not (tmp_path / "races").exists()
@@ -137,7 +156,7 @@ def test_wrong_answers_are_not_raced(tmp_path: Path) -> None:
 
 def test_labels_that_the_outputs_do_not_have_are_a_failure(tmp_path: Path) -> None:
     found = _judged(make_parts().changed(labels=("a", "b", "c"), reference=None), tmp_path)
-    assert "does not run: " in str(found.failure)
+    assert ("does not run: " in str(found.failure), found.is_passing) == (True, False)
 
 
 def test_crash_of_the_engine_is_a_failure_that_names_the_signal(tmp_path: Path) -> None:
@@ -229,7 +248,7 @@ def test_process_that_is_killed_from_outside_says_that_memory_may_have_run_out(t
             return await task
 
     found = asyncio.run(kill())
-    assert "was ended by SIGKILL, as the system does when memory runs out" in str(found.failure)
+    assert "was ended by SIGKILL, as is done when memory runs out" in str(found.failure)
     assert found.is_passing
 
 
@@ -303,6 +322,13 @@ def test_end_without_an_answer_fails_closed(said: bytes) -> None:
     found = outcome_of(0, said, b"first\nlast words\n")
     assert "gave no answer" in str(found.failure)
     assert "last words" in str(found.failure)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_from_outside_says_nothing_of_the_model(number: signal.Signals) -> None:
+    """earlyoom begins with SIGTERM, and with just such a process."""
+    found = outcome_of(-number, b"", b"")
+    assert (number.name in str(found.failure), found.is_passing) == (True, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS])

@@ -2,18 +2,20 @@
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from answered import answer
 from builders import as_bundle, make_parts
-from edgeloop.contracts.errors import Corrupt, InvalidInput
+from edgeloop.contracts.errors import Corrupt, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import Manifest, Variant
+from edgeloop.contracts.messages import WatchBounds
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.device.asking import Answers, Asking
 from edgeloop.device.isolated import Resting
 from edgeloop.device.slots import AtWork, Slot, Slots
-from edgeloop.device.watch import Watch
+from edgeloop.device.watch import Healthy, Watch
 from edgeloop.device.worker import Died, Late
 from edgeloop.runtime.sources.port import Frame
 
@@ -147,6 +149,26 @@ def test_what_it_cannot_answer_is_its_error_and_answered_by_the_old_version() ->
     made = room.see("1", "2")
     assert _labels(made) == [OLD, NEW]
     assert (watch.stats().errors, isinstance(made[0].failure, Corrupt), room.deaths) == (1, True, [])
+
+
+def test_input_that_neither_version_can_read_says_nothing_of_the_new_one() -> None:
+    cut_off = Corrupt("the picture ends in its middle")
+    room, _, old, watch = _on_watch(cut_off, NEW, shadow=Scripted(cut_off, OLD))
+    with pytest.raises(Corrupt):
+        room.see("1")
+    assert (old.asked, watch.stats().errors) == (["1"], 0)
+    nothing_came = watch.verdict(WatchBounds(min_readings=20, deadline_s=1.0), age_s=2.0)
+    assert isinstance(nothing_came, Healthy), "it did not fail to answer what nobody can"
+    room.see("2")
+    assert (watch.stats().readings, watch.stats().errors) == (1, 0)
+
+
+@pytest.mark.parametrize("deed", [Unavailable("no room for a frame"), killed(), OLD])
+def test_error_counts_where_the_old_version_does_not_say_that_it_is_the_inputs(deed: Deed) -> None:
+    room, _, _, watch = _on_watch(Corrupt("it divides by zero"), NEW, shadow=Scripted(deed, OLD))
+    with suppress(Corrupt):
+        room.see("1")
+    assert watch.stats().errors == 1
 
 
 def test_late_answer_is_compared_when_it_comes_and_waited_for_no_longer() -> None:

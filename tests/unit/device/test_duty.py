@@ -1,6 +1,8 @@
 """A version that does not load, or must be left, while the machine below it is not well."""
 
 import asyncio
+import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +16,12 @@ from edgeloop.bundle.archive import Bundle
 from edgeloop.contracts.errors import Unavailable
 from edgeloop.contracts.manifest import Variant
 from edgeloop.contracts.states import UpdateState
-from edgeloop.device.accept import PutToWork
+from edgeloop.device.accept import Acceptance, PutToWork
+from edgeloop.device.config import Pace
+from edgeloop.device.duty import Duty, in_full
 from edgeloop.device.exchange import Order
 from edgeloop.device.slots import AtWork
-from edgeloop.device.state import Wish
+from edgeloop.device.state import Ended, Wish
 from edgeloop.device.worker import Died
 from small_disk import fill, small_disk
 from updating import (
@@ -190,6 +194,18 @@ def test_version_on_watch_that_never_loads_goes_back_for_now_at_its_deadline(fol
     assert device.versions.turned_down(assignment.manifest_sha256) is None
 
 
+def test_version_that_was_left_for_a_crash_is_not_left_again_for_what_it_answered(folder: Folder) -> None:
+    device = _on_watch(folder)
+    update = device.versions.update
+    assert update is not None
+    acceptance = Acceptance(Pace(folder.device_folder / "races"), put_to_work=put_to_work_here)
+    duty = Duty(device.versions, device.shelf, device.slots, acceptance, on_change=lambda: None)
+    device.versions.count_death("tiny@1.1.0", "SIGSEGV", is_crash=True, is_in_a_row=True)
+    duty.heed(Ended())
+    duty.leave(msgspec.structs.replace(update, state=UpdateState.ROLLED_BACK, reason="slow"), for_good=True)
+    assert (device.runs, device.active, device.reason) == ("tiny@1.0.0", "tiny@1.0.0", "SIGSEGV")
+
+
 # ---- a full disk
 
 
@@ -216,6 +232,16 @@ def test_rollback_does_not_wait_for_a_full_disk(full: tuple[Folder, Callable[[],
     again = _started(folder)
     assert (again.runs, again.state) == ("tiny@1.0.0", UpdateState.ROLLED_BACK)
     assert again.versions.turned_down(assigned(second_version(folder)).manifest_sha256) is not None
+
+
+def test_crashes_are_forgotten_while_the_disk_takes_nothing(full: tuple[Folder, Callable[[], Path]]) -> None:
+    folder, filled = full
+    device = _started(folder)
+    device.versions.count_crash()
+    ballast = filled()
+    device.versions.forget_crashes()
+    ballast.unlink()
+    assert device.versions.count_crash() == 1
 
 
 def test_rollback_by_hand_does_not_wait_for_a_full_disk(full: tuple[Folder, Callable[[], Path]]) -> None:
@@ -286,3 +312,29 @@ def _run_by(device: Device) -> list[str | None]:
 
     asyncio.run(asyncio.wait_for(both(), 60))
     return seen
+
+
+@pytest.mark.anyio
+async def test_what_fails_after_its_caller_was_cancelled_is_no_error_that_nobody_heard_of() -> None:
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    has_begun, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def fail() -> None:
+        has_begun.set()
+        may_end.wait(60)
+        has_ended.set()
+        raise Unavailable("the disk is away")
+
+    task = asyncio.create_task(in_full(fail))
+    assert await asyncio.to_thread(has_begun.wait, 60)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+    may_end.set()
+    await asyncio.wait([task])
+    assert (task.cancelled(), has_ended.is_set()) == (True, True)
+    del task
+    gc.collect()
+    assert unheard == []

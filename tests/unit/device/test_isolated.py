@@ -25,7 +25,7 @@ from edgeloop.device.record import Record
 from edgeloop.device.select import Selector
 from edgeloop.device.sense import Senses, opener
 from edgeloop.device.slots import AtWork, Slot, Slots
-from edgeloop.device.worker import Died, Worker
+from edgeloop.device.worker import Died, Slow, Worker
 from edgeloop.runtime.input.images import encode_png
 from edgeloop.runtime.sources.port import Frame
 from edgeloop.transport.outbox import Outbox
@@ -142,6 +142,18 @@ def test_version_that_the_machine_cannot_load_any_more_has_not_crashed(here: Roo
     with pytest.raises(Died, match="does not load any more") as died:
         version.answer(LIT)
     assert not died.value.is_crash
+
+
+def test_version_that_does_not_load_any_more_in_time_is_slow(here: Room) -> None:
+    bundle = as_bundle(make_parts())
+
+    def start() -> Worker:
+        raise Slow("did not load within 30 s and was stopped")
+
+    version = Isolated(bundle, bundle.manifest.variants[0], start)
+    with pytest.raises(Died, match="did not load") as died:
+        version.answer(LIT)
+    assert (died.value.is_slow, died.value.is_crash) == (True, False)
 
 
 def test_version_that_is_to_forget_computes_again_once(here: Room) -> None:

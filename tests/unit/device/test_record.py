@@ -67,7 +67,7 @@ def test_trouble_is_told_once_when_it_is_over() -> None:
     record.keep([_reading()])
     record.keep([_reading()])
     (alert,) = _alerts(outbox.taken)
-    assert alert.startswith("storage: 5 events found no room: the outbox cannot write")
+    assert alert.startswith("storage: 5 events could not be written: the outbox cannot write")
     assert record.trouble == ""
 
 

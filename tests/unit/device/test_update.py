@@ -1,4 +1,5 @@
 import asyncio
+import json
 from contextlib import suppress
 
 import msgspec
@@ -7,9 +8,10 @@ import pytest
 from bad_models import crashing
 from builders import Damage, Parts, make_parts, quadrant_images, quadrant_weights
 from edgeloop.bundle.archive import digest, entries, open_bundle
+from edgeloop.bundle.shelf import Shelf
+from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, Unavailable
 from edgeloop.contracts.manifest import Budget, EngineName
-from edgeloop.contracts.messages import Assignment
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
 from edgeloop.device.accept import ask_process
@@ -28,6 +30,7 @@ from updating import (
     Killed,
     assigned,
     first_version,
+    left_on_watch,
     second_version,
     supply_of,
     two_variants,
@@ -78,9 +81,7 @@ def test_update_keeps_the_version_before(folder: Folder) -> None:
 def test_old_version_shadows_the_new_one_on_watch(folder: Folder) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(UpdateState.ACTIVE)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2, watch=ON_WATCH))
+    device.take_until(UpdateState.ACTIVE, assigned(second, generation=2, watch=ON_WATCH))
     slot = device.slots.current
     assert slot is not None
     assert slot.shadow is not None
@@ -237,6 +238,19 @@ def test_manifest_of_another_version_than_assigned_is_refused(folder: Folder) ->
     )
 
 
+def test_manifest_of_a_newer_edgeloop_is_refused_for_now(folder: Folder) -> None:
+    archive = second_version(folder)
+    supply = ArchiveSupply(archive)
+    newer = to_json(json.loads(open_bundle(archive).manifest_bytes) | {"schema": 99})
+    supply._targets["bundles/tiny/1.1.0/manifest.json"] = newer
+    device = folder.device(supply)
+    device.take(msgspec.structs.replace(assigned(archive), manifest_sha256=digest(newer)))
+    assert device.state is UpdateState.REFUSED
+    assert "cannot read what describes tiny@1.1.0" in device.reason
+    assert "99" in device.reason
+    assert device.versions.turned_down(digest(newer)) is None, "once edgeloop is newer here, it can"
+
+
 def test_file_that_was_never_signed_is_refused(folder: Folder) -> None:
     archive = first_version(folder)
     supply = ArchiveSupply(archive)
@@ -298,17 +312,76 @@ def test_version_that_fails_for_now_may_be_assigned_again(folder: Folder) -> Non
     assert (again.state, again.runs) == (UpdateState.CONFIRMED, "tiny@1.0.0")
 
 
-def test_variant_damaged_on_the_disk_is_not_turned_down_for_good(folder: Folder) -> None:
+def test_variant_damaged_on_the_disk_is_fetched_anew(folder: Folder) -> None:
     parts, _, good = two_variants("1.0.0")
     archive = folder.write(parts)
     supply = ArchiveSupply(archive)
     device = folder.device(supply)
-    device.at_state = lambda state: (
-        device.shelf.put(good, parts.files[good]) if state is UpdateState.DOWNLOADING else None,
-        folder.damage(good) if state is UpdateState.ACCEPTING else None,
-    )[0]
+    device.shelf.put(good, parts.files[good])
+    folder.damage(good)
     device.take(assigned(archive))
-    assert device.state is UpdateState.REFUSED
+    assert (device.state, supply.fetched.count(file_target(good))) == (UpdateState.CONFIRMED, 1)
+
+
+def test_file_that_versions_share_is_fetched_anew_where_the_disk_damaged_it(folder: Folder) -> None:
+    second = second_version(folder)
+    device = with_first(folder, second)
+    shared = make_parts().manifest.golden.inputs
+    assert shared == make_parts(weights=SURER).manifest.golden.inputs
+    folder.damage(shared)
+    device.take(assigned(second, generation=2))
+    assert (device.state, device.runs) == (UpdateState.CONFIRMED, "tiny@1.1.0")
+
+
+def test_file_that_a_version_at_work_runs_from_is_there_until_the_new_one_is(folder: Folder) -> None:
+    second = second_version(folder)
+    device = with_first(folder, second)
+    shared = make_parts().manifest.golden.inputs
+    seen: list[bool] = []
+
+    class Looking(ArchiveSupply):
+        """Looks whether what it is asked for is still there."""
+
+        async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
+            """See Supply.fetch."""
+            if sha256 == shared:
+                seen.append(shelf.has(shared))
+            await super().fetch(target, shelf, sha256, size_bytes)
+
+    folder.damage(shared)  # or the disk failed once, which looks alike
+    again = folder.device(Looking(second))
+    again.take(assigned(second, generation=2))
+    assert (seen, again.state) == ([True], UpdateState.CONFIRMED)
+    assert device.shelf.is_sound(shared)
+
+
+def test_manifest_damaged_on_the_disk_is_fetched_anew(folder: Folder) -> None:
+    archive = first_version(folder)
+    supply = ArchiveSupply(archive)
+    device = folder.device(supply)
+    manifest = open_bundle(archive).manifest_bytes
+    device.shelf.put(digest(manifest), manifest)
+    folder.damage(digest(manifest))
+    device.take(assigned(archive))
+    assert device.state is UpdateState.CONFIRMED
+
+
+def test_file_that_the_disk_damages_again_and_again_is_refused_for_now(folder: Folder) -> None:
+    parts = make_parts()
+    archive, golden = folder.write(parts), parts.manifest.golden.inputs
+
+    class Damaging(ArchiveSupply):
+        """Its disk spoils one file as soon as it is there."""
+
+        async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
+            """See Supply.fetch."""
+            await super().fetch(target, shelf, sha256, size_bytes)
+            if sha256 == golden:
+                folder.damage(golden)
+
+    device = folder.device(Damaging(archive))
+    device.take(assigned(archive))
+    assert (device.state, "is damaged on the disk already" in device.reason) == (UpdateState.REFUSED, True)
     assert device.versions.turned_down(assigned(archive).manifest_sha256) is None
 
 
@@ -338,9 +411,7 @@ def test_download_damaged_on_its_way_does_not_turn_good_content_down_for_good(fo
 def test_update_killed_at_a_state_ends_confirmed(folder: Folder, state: UpdateState) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(state)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2))
+    device.take_until(state, assigned(second, generation=2))
     again = folder.device(supply_of(folder, second))
     again.updater.start()
     again.resume()
@@ -350,15 +421,11 @@ def test_update_killed_at_a_state_ends_confirmed(folder: Folder, state: UpdateSt
 def test_version_that_takes_the_agent_down_each_time_is_refused(folder: Folder) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(UpdateState.ACCEPTING)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2))
+    device.take_until(UpdateState.ACCEPTING, assigned(second, generation=2))
     for _ in range(2):
         again = folder.device(supply_of(folder, second))
         again.updater.start(KILLED)
-        again.kill_at(UpdateState.ACCEPTING)
-        with pytest.raises(Killed):
-            again.resume()
+        again.resume_until(UpdateState.ACCEPTING)
     final = folder.device(supply_of(folder, second))
     final.updater.start(KILLED)
     final.resume()
@@ -370,9 +437,7 @@ def test_version_that_takes_the_agent_down_each_time_is_refused(folder: Folder) 
 def test_device_answers_right_after_a_kill(folder: Folder, state: UpdateState) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(state)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2))
+    device.take_until(state, assigned(second, generation=2))
     again = folder.device(Away())
     again.updater.start()
     assert again.runs == ("tiny@1.1.0" if state is UpdateState.ACTIVE else "tiny@1.0.0")
@@ -394,15 +459,11 @@ def test_bad_update_killed_at_a_state_never_runs(folder: Folder, state: UpdateSt
 def test_kills_at_every_state_in_turn_end_confirmed(folder: Folder) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(UpdateState.DOWNLOADING)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2))
+    device.take_until(UpdateState.DOWNLOADING, assigned(second, generation=2))
     for state in UNFINISHED[1:]:
         device = folder.device(supply_of(folder, second))
         device.updater.start()
-        device.kill_at(state)
-        with pytest.raises(Killed):
-            device.resume()
+        device.resume_until(state)
     last = folder.device(Away())
     last.updater.start()
     last.resume()
@@ -412,9 +473,7 @@ def test_kills_at_every_state_in_turn_end_confirmed(folder: Folder) -> None:
 def test_files_fetched_before_a_kill_are_not_fetched_again(folder: Folder) -> None:
     archive = first_version(folder)
     device = folder.device(ArchiveSupply(archive))
-    device.kill_at(UpdateState.VERIFYING)
-    with pytest.raises(Killed):
-        device.take(assigned(archive))
+    device.take_until(UpdateState.VERIFYING, assigned(archive))
     supply = ArchiveSupply(archive)
     folder.device(supply).resume()
     assert supply.fetched == []
@@ -435,45 +494,40 @@ def test_finished_update_is_not_taken_up_again(folder: Folder, state: UpdateStat
 # ---- on watch
 
 
-def _on_watch(folder: Folder) -> tuple[Device, Assignment]:
-    """A device with 1.1.0 active over 1.0.0, and nothing seen yet; its process was killed, and it has no network."""
-    second = second_version(folder)
-    device = with_first(folder, second)
-    assignment = assigned(second, generation=2, watch=ON_WATCH)
-    device.kill_at(UpdateState.ACTIVE)
-    with pytest.raises(Killed):
-        device.take(assignment)
+def _on_watch(folder: Folder) -> Device:
+    """The next process after `left_on_watch`, without a network; nothing seen yet."""
+    left_on_watch(folder)
     again = folder.device(Away())
     again.updater.start()
-    return again, assignment
+    return again
 
 
 def test_disagreement_on_watch_goes_back_without_a_network(folder: Folder) -> None:
-    device, _ = _on_watch(folder)
+    device = _on_watch(folder)
     device.see(disagreements=20)
     device.resume()
     assert (device.state, device.runs, device.active) == (UpdateState.ROLLED_BACK, "tiny@1.0.0", "tiny@1.0.0")
 
 
 def test_roll_back_says_why(folder: Folder) -> None:
-    device, _ = _on_watch(folder)
+    device = _on_watch(folder)
     device.see(disagreements=20)
     device.resume()
     assert device.reason == "on watch over 20 readings: 100% differ from the old version, allowed 10%"
 
 
 def test_failures_on_watch_go_back(folder: Folder) -> None:
-    device, _ = _on_watch(folder)
+    device = _on_watch(folder)
     device.see(disagreements=0, errors=5)
     device.resume()
     assert (device.state, device.runs) == (UpdateState.ROLLED_BACK, "tiny@1.0.0")
 
 
 def test_rolled_back_version_is_not_tried_again(folder: Folder) -> None:
-    device, assignment = _on_watch(folder)
+    device = _on_watch(folder)
     device.see(disagreements=20)
     device.resume()
-    device.take(msgspec.structs.replace(assignment, generation=3))
+    device.take(assigned(second_version(folder), generation=3, watch=ON_WATCH))
     assert (device.state, device.runs) == (UpdateState.REFUSED, "tiny@1.0.0")
 
 
@@ -486,7 +540,7 @@ def test_first_version_that_goes_back_leaves_nothing_running(folder: Folder) -> 
 
 
 def test_withdrawn_version_on_watch_goes_back(folder: Folder) -> None:
-    device, _ = _on_watch(folder)
+    device = _on_watch(folder)
     asyncio.run(device.updater.withdraw("something else is wanted"))
     assert (device.state, device.reason, device.runs) == (
         UpdateState.ROLLED_BACK,
@@ -496,9 +550,9 @@ def test_withdrawn_version_on_watch_goes_back(folder: Folder) -> None:
 
 
 def test_withdrawn_version_may_come_again(folder: Folder) -> None:
-    device, assignment = _on_watch(folder)
+    device = _on_watch(folder)
     asyncio.run(device.updater.withdraw("something else is wanted"))
-    assert device.versions.turned_down(assignment.manifest_sha256) is None
+    assert device.versions.turned_down(assigned(second_version(folder)).manifest_sha256) is None
 
 
 def test_confirmed_version_cannot_be_withdrawn(folder: Folder) -> None:
@@ -508,9 +562,9 @@ def test_confirmed_version_cannot_be_withdrawn(folder: Folder) -> None:
 
 
 def test_version_on_watch_that_is_assigned_again_still_needs_its_verdict(folder: Folder) -> None:
-    device, assignment = _on_watch(folder)
+    device = _on_watch(folder)
     device.see(disagreements=20)
-    device.take(msgspec.structs.replace(assignment, generation=3))
+    device.take(assigned(second_version(folder), generation=3, watch=ON_WATCH))
     assert (device.state, device.runs) == (UpdateState.ROLLED_BACK, "tiny@1.0.0")
 
 

@@ -26,24 +26,24 @@ from edgeloop.device.slots import AtWork
 from edgeloop.device.state import Ended, Versions, Wish
 from edgeloop.device.worker import Died
 from updating import (
+    CRASHED,
     KILLED,
+    NOON_S,
     ON_WATCH,
     ArchiveSupply,
     Away,
     Device,
     Folder,
-    Killed,
+    Hanging,
     assigned,
     first_version,
+    left_on_watch,
     second_version,
     supply_of,
     with_first,
 )
 
-CRASHED = Ended(is_clean=False, crash="Segmentation fault")
 _LEAVE_AFTER_S = 0.6
-NOON_S = 1_800_014_400.0
-"""2027-01-15 12:00 UTC."""
 
 
 def _with_three(folder: Folder) -> Device:
@@ -58,16 +58,6 @@ def _with_three(folder: Folder) -> Device:
 
 def _version(number: int) -> Parts:
     return make_parts(version=f"1.{number}.0", weights=quadrant_weights(sharpness=20.0 + number))
-
-
-def _on_watch(folder: Folder) -> Device:
-    """1.1.0 is active over 1.0.0, and its process was killed."""
-    second = second_version(folder)
-    device = with_first(folder, second)
-    device.kill_at(UpdateState.ACTIVE)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2, watch=ON_WATCH))
-    return device
 
 
 def _started(folder: Folder, ended: Ended) -> Device:
@@ -143,7 +133,7 @@ def test_rollback_by_hand_outlives_a_restart(folder: Folder) -> None:
 
 
 def test_version_on_watch_can_be_left_by_hand(folder: Folder) -> None:
-    _on_watch(folder)
+    left_on_watch(folder)
     device = _started(folder, Ended())
     _grant(device, "")
     device.resume()
@@ -228,21 +218,21 @@ def test_second_agent_in_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_crash_on_watch_goes_back_at_the_next_start_without_a_network(folder: Folder) -> None:
-    _on_watch(folder)
+    left_on_watch(folder)
     device = _started(folder, CRASHED)
     assert (device.state, device.runs, device.active) == (UpdateState.ROLLED_BACK, "tiny@1.0.0", "tiny@1.0.0")
     assert device.reason == "the agent's process crashed while it was on watch: Segmentation fault"
 
 
 def test_version_that_crashed_is_not_taken_again(folder: Folder) -> None:
-    _on_watch(folder)
+    left_on_watch(folder)
     device = _started(folder, CRASHED)
     device.take(assigned(second_version(folder), generation=3))
     assert (device.state, device.runs) == (UpdateState.REFUSED, "tiny@1.0.0")
 
 
 def test_kills_alone_leave_a_version_on_watch_twice_and_take_it_back_for_now_at_the_third(folder: Folder) -> None:
-    _on_watch(folder)
+    left_on_watch(folder)
     assert [_started(folder, KILLED).runs for _ in range(3)] == ["tiny@1.1.0", "tiny@1.1.0", "tiny@1.0.0"]
     device = folder.device(supply_of(folder, second_version(folder)))
     assert "was killed 3 times" in device.reason
@@ -252,16 +242,14 @@ def test_kills_alone_leave_a_version_on_watch_twice_and_take_it_back_for_now_at_
 
 
 def test_clean_stops_on_watch_are_no_kills(folder: Folder) -> None:
-    _on_watch(folder)
+    left_on_watch(folder)
     assert {_started(folder, Ended()).runs for _ in range(5)} == {"tiny@1.1.0"}
 
 
 def test_first_version_that_crashes_is_left_for_nothing_so_that_a_better_one_can_come(folder: Folder) -> None:
     archive = first_version(folder)
     device = folder.device(ArchiveSupply(archive))
-    device.kill_at(UpdateState.ACTIVE)
-    with pytest.raises(Killed):
-        device.take(assigned(archive, watch=ON_WATCH))
+    device.take_until(UpdateState.ACTIVE, assigned(archive, watch=ON_WATCH))
     assert [_started(folder, KILLED).runs for _ in range(4)] == ["tiny@1.0.0"] * 4
     assert _started(folder, CRASHED).runs is None
 
@@ -281,6 +269,13 @@ def test_trusted_version_that_ran_for_a_while_between_crashes_stays(folder: Fold
     assert device.runs == "tiny@1.2.0"
 
 
+def test_only_version_stays_however_often_the_agent_crashes(folder: Folder) -> None:
+    with_first(folder)
+    for _ in range(4):
+        device = _started(folder, CRASHED)
+    assert (device.runs, device.active) == ("tiny@1.0.0", "tiny@1.0.0")
+
+
 def test_kills_are_no_trusted_versions_fault(folder: Folder) -> None:
     _with_three(folder)
     assert {_started(folder, KILLED).runs for _ in range(6)} == {"tiny@1.2.0"}
@@ -289,15 +284,11 @@ def test_kills_are_no_trusted_versions_fault(folder: Folder) -> None:
 def test_crash_while_another_version_is_tried_is_not_the_trusted_ones_fault(folder: Folder) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(UpdateState.ACCEPTING)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2))
+    device.take_until(UpdateState.ACCEPTING, assigned(second, generation=2))
     for _ in range(2):
         device = folder.device(supply_of(folder, second))
         device.updater.start(CRASHED)
-        device.kill_at(UpdateState.ACCEPTING)
-        with pytest.raises(Killed):
-            device.resume()
+        device.resume_until(UpdateState.ACCEPTING)
     device = folder.device(Away())
     device.updater.start(CRASHED)
     device.resume()
@@ -308,15 +299,11 @@ def test_crash_while_another_version_is_tried_is_not_the_trusted_ones_fault(fold
 def test_clean_restarts_while_a_version_is_tried_do_not_speak_against_it(folder: Folder) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(UpdateState.ACCEPTING)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2))
+    device.take_until(UpdateState.ACCEPTING, assigned(second, generation=2))
     for _ in range(5):
         device = folder.device(supply_of(folder, second))
         device.updater.start(Ended())
-        device.kill_at(UpdateState.ACCEPTING)
-        with pytest.raises(Killed):
-            device.resume()
+        device.resume_until(UpdateState.ACCEPTING)
     device = folder.device(supply_of(folder, second))
     device.updater.start(Ended())
     device.resume()
@@ -336,7 +323,7 @@ def _died(device: Device, *, is_crash: bool = True, lived_s: float = 1.0, versio
 
 def _watched(folder: Folder) -> Device:
     """1.1.0 is on watch over 1.0.0, and its agent at work."""
-    _on_watch(folder)
+    left_on_watch(folder)
     return _started(folder, Ended())
 
 
@@ -462,14 +449,6 @@ def test_version_that_cannot_be_loaded_to_work_is_not_switched_to(folder: Folder
 # ---- deadlines
 
 
-class Hanging(ArchiveSupply):
-    """A supply whose files never come to an end."""
-
-    async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """See Supply.fetch."""
-        await asyncio.Event().wait()
-
-
 def test_download_that_never_ends_is_refused_and_may_be_assigned_again(folder: Folder) -> None:
     archive = first_version(folder)
     device = folder.device(Hanging(archive), patience=Patience(download_s=0.05))
@@ -523,7 +502,7 @@ def test_time_of_broken_downloads_adds_up_over_restarts(folder: Folder) -> None:
 
 
 def test_time_on_watch_is_not_what_the_clock_says(folder: Folder) -> None:
-    _on_watch(folder)
+    left_on_watch(folder)
     device = _started(folder, Ended())
     assert device.versions.update is not None
     long_ago = msgspec.structs.replace(device.versions.update, since_s=0.0)
@@ -534,7 +513,7 @@ def test_time_on_watch_is_not_what_the_clock_says(folder: Folder) -> None:
 
 
 def test_time_on_watch_counts_over_restarts(folder: Folder) -> None:
-    _on_watch(folder)
+    left_on_watch(folder)
     device = _started(folder, Ended())
     assert device.versions.update is not None
     device.versions.note(msgspec.structs.replace(device.versions.update, spent_s=601.0))
@@ -575,9 +554,7 @@ def _in_hours(folder: Folder, clock: Callable[[], float]) -> tuple[Device, Path]
 def test_version_is_tried_and_waits_for_its_hours(folder: Folder) -> None:
     device, second = _in_hours(folder, lambda: NOON_S)
     wanted = msgspec.structs.replace(assigned(second, generation=2), window=parse_window("01:00-05:00 utc"))
-    device.kill_at(UpdateState.WAITING)
-    with pytest.raises(Killed):
-        device.take(wanted, generation=2)
+    device.take_until(UpdateState.WAITING, wanted, generation=2)
     assert device.states[-2:] == [UpdateState.ACCEPTING, UpdateState.WAITING]
     assert (device.runs, device.reason) == ("tiny@1.0.0", "accepted; waits for its hours, 01:00-05:00 utc")
 
@@ -600,10 +577,8 @@ def test_version_is_put_to_work_at_once_within_its_hours(folder: Folder) -> None
 
 def test_restart_while_waiting_ends_in_the_same_wait(folder: Folder) -> None:
     device, second = _in_hours(folder, lambda: NOON_S)
-    device.kill_at(UpdateState.WAITING)
     wanted = msgspec.structs.replace(assigned(second, generation=2), window=parse_window("01:00-05:00 utc"))
-    with pytest.raises(Killed):
-        device.take(wanted)
+    device.take_until(UpdateState.WAITING, wanted)
     again = folder.device(Away(), clock=lambda: NOON_S + 14 * 3600)
     again.updater.start()
     again.resume()

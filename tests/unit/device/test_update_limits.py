@@ -12,12 +12,14 @@ from edgeloop.contracts.window import parse_window
 from edgeloop.device.config import Patience
 from edgeloop.device.state import Ended
 from updating import (
+    CRASHED,
     KILLED,
+    NOON_S,
     ArchiveSupply,
     Away,
     Device,
     Folder,
-    Killed,
+    Hanging,
     assigned,
     first_version,
     second_version,
@@ -25,10 +27,6 @@ from updating import (
     two_variants,
     with_first,
 )
-
-CRASHED = Ended(is_clean=False, crash="Segmentation fault")
-NOON_S = 1_800_014_400.0
-"""2027-01-15 12:00 UTC."""
 
 _MOST_TRIES = 40
 
@@ -40,9 +38,7 @@ _MOST_TRIES = 40
 def test_aborted_first_version_does_not_come_back_at_the_next_start(folder: Folder, state: UpdateState) -> None:
     archive = first_version(folder)
     device = folder.device(ArchiveSupply(archive))
-    device.kill_at(state)
-    with pytest.raises(Killed):
-        device.take(assigned(archive))
+    device.take_until(state, assigned(archive))
     again = folder.device(ArchiveSupply(archive))
     again.updater.start()
     again.take(None, generation=2)
@@ -67,9 +63,7 @@ def _waiting(folder: Folder) -> Device:
     wanted = msgspec.structs.replace(assigned(second, generation=2), window=parse_window("01:00-05:00 utc"))
     device = folder.device(supply_of(folder, second), clock=lambda: NOON_S)
     device.updater.start()
-    device.kill_at(UpdateState.WAITING)
-    with pytest.raises(Killed):
-        device.take(wanted, generation=2)
+    device.take_until(UpdateState.WAITING, wanted, generation=2)
     return device
 
 
@@ -78,9 +72,7 @@ def test_ends_while_a_version_waits_for_its_hours_do_not_speak_against_it(folder
     for _ in range(5):
         device = folder.device(Away(), clock=lambda: NOON_S)
         device.updater.start(KILLED)
-        device.kill_at(UpdateState.WAITING)
-        with pytest.raises(Killed):
-            device.resume()
+        device.resume_until(UpdateState.WAITING)
     device = folder.device(Away(), clock=lambda: NOON_S + 14 * 3600)
     device.updater.start(KILLED)
     device.resume()
@@ -100,15 +92,11 @@ def test_agent_that_does_not_survive_trying_refuses_for_good_only_for_a_crash(
 ) -> None:
     second = second_version(folder)
     device = with_first(folder, second)
-    device.kill_at(UpdateState.ACCEPTING)
-    with pytest.raises(Killed):
-        device.take(assigned(second, generation=2))
+    device.take_until(UpdateState.ACCEPTING, assigned(second, generation=2))
     for _ in range(2):
         device = folder.device(supply_of(folder, second))
         device.updater.start(ended)
-        device.kill_at(UpdateState.ACCEPTING)
-        with pytest.raises(Killed):
-            device.resume()
+        device.resume_until(UpdateState.ACCEPTING)
     device = folder.device(supply_of(folder, second))
     device.updater.start(ended)
     device.resume()
@@ -161,14 +149,6 @@ def test_second_candidate_whose_link_breaks_again_and_again_comes_to_an_end(fold
             continue
         break
     assert (device.state, "downloading it took longer" in device.reason) == (UpdateState.REFUSED, True)
-
-
-class Hanging(ArchiveSupply):
-    """A supply whose files never come to an end."""
-
-    async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
-        """See Supply.fetch."""
-        await asyncio.Event().wait()
 
 
 def test_time_of_a_download_that_hangs_adds_up_over_stops(folder: Folder) -> None:

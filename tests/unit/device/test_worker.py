@@ -7,15 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 
 from at_work import BLACK, Room, caught_up, file_of, frame_of, is_gone, room, with_model
 from bad_models import crashing, dark, endless, slow
-from builders import LABELS, as_bundle, make_parts, quadrant_images
+from builders import LABELS, Parts, as_bundle, make_parts, quadrant_images
 from edgeloop.contracts.codec import to_json
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.device.worker import Died, Late, Worker
 from edgeloop.runtime.predictor import Predictor
@@ -101,6 +102,13 @@ def test_late_answer_is_the_one_to_its_own_frame(here: Room) -> None:
     assert (made.source, made.label) == ("second", LABELS[1])
 
 
+@pytest.mark.parametrize(("parts", "is_there"), [(row_parts(), False), (picture_parts(), True)], ids=["rows", "images"])
+def test_opencv_is_loaded_for_images_alone(here: Room, parts: Parts, is_there: bool) -> None:
+    """It is 17 MB, a quarter of such a process."""
+    worker = here.worker(parts)
+    assert ("/cv2/" in Path(f"/proc/{worker.pid}/maps").read_text()) is is_there
+
+
 # ---- how it ends
 
 
@@ -146,6 +154,16 @@ def test_crash_while_loading_names_the_signal(here: Room) -> None:
     with pytest.raises(Died, match="crashed while loading: SIGSEGV") as died:
         here.worker(with_model(crashing(), engine=EngineName.LITERT))
     assert died.value.is_crash
+
+
+def test_loading_that_takes_too_long_is_no_crash(here: Room) -> None:
+    """A small board loads slowly right after it was switched on."""
+    order, manifest = here.order(make_parts()), as_bundle(make_parts()).manifest_bytes
+    before = set(psutil.Process().children())
+    with pytest.raises(Unavailable, match=r"did not load within 0\.01 s and was stopped") as slow:
+        Worker.start(msgspec.structs.replace(order, load_s=0.01), manifest)
+    assert not isinstance(slow.value, Died)
+    assert set(psutil.Process().children()) <= before
 
 
 def test_damaged_file_is_told_as_that(here: Room) -> None:

@@ -13,15 +13,19 @@ from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, NotF
 from edgeloop.contracts.join import enrol_statement, fresh_statement
 from edgeloop.contracts.messages import (
     MAX_BODY_BYTES,
+    MAX_PLACES,
     EnrolReply,
     EnrolRequest,
     ErrorReply,
+    Held,
     InferReply,
     InferRequest,
     SendReply,
     SendRequest,
     SyncReply,
     SyncRequest,
+    TrustReply,
+    TrustRequest,
 )
 from edgeloop.contracts.states import Kind
 from edgeloop.hub.limits import Limits
@@ -69,6 +73,10 @@ class FakeHub:
         self._note(device_id, request)
         return SendReply(accepted=len(request.events), repeated=0)
 
+    async def trust(self, device_id: str, request: TrustRequest) -> TrustReply:
+        self._note(device_id, request)
+        return TrustReply(whole=("images",), metadata={"images/metadata/timestamp.json": b"t"})
+
     async def infer(self, device_id: str, request: InferRequest) -> InferReply:
         self._note(device_id, request)
         raise Unavailable("no model here")
@@ -113,6 +121,34 @@ def _error(response: httpx.Response) -> ErrorReply:
 
 
 SYNC = to_msgpack(SyncRequest(reports=()))
+
+
+# ---- trust
+
+
+def test_trust_is_answered_whole() -> None:
+    hub = FakeHub()
+    asked = TrustRequest(held={"images": Held(root=3)})
+    reply = from_msgpack(_ask(hub, "POST", "/v1/trust", to_msgpack(asked)).content, TrustReply, what="the reply")
+    assert reply.metadata == {"images/metadata/timestamp.json": b"t"}
+    assert hub.calls == [(CAMERA, asked)]
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"elsewhere": {}},
+        {"director/../cam": {}},
+        {"director/Cam": {}},
+        {"images": {"root": -1}},
+        {f"director/cam-{number}": {} for number in range(MAX_PLACES + 1)},
+    ],
+    ids=["no place", "a path", "no name", "below zero", "too many"],
+)
+def test_trust_in_what_there_cannot_be_is_refused(held: dict[str, Any]) -> None:
+    hub = FakeHub()
+    assert _error(_ask(hub, "POST", "/v1/trust", to_msgpack({"held": held}))).code == "invalid_input"
+    assert hub.calls == []
 
 
 # ---- bodies

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
-from edgeloop.hub.serve import Listen, bind, is_loopback, serve, url_of
+from edgeloop.hub.serve import Listen, _Announcing, bind, is_loopback, serve, url_of
 
 
 @pytest.fixture
@@ -167,3 +168,32 @@ def test_app_that_cannot_start_is_unavailable() -> None:
     listen = Listen()
     with bind(listen) as handle, pytest.raises(Unavailable, match="could not start"):
         asyncio.run(serve(_broken_app, handle, listen, on_ready=lambda _: None, on_ending=lambda: None))
+
+
+async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+    """An app that answers nothing."""
+
+
+def test_connections_lie_idle_for_less_long_where_descriptors_may_run_out() -> None:
+    server = _Announcing(uvicorn.Config(_nothing, lifespan="off"), lambda: None, lambda: None)
+    server._plenty = 2
+    lives_s = []
+    for open_now in (1, 2, 0):
+        server.server_state.connections = set(range(open_now))  # type: ignore[arg-type]
+        asyncio.run(server.on_tick(1))
+        lives_s.append(server.config.timeout_keep_alive)
+    assert lives_s == [75, 5, 75]
+
+
+def test_a_socket_is_listened_to_by_many_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[socket.socket] = []
+
+    async def take(server: _Announcing, sockets: list[socket.socket]) -> None:
+        assert {one.getsockname() for one in sockets} == {sockets[0].getsockname()}
+        given.extend(sockets)
+        server.started = True
+
+    monkeypatch.setattr(_Announcing, "serve", take)
+    with bind(Listen()) as handle:
+        asyncio.run(serve(_nothing, handle, Listen(), on_ready=lambda _: None, on_ending=lambda: None))
+        assert [one.fileno() == -1 for one in given] == [False] + 7 * [True]  # closed at the end, but for the given one

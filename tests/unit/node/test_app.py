@@ -1,6 +1,7 @@
 """A whole node as its app wires it, between real devices' uplinks and a real cloud."""
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -11,16 +12,21 @@ from pathlib import Path
 import httpx
 import pytest
 
+from damage import TABLE_LEAF, damage_pages
 from edgeloop.cloud.store import fleet
 from edgeloop.contracts.errors import NotFound, Refused
-from edgeloop.contracts.messages import Account, Desired, SendRequest, Spending, SyncRequest
+from edgeloop.contracts.messages import Account, Alert, Desired, SendRequest, Spending, SyncRequest
 from edgeloop.contracts.states import Kind
 from edgeloop.hub.waker import Waker
 from edgeloop.node.app import make_app, run_node
 from edgeloop.node.config import NodeConfig
+from edgeloop.node.hub import Child
 from edgeloop.transport.identity import Identity
+from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
+from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.uplink import Uplink
+from edgeloop.transport.worth import NO_BOUNDS
 from house import Wire
 from small_cloud import SmallCloud, enrol_request, event, key_of, report, until
 
@@ -128,6 +134,24 @@ async def test_day_of_a_node_is_kept_and_comes_up_with_its_own_report(cloud: Sma
 
         await until(waits, "readings that wait for the next day")
         assert (await day()).limit_bytes == 1000
+
+
+async def test_damaged_record_costs_a_node_the_devices_that_it_hits_alone(cloud: SmallCloud, tmp_path: Path) -> None:
+    folder, others = tmp_path / "node", [f"sensor-{number}" for number in range(500)]
+    async with _site(cloud, folder) as site:
+        camera = await site.join("camera-1")
+    keep = Keep(folder / "node.db")
+    keep.set({f"child {name}": Child(public_key=bytes(32), speaker=name) for name in others})
+    keep.close()
+    damage_pages(folder / "node.db", kind=TABLE_LEAF)
+    async with _site(cloud, folder) as site:
+        await _say(_uplink(site.wire, camera.identity.device_id), "tiny@1.0.0")
+    outbox = Outbox(folder / "outbox.db", "gateway", bounds=NO_BOUNDS)
+    (told,) = [one.body.detail for one in outbox.events() if isinstance(one.body, Alert)]
+    outbox.close()
+    known = re.search(r"node\.db was damaged.* knows (\d+) devices; one that it does not know", told)
+    assert known is not None
+    assert 400 < int(known[1]) < 501
 
 
 async def test_device_that_is_not_enrolled_here_is_refused(cloud: SmallCloud, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from edgeloop.bundle.archive import digest
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused, Unavailable
 from edgeloop.contracts.manifest import FileEntry
+from edgeloop.hub.limits import TooMany
 from edgeloop.hub.port import Served
 from edgeloop.node.cache import Cache
 from edgeloop.transport.budget import Budget
@@ -68,7 +69,7 @@ def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Meter]:
 
 @pytest.fixture
 def cache(tmp_path: Path, uplink: FakeUplink, meter: Meter) -> Cache:
-    return Cache(tmp_path / "cache", uplink, meter)  # type: ignore[arg-type]
+    return Cache(tmp_path / "cache", uplink, meter, clock_s=lambda: 0.0)  # type: ignore[arg-type]
 
 
 async def _whole(served: Served) -> bytes:
@@ -324,3 +325,61 @@ async def _outcome(cache: Cache, path: str) -> bytes | None:
         return await _whole(await cache.get(path))
     except NotFound:
         return None
+
+
+async def test_nothing_is_remembered_of_paths_that_nobody_asks_for_any_more(cache: Cache, uplink: FakeUplink) -> None:
+    uplink.go = asyncio.Event()
+    asking = [asyncio.create_task(_outcome(cache, f"images/metadata/{n}.root.json")) for n in range(50)]
+    gave_up = asyncio.create_task(_outcome(cache, TIMESTAMP))
+    while len(uplink.asked) < 51:
+        await asyncio.sleep(0)
+    assert cache.asked_now == 51
+    gave_up.cancel()
+    uplink.go.set()
+    await asyncio.wait([*asking, gave_up])
+    assert cache.asked_now == 0
+
+
+# ---- shares
+
+
+async def test_device_that_asks_for_much_uses_up_its_own_share_alone(cache: Cache, uplink: FakeUplink) -> None:
+    await cache.get(VERSIONED, asker="greedy")
+    paths = [f"targets/bundles/tiny/2.0.{n}/manifest.json" for n in range(100)]
+    paths += [f"targets/files/{n:064x}" for n in range(1000)]
+    told = [await _failure(cache, path, asker="greedy") for path in paths]
+    assert [type(error) for error in told] == [NotFound] * 199 + [TooMany] * 901, "one share was used before"
+    assert isinstance(told[-1], TooMany)
+    assert told[-1].retry_after_s == 0.2
+    assert await _whole(await cache.get(VERSIONED, asker="greedy")) == b"v3", "it is here"
+    assert await _whole(await cache.get(TIMESTAMP, asker="another")) == b"one"
+    assert isinstance(await _failure(cache, paths[-1], asker=None), NotFound), "the node itself has no bound"
+
+
+async def _failure(cache: Cache, path: str, *, asker: str | None) -> EdgeloopError | None:
+    try:
+        await cache.get(path, asker=asker)
+    except EdgeloopError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("path", [TIMESTAMP, "images/metadata/2.root.json"])
+async def test_hub_above_that_is_asked_for_too_much_is_not_away(
+    tmp_path: Path, uplink: FakeUplink, meter: Meter, path: str
+) -> None:
+    class Busy(FakeUplink):
+        async def fetch(self, path: str, *, max_bytes: int) -> bytes:
+            if self.is_away:
+                raise again
+            return await super().fetch(path, max_bytes=max_bytes)
+
+    again = Unavailable("too many requests")
+    again.retry_after_s = 7.0
+    above = Busy(uplink.files)
+    cache = Cache(tmp_path / "cache", above, meter)  # type: ignore[arg-type]
+    await cache.get(TIMESTAMP)
+    above.is_away = True
+    with pytest.raises(TooMany, match="too many requests") as told:
+        await cache.get(path)
+    assert told.value.retry_after_s == 7.0

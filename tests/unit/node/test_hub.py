@@ -95,7 +95,25 @@ async def test_device_is_not_known_before_it_is_kept(cloud: SmallCloud, tmp_path
         keep.is_full = False
         await hub.enrol(request)
         assert await hub.public_key("camera-1") == public_key_of("camera-1")
-        assert list(keep.get("children", dict[str, Any]) or {}) == ["camera-1"]
+        assert list(keep.under("child ", Child)) == ["camera-1"]
+
+
+async def test_devices_that_an_earlier_node_kept_together_are_taken_over(tmp_path: Path) -> None:
+    keep = Keep(tmp_path / "node.db")
+    keep.set({"children": {"camera-2": Child(public_key=b"key", speaker="camera-2")}})
+    async with _node(tmp_path, keep=keep) as hub:
+        assert await hub.public_key("camera-2") == b"key"
+        assert (keep.get("children", dict[str, Any]), list(keep.under("child ", Child))) == (None, ["camera-2"])
+
+
+async def test_revocation_of_a_device_is_remembered(cloud: SmallCloud, tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    async with _node(path, cloud=cloud) as hub:
+        await _with_children(hub, cloud, "camera-1", "camera-2")
+        hub.on_desired(Desired(device_id="camera-1", generation=3, revoked=True))
+    async with _node(path) as again:
+        assert await again.public_key("camera-1") is None
+        assert await again.public_key("camera-2") == public_key_of("camera-2")
 
 
 # ---- what goes up of what devices report

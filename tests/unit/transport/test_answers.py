@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, Unavailable
-from edgeloop.contracts.messages import InferRequest, SendRequest, SyncRequest
+from edgeloop.contracts.messages import Held, InferRequest, SendRequest, SyncRequest, TrustRequest
 from edgeloop.transport.identity import Identity
 from edgeloop.transport.membership import open_client
 from edgeloop.transport.uplink import Patience, Uplink
@@ -17,6 +17,7 @@ MIB = 1024 * 1024
 ASK = {
     "send": lambda uplink: uplink.send(SendRequest(events=())),
     "sync": lambda uplink: uplink.sync(SyncRequest(reports=())),
+    "trust": lambda uplink: uplink.trust(TrustRequest(held={"images": Held(root=1)})),
     "fetch": lambda uplink: uplink.fetch("images/metadata/timestamp.json", max_bytes=16_384),
     "size": lambda uplink: uplink.size_bytes("targets/files/a"),
 }
@@ -80,7 +81,7 @@ async def _asked(liar: Liar, ask: Callable[[Uplink], Awaitable[object]]) -> None
             await liar.gone.wait()
 
 
-@pytest.mark.parametrize("verb", ["send", "sync", "fetch"])
+@pytest.mark.parametrize("verb", ["send", "sync", "trust", "fetch"])
 def test_endless_answer_is_given_up(verb: str) -> None:
     liar = Liar("200 OK", _endless)
     with pytest.raises(Corrupt, match="goes on"):

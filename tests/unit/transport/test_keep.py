@@ -112,7 +112,7 @@ def test_value_of_another_form_is_invalid(keep: Keep) -> None:
 def test_file_that_is_no_database_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "device.db"
     path.write_bytes(b"this is no database" * 100)
-    with pytest.raises(Corrupt, match=r"damaged.*Move it away"):
+    with pytest.raises(Corrupt, match=r"damaged.*Start the device or the node"):
         Keep(path)
 
 
@@ -181,6 +181,7 @@ def test_change_in_force_is_heard_while_the_disk_is_full_and_written_when_it_is_
         ballast = fill(disk)
         keep.put_in_force({"active": "1.0.0", "update": None})
         assert (keep.get("active", str), keep.get("update", str)) == ("1.0.0", None)
+        assert keep.under("", str) == {"active": "1.0.0"}
         with pytest.raises(Unavailable):
             keep.save()
         with pytest.raises(Unavailable):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from damage import damage_table
 from edgeloop.contracts.errors import Corrupt, NotFound
 from edgeloop.contracts.messages import MAX_BODY_BYTES, Alert, Event, Sample
 from edgeloop.contracts.states import Reason
+from edgeloop.transport.ledger import Change
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.reopen import open_or_begin_anew
 from edgeloop.transport.seal import Keyring
-from edgeloop.transport.worth import NO_BOUNDS, Bounds
+from edgeloop.transport.worth import ALERTS, NO_BOUNDS, Bounds
 
 # What edgeloop 0.1.0 made.
 _FIRST_SCHEMA = """
@@ -79,12 +81,15 @@ def test_flood_of_broken_rows_is_told_at_each_doubling(outbox: Outbox) -> None:
     assert [int(detail.split()[0]) for detail in _told(outbox)] == [1, 2, 4, 8, 16, 32]
 
 
-def test_event_too_large_for_any_request_never_waits(outbox: Outbox) -> None:
-    huge = Sample(source="door", reason=Reason.NOVEL, media="image/png", data=bytes(MAX_BODY_BYTES))
-    outbox.append([huge, *_alerts(1)], at_ms=0)
-    assert [event.sequence for event in _waiting(outbox)] == [2, 3]
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "last"])
+def test_event_too_large_for_any_request_never_waits(outbox: Outbox, place: int) -> None:
+    bodies: list[Alert | Sample] = [*_alerts(1)]
+    bodies.insert(place, Sample(source="door", reason=Reason.NOVEL, media="image/png", data=bytes(MAX_BODY_BYTES)))
+    assert outbox.append(bodies, at_ms=0) == [1, 2]
+    assert {event.sequence for event in _waiting(outbox)} == {1, 2, 3} - {place + 1}
     (aside,) = outbox.aside()
-    assert (aside.sequence, "a hub takes" in aside.reason) == (1, True)
+    assert (aside.sequence, "a hub takes" in aside.reason) == (place + 1, True)
+    assert outbox.append(_alerts(1), at_ms=0) == [4]
 
 
 def test_row_that_was_set_aside_can_be_queued_again(outbox: Outbox) -> None:
@@ -203,6 +208,20 @@ def test_outbox_of_the_first_version_is_taken_over_with_all_that_it_holds(tmp_pa
     assert (found, following) == (([1], [(3, "too old")]), [4])
     assert (alerts.appended.rows, alerts.pending.rows, alerts.acknowledged.rows, alerts.rejected.rows) == (3, 1, 1, 1)
     assert (accounts["reading"].appended.rows, accounts["reading"].evicted.rows) == (4, 4)
+
+
+def test_damaged_outbox_of_the_first_version_is_taken_over_with_all_that_can_be_read(tmp_path: Path) -> None:
+    _old_file(tmp_path / "o.db")
+    damage_table(tmp_path / "o.db", "evicted")
+    outbox = open_or_begin_anew(tmp_path / "o.db", "camera-1", bounds=Bounds())
+    waiting = _waiting(outbox)
+    account = outbox.stats().accounts["alert"]
+    kept = outbox.epoch, outbox._ledger.held_bytes(ALERTS, "camera-1", Change())
+    aside = [(one.sequence, one.reason) for one in outbox.aside()]
+    outbox.close()
+    assert [(event.sequence, event.body.what) for event in waiting] == [(1, "drift"), (4, "storage")]
+    assert (aside, kept) == ([(3, "too old")], (9, account.pending.size_bytes))
+    assert (account.acknowledged.rows, account.rejected.rows) == (1, 1)
 
 
 def test_outbox_of_a_newer_edgeloop_is_refused_with_both_versions(tmp_path: Path) -> None:

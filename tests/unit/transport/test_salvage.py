@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from damage import INDEX_LEAF, TABLE_LEAF, damage_pages
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, Unavailable
 from edgeloop.contracts.messages import Alert, Event, Reading
 from edgeloop.transport import salvage
@@ -16,9 +17,6 @@ from edgeloop.transport.worth import NO_BOUNDS, Bounds
 from small_cloud import reading
 
 ROWS = 3000
-PAGE_BYTES = 4096
-TABLE_LEAF, INDEX_LEAF = 13, 10
-"""The first byte of a b-tree page. Source: sqlite.org/fileformat2.html, 1.6."""
 
 
 @pytest.fixture
@@ -29,16 +27,6 @@ def path(tmp_path: Path) -> Path:
     outbox.append([reading() for _ in range(ROWS)], at_ms=0)
     outbox.close()
     return path
-
-
-def _damage(path: Path, *, kind: int, count: int = 1) -> None:
-    """Overwrite so many pages of a kind, from the middle of the file on."""
-    data = bytearray(path.read_bytes())
-    pages = [at for at in range(PAGE_BYTES, len(data), PAGE_BYTES) if data[at] == kind]
-    middle = len(pages) // 2
-    for at in pages[middle : middle + count]:
-        data[at : at + PAGE_BYTES] = b"\xa7" * PAGE_BYTES
-    path.write_bytes(data)
 
 
 def _all(outbox: Outbox) -> list[Event]:
@@ -64,7 +52,7 @@ def _is_sound(path: Path) -> bool:
 
 def test_damaged_page_of_rows_costs_those_rows_alone(path: Path) -> None:
     outbox = Outbox(path, "camera-1", mends=True)
-    _damage(path, kind=TABLE_LEAF)
+    damage_pages(path, kind=TABLE_LEAF)
     epoch = outbox.epoch
     found = _all(outbox)
     assert ROWS - 100 < len(_readings(found)) < ROWS
@@ -81,7 +69,7 @@ def test_damaged_page_of_rows_costs_those_rows_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_damaged_index_costs_nothing(path: Path, count: int) -> None:
-    _damage(path, kind=INDEX_LEAF, count=count)
+    damage_pages(path, kind=INDEX_LEAF, count=count)
     outbox = open_or_begin_anew(path, "camera-1", bounds=Bounds())
     with contextlib.suppress(EdgeloopError):
         outbox.append([reading()], at_ms=1)
@@ -92,7 +80,7 @@ def test_damaged_index_costs_nothing(path: Path, count: int) -> None:
 
 
 def test_damage_that_another_run_left_costs_what_it_hit(path: Path) -> None:
-    _damage(path, kind=TABLE_LEAF, count=3)
+    damage_pages(path, kind=TABLE_LEAF, count=3)
     outbox = open_or_begin_anew(path, "camera-1", bounds=Bounds())
     found = _all(outbox)
     outbox.close()
@@ -102,7 +90,7 @@ def test_damage_that_another_run_left_costs_what_it_hit(path: Path) -> None:
 def test_damage_waits_for_room_and_the_file_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk has no room for a copy: nothing is given up for that."""
     outbox = Outbox(path, "camera-1", mends=True)
-    _damage(path, kind=TABLE_LEAF)
+    damage_pages(path, kind=TABLE_LEAF)
     with pytest.raises(Corrupt):
         outbox.pending(limit=10**6, max_bytes=10**9)
     full = type(salvage.shutil.disk_usage(path.parent))(10**9, 10**9, 1000)
@@ -118,7 +106,7 @@ def test_damage_waits_for_room_and_the_file_stays(path: Path, monkeypatch: pytes
 
 def test_who_only_looks_into_a_damaged_outbox_changes_nothing(path: Path) -> None:
     outbox = Outbox(path, "camera-1", bounds=NO_BOUNDS)
-    _damage(path, kind=TABLE_LEAF)
+    damage_pages(path, kind=TABLE_LEAF)
     for _ in range(2):
         with pytest.raises(Corrupt):
             outbox.pending(limit=10**6, max_bytes=10**9)
@@ -128,7 +116,7 @@ def test_who_only_looks_into_a_damaged_outbox_changes_nothing(path: Path) -> Non
 
 def test_what_is_appended_after_damage_was_found_at_the_start_is_kept(path: Path) -> None:
     """Nothing of the damaged file's own files beside it is mistaken for the new one's."""
-    _damage(path, kind=INDEX_LEAF, count=5)
+    damage_pages(path, kind=INDEX_LEAF, count=5)
     outbox = open_or_begin_anew(path, "camera-1", bounds=Bounds())
     gc.collect()
     outbox.append([reading() for _ in range(50)], at_ms=1)

@@ -10,7 +10,7 @@ import pytest
 from edgeloop.backoff import Backoff
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.messages import Alert, Event, Rejected, SendReply, SendRequest
-from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.outbox import LONGEST_REASON, Outbox
 from edgeloop.transport.sender import Sender, asked_wait_s
 
 Identity3 = tuple[str, int, int]
@@ -322,15 +322,54 @@ def test_event_of_another_device_is_set_aside_where_its_number_is_used(outbox: O
     assert [(one.device_id, one.reason) for one in outbox.aside()] == [("sensor-7", "another is here")]
 
 
+class DenyingHub(FakeHub):
+    """Says of every event that another one has its number."""
+
+    def _take(self, request: SendRequest) -> SendReply:
+        taken = [Rejected(index=index, reason="another is here", reused=True) for index in range(len(request.events))]
+        return SendReply(accepted=0, repeated=0, rejected=tuple(taken))
+
+
+def test_batch_that_is_numbered_anew_as_a_whole_is_waited_out_as_a_failure_is(outbox: Outbox) -> None:
+    _fill(outbox, 3)
+    before = outbox.epoch
+    with pytest.raises(Unavailable, match="under the numbers of all 3 events"):
+        asyncio.run(_sender(outbox, DenyingHub()).send_once())
+    assert outbox.epoch != before
+    assert {one.event.epoch for one in outbox.pending(limit=10, max_bytes=10**6)} == {outbox.epoch}
+
+
+def test_hub_that_denies_every_number_gets_each_event_twice_and_fills_nothing(outbox: Outbox) -> None:
+    sender = _sender(outbox, DenyingHub())
+    asyncio.run(_work(sender, lambda: False, turns=100, before=lambda: _fill(outbox, 1)))
+    asyncio.run(_work(sender, lambda: outbox.stats().pending_rows == 0, turns=100, before=lambda: None))
+    account = outbox.stats().accounts["alert"]
+    assert account.rejected == account.appended, "nothing waits, and nothing is lost"
+    assert account.appended.rows < 100 + 2 * 10, "it is told at doublings"
+    assert all("takes it under none" in one.reason for one in outbox.aside())
+
+
+# ---- what a hub says of an event
+
+
+def test_reason_of_a_hub_is_kept_up_to_a_length(outbox: Outbox) -> None:
+    hub = FakeHub()
+    hub.reject = lambda event: "no" * 100_000
+    _fill(outbox, 3)
+    asyncio.run(_sender(outbox, hub).send_once())
+    assert [len(one.reason) for one in outbox.aside()] == [LONGEST_REASON] * 3
+
+
 # ---- the disk, while the hub is there
 
 
 class FullDisk:
     """An outbox that cannot write down what the hub took, for so many tries."""
 
-    def __init__(self, outbox: Outbox, failures: int) -> None:
+    def __init__(self, outbox: Outbox, failures: int, error: EdgeloopError | None = None) -> None:
         self._outbox = outbox
         self._failures = failures
+        self._error = error or Unavailable("the outbox cannot write: database or disk is full")
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._outbox, name)
@@ -339,7 +378,7 @@ class FullDisk:
         """See Outbox.acknowledge."""
         self._failures -= 1
         if self._failures >= 0:
-            raise Unavailable("the outbox cannot write: database or disk is full")
+            raise self._error
         self._outbox.acknowledge(rows, rejected=rejected, reused=reused)
 
 
@@ -349,6 +388,14 @@ def test_what_the_hub_has_is_not_sent_again_while_the_disk_is_full(outbox: Outbo
     sender = _sender(FullDisk(outbox, failures=3), hub)  # type: ignore[arg-type]
     asyncio.run(_run_until(sender, lambda: outbox.stats().pending_rows == 0))
     assert (hub.calls, _sequences(hub)) == (1, list(range(1, 11)))
+
+
+def test_what_cannot_be_marked_for_another_reason_goes_up_once_more(outbox: Outbox) -> None:
+    hub = FakeHub()
+    _fill(outbox, 10)
+    disk = FullDisk(outbox, failures=1, error=EdgeloopError("a fault of edgeloop's"))
+    asyncio.run(_run_until(_sender(disk, hub), lambda: outbox.stats().pending_rows == 0))  # type: ignore[arg-type]
+    assert (hub.calls, _sequences(hub)) == (2, list(range(1, 11)))
 
 
 def test_hub_that_asks_for_patience_gets_it() -> None:

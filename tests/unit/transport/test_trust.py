@@ -24,9 +24,9 @@ from signing_cloud import (
 )
 
 
-@pytest.fixture
-def cloud() -> SigningCloud:
-    return SigningCloud()
+@pytest.fixture(params=[True, False], ids=["in one answer", "one by one"])
+def cloud(request: pytest.FixtureRequest) -> SigningCloud:
+    return SigningCloud(together=request.param)
 
 
 @pytest.fixture
@@ -35,7 +35,13 @@ def trust(cloud: SigningCloud, tmp_path: Path) -> Trust:
 
 
 def _trust(cloud: SigningCloud, folder: Path) -> Trust:
-    return Trust(folder, images_root=IMAGES_ROOT, director_root=DIRECTOR_ROOT, fetch=cloud.fetch)
+    return Trust(
+        folder,
+        images_root=IMAGES_ROOT,
+        director_root=DIRECTOR_ROOT,
+        fetch=cloud.fetch,
+        fetch_all=cloud.fetch_all if cloud.together else None,
+    )
 
 
 def test_signed_assignment_is_believed(trust: Trust) -> None:
