@@ -15,6 +15,11 @@ from edgeloop.cli.logs import hidden, set_up_logging
 from edgeloop.cli.say import ready
 from edgeloop.contracts.errors import InvalidInput
 from edgeloop.device.config import DeviceConfig
+from edgeloop.runtime.child import command_of
+
+_FOR_SIGNERS = ("azure", "boto3", "google.cloud", "hvac", "keylet", "pkcs11")
+"""What securesystemslib, which python-tuf brings, loads where it finds it, to sign with keys of clouds and of hardware:
+an agent checks signatures. boto3 alone is 9 MB and 0.1 s of the first update."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +42,7 @@ def become_agent(order: Order) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     reading = _held(to_text(order).encode())
-    # -P: else -m would import what lies in the working folder before what is installed.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, str(reading)])  # noqa: S606 - ourselves
+    os.execv(sys.executable, [*command_of(__name__), str(reading)])  # noqa: S606 - ourselves
 
 
 def _held(text: bytes) -> int:
@@ -72,6 +76,8 @@ def main() -> None:
     with hidden("click"):
         # Where httpx finds click it loads its command line, with rich and pygments: 5 MB.
         import httpx  # noqa: F401
+    for package in _FOR_SIGNERS:
+        sys.modules[package] = None  # type: ignore[assignment]  # for good: python-tuf comes with the first update
     with os.fdopen(int(sys.argv[1]), encoding="utf-8") as pipe:
         order = from_text(pipe.read())
     run_to_end(lambda: _run(order))

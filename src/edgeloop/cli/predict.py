@@ -273,12 +273,10 @@ def _require_drawable(predictor: "Predictor") -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    from edgeloop.bundle.durable import make_folder, storage_error
+    from edgeloop.bundle.durable import make_folder, translated
 
-    try:
+    with translated(folder, doing="write"):
         make_folder(folder)
-    except OSError as error:
-        raise storage_error(error, folder, size_bytes=0) from error
 
 
 def _draw(frame: "Frame", made: "Prediction", predictor: "Predictor", folder: Path) -> None:

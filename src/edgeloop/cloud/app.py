@@ -103,6 +103,8 @@ def run_cloud(config: CloudConfig, *, on_ready: Callable[[str], None]) -> None:
 async def _run(config: CloudConfig, stores: Stores, handle: socket.socket, *, on_ready: Callable[[str], None]) -> None:
     try:
         await stores.blobs.check()
+        if not is_postgresql(stores.database.engine):  # else other replicas may be writing there
+            await asyncio.to_thread(stores.blobs.sweep)
         await asyncio.to_thread(forget_retired, stores)
     except BaseException:
         stores.database.close()

@@ -49,6 +49,8 @@ _DRIFT_WINDOW = 200
 _MOST_ROUNDS = 20
 _GIVEN_AT_ONCE = 500
 """Devices that one write gives a bundle: others' writes wait for it."""
+_PATIENCE_S = 2.0
+"""For whoever starts, resumes or aborts a rollout: what takes longer goes on by itself."""
 _SKEW_S = 60.0
 """By so much replicas' clocks may differ; a time further ahead was written by a clock that was set back since."""
 _REST = 4.0
@@ -71,6 +73,7 @@ class Conductor:
         self._clock = clock
         self._listening = Listening(clock=clock, ticks=time.monotonic)
         self._nudged = asyncio.Event()
+        self._stepping: set[asyncio.Task[None]] = set()
 
     async def start(self, request: RolloutRequest) -> RolloutView:
         """Begin a rollout, or queue it where its devices belong to older ones. Raises InvalidInput, NotFound."""
@@ -119,6 +122,7 @@ class Conductor:
                 paused_at_s=None,
                 wave_started_at_s=one.wave_started_at_s + pause_s,
             )
+            rollouts.set_on(connection, rollout_id, pause_s, now_s=self._clock())
             return self._step(connection, {})[0]
 
         return await self._done(rollout_id, await self._database.write(operation))
@@ -160,9 +164,20 @@ class Conductor:
         self.nudge()
 
     async def _done(self, rollout_id: str, woken: set[str]) -> RolloutView:
+        """How the rollout stands, once its next steps are taken, or under way: 10,000 devices take a while."""
         self._waker.wake(woken)
-        await self.step()
+        stepping = asyncio.create_task(self.step())
+        self._stepping.add(stepping)
+        stepping.add_done_callback(self._stepped)
+        await asyncio.wait([stepping], timeout=_PATIENCE_S)
+        if stepping.done():
+            stepping.result()
         return await self._database.read(lambda connection: rollouts.get_rollout(connection, rollout_id))
+
+    def _stepped(self, stepping: "asyncio.Task[None]") -> None:
+        self._stepping.discard(stepping)
+        if not stepping.cancelled() and (error := stepping.exception()) is not None:
+            _log.error("rollout_step_failed", detail=str(error))
 
     def _due(self, connection: sa.Connection) -> _Due:
         decisions = self._decisions(connection)
@@ -207,15 +222,17 @@ class Conductor:
         return max(*times, rollouts.newest_wave_s(connection), 0.0) > self._clock() + _SKEW_S
 
     def _changed_outcomes(self, given: list[rollouts.Given]) -> list[tuple[rollouts.Given, Outcome | None, str]]:
-        """Who has become unreachable, or is heard of again."""
+        """Who has become unreachable, or is heard of again; while a rollout is paused, nobody of it is judged."""
         changed: list[tuple[rollouts.Given, Outcome | None, str]] = []
         now_s = self._clock()
         listening_s = now_s - self._listening.since_s(now_s)
         for one in given:
+            if one.is_paused:
+                continue
             waited = Waited(
                 state=one.state,
                 for_s=min(now_s - one.given_at_s, listening_s),
-                unmoved_s=now_s - one.since_s,
+                unmoved_s=min(now_s - one.since_s, listening_s),
                 silent_s=min(now_s - (one.last_seen_s or 0.0), listening_s),
                 has_window=one.has_window,
             )

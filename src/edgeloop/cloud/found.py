@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from edgeloop.bundle.durable import storage_error, write_durable
+from edgeloop.bundle.durable import translated, write_durable
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.store.database import Database
 from edgeloop.cloud.store.roots import add_root
@@ -110,10 +110,8 @@ def _read_root(path: Path) -> bytes:
 
 def _make_folder(folder: Path) -> None:
     """So that nothing is begun where it cannot be ended."""
-    try:
+    with translated(folder, doing="write"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, folder, size_bytes=0) from error
 
 
 def _fill(config: CloudConfig, roots: dict[str, bytes], targets: bytes, token: str, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The cloud as a hub: the five verbs over its stores.
+"""The cloud as a hub: the verbs over its stores.
 
 Rule kept here: a batch is acknowledged after its commit, and its samples are on the disk before that commit.
 """
@@ -16,6 +16,7 @@ from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.online import OnlineKeys
 from edgeloop.cloud.patches import Patches
 from edgeloop.cloud.repository import Given, MetadataName, director_metadata, images_metadata, parse_metadata_name
+from edgeloop.cloud.signed import SignedWords
 from edgeloop.cloud.store import fleet, inbox, registry, rollouts, roots
 from edgeloop.cloud.store.blobs import Blobs
 from edgeloop.cloud.store.database import Database
@@ -34,8 +35,11 @@ from edgeloop.contracts.messages import (
     SendRequest,
     SyncReply,
     SyncRequest,
+    TrustReply,
+    TrustRequest,
 )
 from edgeloop.contracts.names import BundleRef, parse_offer_path
+from edgeloop.hub.along import SmallFiles
 from edgeloop.hub.batches import answered, sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.reports import sort_out_reports
@@ -77,6 +81,7 @@ class CloudHub:
         self._clock = clock
         self._answerer = Answerer(PublishedModels(stores.database, stores.blobs))
         self._patches = Patches(stores.database, stores.blobs)
+        self._signed = SignedWords(stores.database, stores.online, SmallFiles(self._read), clock=clock)
 
     async def public_key(self, device_id: str) -> bytes | None:
         """See Hub.public_key."""
@@ -119,13 +124,18 @@ class CloudHub:
 
         Raises Refused if the sender itself was revoked.
         """
-        heard = fleet.in_good_standing(connection, sender)
-        if sender not in heard:
-            fleet.require_good_standing(connection, sender)
-        reports = tuple(report for report in given if report.device_id in heard)
+        fleet.require_good_standing(connection, sender)
+        reports = given
+        if any(report.device_id != sender for report in given):
+            heard = fleet.in_good_standing(connection, sender)
+            reports = tuple(report for report in given if report.device_id in heard)
         fleet.save_reports(connection, reports, now_s=self._clock())
         updates = [(report.device_id, report.update) for report in reports if report.update is not None]
         return rollouts.note_reports(connection, updates, now_s=self._clock())
+
+    async def trust(self, device_id: str, request: TrustRequest) -> TrustReply:
+        """See Hub.trust."""
+        return await self._signed.newer(device_id, request)
 
     async def fetch(self, device_id: str, path: str) -> Served:
         """See Hub.fetch."""
@@ -143,6 +153,11 @@ class CloudHub:
         if (patch := parse_offer_path(path)) is not None:
             return _served(await self._patches.offer(patch), immutable=False)
         raise NotFound(f"there is no file {path!r} here")
+
+    async def _read(self, path: str) -> bytes:
+        """A manifest or a file of a bundle. Raises as `fetch`."""
+        served = await self.fetch("", path)
+        return await served.read(0, served.size_bytes)
 
     async def send(self, device_id: str, request: SendRequest) -> SendReply:
         """See Hub.send."""

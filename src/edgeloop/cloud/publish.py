@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from edgeloop.bundle.archive import digest, parse_manifest
+from edgeloop.bundle.archive import digest, parse_manifest, require_free_name
 from edgeloop.cloud.hub import Stores
 from edgeloop.cloud.repository import check_targets
 from edgeloop.cloud.store import registry, roots
@@ -15,8 +15,10 @@ from edgeloop.contracts.names import file_target, manifest_target
 
 
 async def publish(stores: Stores, request: PublishRequest, *, now_s: float) -> BundleView:
-    """List a bundle. Raises Refused if it is not signed or not new, InvalidInput if a file was not handed over."""
+    """List a bundle. Raises Refused if it is not signed or not new, InvalidInput if a file was not handed over or no
+    bundle may be named so."""
     manifest = parse_manifest(request.manifest)
+    require_free_name(manifest.name)
     current = await stores.database.read(registry.newest_targets)
     root, _ = (await stores.database.read(roots.read_roots)).newest()
     targets = check_targets(request.targets_metadata, root=root, current=current.metadata)

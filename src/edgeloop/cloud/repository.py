@@ -26,7 +26,7 @@ from edgeloop.cloud.store.registry import SignedTargets
 from edgeloop.cloud.store.roots import SignedRoot
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Corrupt, NotFound, Refused
-from edgeloop.contracts.messages import MAX_TARGETS_BYTES, Assignment
+from edgeloop.contracts.messages import MAX_TARGETS_BYTES, Assignment, Held
 from edgeloop.contracts.names import Name
 
 _S = TypeVar("_S", Snapshot, Timestamp, Targets)
@@ -121,9 +121,16 @@ def images_metadata(
         return _root(roots, name)
     if name.role == "targets":
         return _versioned(targets.metadata, name, targets.version)
-    since_s = max(targets.published_at_s, roots[-1].added_at_s)
-    online = _Online(roots[-1], find_key, targets.version + targets.floor + roots[-1].version - 1, since_s, {})
-    return online.metadata(name, targets_version=targets.version, now_s=now_s)
+    return _images(roots, targets, find_key).metadata(name, targets_version=targets.version, now_s=now_s)
+
+
+def newer_images(
+    held: Held, *, roots: tuple[SignedRoot, ...], targets: SignedTargets, find_key: FindKey, now_s: float
+) -> dict[str, bytes]:
+    """All of the images repository that is not held, by file name. Raises Unavailable."""
+    online = _images(roots, targets, find_key)
+    found = online.newer(held, roots, targets_version=targets.version, now_s=now_s)
+    return found if held.targets == targets.version else found | {f"{targets.version}.targets.json": targets.metadata}
 
 
 def director_metadata(
@@ -132,13 +139,32 @@ def director_metadata(
     """The named file of the director for one device. roots: all of its roots. Raises NotFound or Unavailable."""
     if name.role == "root":
         return _root(roots, name)
+    online = _director(roots, given, find_key)
+    if name.role == "targets":
+        return _versioned(online.assignment(given), name, online.version)
+    return online.metadata(name, targets_version=online.version, now_s=now_s)
+
+
+def newer_director(
+    held: Held, *, roots: tuple[SignedRoot, ...], given: Given, find_key: FindKey, now_s: float
+) -> dict[str, bytes]:
+    """All of the director's metadata for one device that is not held, by file name. Raises Unavailable."""
+    online = _director(roots, given, find_key)
+    found = online.newer(held, roots, targets_version=online.version, now_s=now_s)
+    if held.targets != online.version:
+        found[f"{online.version}.targets.json"] = online.assignment(given)
+    return found
+
+
+def _images(roots: tuple[SignedRoot, ...], targets: SignedTargets, find_key: FindKey) -> "_Online":
+    since_s = max(targets.published_at_s, roots[-1].added_at_s)
+    return _Online(roots[-1], find_key, targets.version + targets.floor + roots[-1].version - 1, since_s, {})
+
+
+def _director(roots: tuple[SignedRoot, ...], given: Given, find_key: FindKey) -> "_Online":
     version = given.generation + given.floor + roots[-1].version
     since_s = max(given.assigned_at_s, roots[-1].added_at_s)
-    online = _Online(roots[-1], find_key, version, since_s, {DEVICE: given.device_id, GENERATION: given.generation})
-    if name.role != "targets":
-        return online.metadata(name, targets_version=version, now_s=now_s)
-    signed = Targets(version=version, expires=online.root_expires, targets=_assignment_target(given.assignment))
-    return _versioned(online.sign(signed), name, version)
+    return _Online(roots[-1], find_key, version, since_s, {DEVICE: given.device_id, GENERATION: given.generation})
 
 
 class _Online(msgspec.Struct, frozen=True):
@@ -157,20 +183,51 @@ class _Online(msgspec.Struct, frozen=True):
     def metadata(self, name: MetadataName, *, targets_version: int, now_s: float) -> bytes:
         """Snapshot or timestamp."""
         if name.role == "snapshot":
-            meta = {"targets.json": MetaFile(targets_version)}
-            snapshot = Snapshot(version=self.version, expires=self.root_expires, meta=meta)
-            return _versioned(self.sign(snapshot), name, self.version)
+            if name.version != self.version:
+                raise _no_version(name, self.version)
+            return self.snapshot(targets_version)
         if name.version is not None:
             raise NotFound("timestamps have no versioned name")
-        days = max(0, int((now_s - self.since_s) // _DAY_S))
-        signed_at = _utc(self.since_s) + timedelta(days=days)
+        return self.timestamp(now_s)
+
+    def newer(
+        self, held: Held, roots: tuple[SignedRoot, ...], *, targets_version: int, now_s: float
+    ) -> dict[str, bytes]:
+        """Roots, snapshot and timestamp that are not held, by file name."""
+        found = {f"{one.version}.root.json": one.metadata for one in roots if one.version > held.root}
+        if held.timestamp != self.timestamp_version(now_s):
+            found["timestamp.json"] = self.timestamp(now_s)
+        if held.snapshot != self.version:
+            found[f"{self.version}.snapshot.json"] = self.snapshot(targets_version)
+        return found
+
+    def snapshot(self, targets_version: int) -> bytes:
+        """What names the newest targets."""
+        meta = {"targets.json": MetaFile(targets_version)}
+        return self.sign(Snapshot(version=self.version, expires=self.root_expires, meta=meta))
+
+    def timestamp(self, now_s: float) -> bytes:
+        """What names the newest snapshot, for today."""
+        signed_at = _utc(self.since_s) + timedelta(days=self._days(now_s))
         timestamp = Timestamp(
-            version=self.version * _DAYS_A_VERSION + days,
+            version=self.timestamp_version(now_s),
             expires=signed_at + timedelta(days=_TIMESTAMP_DAYS),
             snapshot_meta=MetaFile(self.version),
         )
         timestamp.unrecognized_fields[SIGNED_AT] = int(signed_at.timestamp())
         return self.sign(timestamp)
+
+    def timestamp_version(self, now_s: float) -> int:
+        """Of the one for today."""
+        return self.version * _DAYS_A_VERSION + self._days(now_s)
+
+    def _days(self, now_s: float) -> int:
+        return max(0, int((now_s - self.since_s) // _DAY_S))
+
+    def assignment(self, given: Given) -> bytes:
+        """The director's targets: what the device is to run, or nothing."""
+        targets = _assignment_target(given.assignment)
+        return self.sign(Targets(version=self.version, expires=self.root_expires, targets=targets))
 
     def sign(self, signed: _S) -> bytes:
         """By the key that the root names for this role."""
@@ -204,8 +261,12 @@ def _root(roots: tuple[SignedRoot, ...], name: MetadataName) -> bytes:
 
 def _versioned(data: bytes, name: MetadataName, version: int) -> bytes:
     if name.version != version:
-        raise NotFound(f"there is no version {name.version} of {name.role} metadata; the newest is {version}")
+        raise _no_version(name, version)
     return data
+
+
+def _no_version(name: MetadataName, version: int) -> NotFound:
+    return NotFound(f"there is no version {name.version} of {name.role} metadata; the newest is {version}")
 
 
 def _utc(seconds: float) -> datetime:

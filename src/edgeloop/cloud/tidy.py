@@ -23,7 +23,7 @@ from edgeloop.cloud.store.engine import is_postgresql, parse_url
 from edgeloop.cloud.store.samples import SampleBytes
 from edgeloop.cloud.store.sole import sole_server
 from edgeloop.cloud.store.tidying import Keep, Removed
-from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound
+from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Unavailable
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -38,6 +38,8 @@ LEAST_S = 3600.0
 """Nothing is kept for less: a device that heard no answer sends again for a while."""
 
 _BLOBS_AT_ONCE = 20
+_REMOVING_S = 2.0
+"""The most that a bucket is waited for at once: what devices send waits as long."""
 _REST = 4.0
 
 
@@ -69,16 +71,25 @@ class Tidier:
         """Remove all that is too old now, and the bytes of samples that are gone for longer than grace_s."""
         total = Removed()
         for name in await self._database.read(tidying.device_ids):
-            epoch = await self._database.read(partial(tidying.next_epoch, device_id=name, after=-1))
-            while epoch is not None:
-                await self._tidy_epoch((name, epoch), total)
-                epoch = await self._database.read(partial(tidying.next_epoch, device_id=name, after=epoch))
+            try:
+                await self._tidy_device(name, total)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - one device's rows must not keep all others' for ever
+                _log.error("device_not_tidied", device_id=name, exc_info=error)
+                total.devices_passed_over += 1
         is_more = True
         while is_more:
             count, is_more = await self._transact(partial(self._remove_blobs, grace_s=grace_s))
             total.blobs += count
         await self._transact(partial(tidying.forget_marks, before_s=self._clock() - GRACE_S))
         return total
+
+    async def _tidy_device(self, name: str, total: Removed) -> None:
+        epoch = await self._database.read(partial(tidying.next_epoch, device_id=name, after=-1))
+        while epoch is not None:
+            await self._tidy_epoch((name, epoch), total)
+            epoch = await self._database.read(partial(tidying.next_epoch, device_id=name, after=epoch))
 
     async def _tidy_epoch(self, epoch: tuple[str, int], total: Removed) -> None:
         after: int | None = -1
@@ -88,15 +99,15 @@ class Tidier:
             total.add(removed)
 
     def _remove_blobs(self, connection: sa.Connection, *, grace_s: float) -> tuple[int, bool]:
+        """Returns how many are gone, and whether to go on now: not where the store of blobs fails, until next time."""
         now_s = self._clock()
-        before_s = now_s - grace_s
-        hashes, is_more = tidying.take_loose(connection, before_s=before_s, now_s=now_s, limit=_BLOBS_AT_ONCE)
-        try:
-            asyncio.run(self._samples.remove([inbox.sample_key(sha256) for sha256 in hashes]))
-        except EdgeloopError as error:
-            # Some may be gone: all keep the mark that says so, and at worst the others take room for nothing.
-            _log.warning("blobs_not_removed", count=len(hashes), detail=str(error))
-        return len(hashes), is_more
+        hashes, is_more = tidying.due_blobs(connection, before_s=now_s - grace_s, limit=_BLOBS_AT_ONCE)
+        wanted = {inbox.sample_key(sha256): sha256 for sha256 in hashes}
+        gone, why = asyncio.run(self._samples.remove(list(wanted), timeout_s=_REMOVING_S))
+        tidying.mark_gone(connection, [wanted[key] for key in gone], now_s=now_s)
+        if why:
+            _log.warning("blobs_not_removed", count=len(hashes) - len(gone), detail=why)
+        return len(gone), is_more and not why
 
     async def _transact(self, operation: Callable[[sa.Connection], T]) -> T:
         began_s = time.monotonic()

@@ -38,7 +38,7 @@ from edgeloop.contracts.states import UpdateState
 from edgeloop.simulate.link import held_s
 from edgeloop.simulate.plan import Plan
 from edgeloop.simulate.tally import Tally
-from edgeloop.transport.syncing import SyncLoop
+from edgeloop.transport.syncing import HOLD_BACK_S, Pace, SyncLoop
 from edgeloop.transport.uplink import Uplink
 
 _LONGEST_BACKOFF_S = 30.0
@@ -96,8 +96,7 @@ class SimulatedDevice:
             uplink,
             reports=lambda: (self._report(),),
             on_desired=self._on_desired,
-            wait_s=plan.beat_s,
-            longest_backoff_s=_LONGEST_BACKOFF_S,
+            pace=Pace(plan.beat_s, _LONGEST_BACKOFF_S, hold_back_s=HOLD_BACK_S),
         )
         self._epoch = rng.getrandbits(62)
         self._sequence = 0
@@ -212,7 +211,7 @@ class SimulatedDevice:
             state=state,
             reason="simulated",
         )
-        self._sync.changed()
+        self._sync.changed(at_once=state is not UpdateState.DOWNLOADING)
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """Until it succeeds, with the device's own waits between."""

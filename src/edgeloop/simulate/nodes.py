@@ -65,7 +65,7 @@ class _Counter:
         size_bytes = int(response.headers.get("content-length", "0"))
         if response.request.url.path.startswith(BUNDLES):
             self.bundle_bytes += size_bytes
-        elif "/v1/fetch/" in response.request.url.path:
+        elif response.request.url.path.startswith(("/v1/fetch/", "/v1/trust")):
             self.metadata_bytes += size_bytes
 
     async def tell(self) -> None:

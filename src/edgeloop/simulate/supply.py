@@ -10,17 +10,17 @@ import asyncio
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from edgeloop.bundle.archive import digest, parse_manifest
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.codec import from_json
-from edgeloop.contracts.errors import Corrupt, NotFound
+from edgeloop.contracts.errors import Corrupt, Unavailable
 from edgeloop.contracts.manifest import Manifest
-from edgeloop.contracts.messages import Assignment
+from edgeloop.contracts.messages import MAX_ALONG_BYTES, Assignment, Held, TrustRequest
 from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.device.supply import HubSupply
 from edgeloop.transport.membership import Membership
+from edgeloop.transport.packed import version_of
 from edgeloop.transport.uplink import Uplink
 
 _MOST_BYTES = 64 * 1024 * 1024
@@ -55,22 +55,32 @@ class Checked:
 
 
 class Unchecked:
-    """The same requests, without signatures and without a disk. What was fetched of TUF is remembered as it does."""
+    """The same requests, without signatures and without a disk. What came of TUF is remembered as it does."""
 
     def __init__(self, uplink: Uplink, member: Membership) -> None:
         self._uplink = uplink
-        self._device_id = member.device_id
-        self._roots: dict[str, int] = {}
-        self._kept: dict[str, tuple[int, bytes]] = {}
+        self._place = f"director/{member.device_id}"
+        roots = {"images": member.images_root, self._place: member.director_root}
+        self._kept = {place: {"root": data} for place, data in roots.items()}
+        self._along: dict[str, bytes] = {}
 
     async def assignment(self) -> Assignment | None:
-        """What this device is to run, in the cloud's word."""
-        targets = await self._targets(f"director/{self._device_id}")
-        entry = json.loads(targets)["signed"]["targets"].get("assignment")
+        """What this device is to run, in the cloud's word. Raises Unavailable if that did not come."""
+        held = {
+            place: Held(**{role: version_of(data) for role, data in files.items()})
+            for place, files in self._kept.items()
+        }
+        reply = await self._uplink.trust(TrustRequest(held=held, along_bytes=MAX_ALONG_BYTES))
+        for path, data in sorted(reply.metadata.items()):
+            place, _, file = path.partition("/metadata/")
+            self._kept[place][file.split(".")[-2]] = data
+        self._along = reply.along
+        if self._place not in reply.whole:
+            raise Unavailable(f"what is signed of {self._place} did not come")
+        entry = json.loads(self._kept[self._place]["targets"])["signed"]["targets"].get("assignment")
         if entry is None:
             return None
         text = str(entry["custom"]["assignment"])
-        await self._targets("images")
         return from_json(text.encode(), Assignment, what="the director's assignment")
 
     async def fetch(self, assignment: Assignment) -> None:
@@ -81,38 +91,11 @@ class Unchecked:
             await self._one(file_target(sha256), sha256)
 
     async def _one(self, target: str, sha256: str) -> bytes:
-        data = await self._uplink.fetch(f"targets/{target}", max_bytes=_MOST_BYTES)
+        path = f"targets/{target}"
+        data = self._along.pop(path, None) or await self._uplink.fetch(path, max_bytes=_MOST_BYTES)
         if digest(data) != sha256:
             raise Corrupt(f"{target} came with another hash")
         return data
-
-    async def _targets(self, repository: str) -> bytes:
-        """The newest targets metadata. Source: TUF specification 1.0, 5.3 to 5.6, the requests of it."""
-        base = f"{repository}/metadata"
-        await self._newest_root(base)
-        timestamp = _signed(await self._metadata(f"{base}/timestamp.json"))
-        snapshot = await self._version_of(base, "snapshot", timestamp["meta"]["snapshot.json"]["version"])
-        return await self._version_of(base, "targets", _signed(snapshot)["meta"]["targets.json"]["version"])
-
-    async def _newest_root(self, base: str) -> None:
-        version = self._roots.get(base, 1)
-        try:
-            while True:
-                await self._metadata(f"{base}/{version + 1}.root.json")
-                version += 1
-        except NotFound:
-            self._roots[base] = version
-
-    async def _version_of(self, base: str, role: str, version: int) -> bytes:
-        path = f"{base}/{role}"
-        kept, data = self._kept.get(path, (0, b""))
-        if kept != version:
-            data = await self._metadata(f"{base}/{version}.{role}.json")
-            self._kept[path] = (version, data)
-        return data
-
-    async def _metadata(self, path: str) -> bytes:
-        return await self._uplink.fetch(path, max_bytes=_MOST_BYTES)
 
 
 def needed(manifest: Manifest) -> list[str]:
@@ -121,7 +104,3 @@ def needed(manifest: Manifest) -> list[str]:
     if manifest.reference is not None:
         shared += [manifest.reference.class_means, manifest.reference.feature_std]
     return [*dict.fromkeys([*shared, manifest.variants[0].file])]
-
-
-def _signed(data: bytes) -> Any:
-    return json.loads(data)["signed"]

@@ -56,9 +56,9 @@ class Tally(msgspec.Struct, kw_only=True):
     requests, latency: by verb; a latency is from the request's last byte to the answer's first, without the link and
     without the time that a sync asked to be held. news: syncs that were answered before that time. errors: by
     what they mean to a device. up_bytes, down_bytes: HTTP heads and bodies, without TCP and TLS. bundle_bytes: of the
-    latter, the bodies of bundles' files. reached, returned:
-    when devices had a new bundle in hand, and when they were answered again after a failure, by the system's monotonic
-    clock. lagging_ms: by how much the simulation itself came late at worst.
+    latter, the bodies of bundles' files that were fetched; small ones come along with what is signed. reached,
+    returned: when devices had a new bundle in hand, and when they were answered again after a failure, by the system's
+    monotonic clock. lagging_ms: by how much the simulation itself came late at worst.
     """
 
     requests: dict[str, int] = {}

@@ -29,7 +29,7 @@ from edgeloop.simulate.plan import Plan
 from edgeloop.simulate.supply import Checked, Unchecked
 from edgeloop.simulate.tally import Tally
 from edgeloop.transport.identity import Identity
-from edgeloop.transport.membership import Membership, ask_to_join
+from edgeloop.transport.membership import CONNECTIONS, Membership, ask_to_join
 
 _ENROL_AT_ONCE = 16
 _ENROL_TRIES = 20
@@ -135,9 +135,7 @@ class Worker:
         plan = crew.plan
         rng = random.Random(f"{plan.seed}.{number}")  # noqa: S311 - a simulation, repeated by its seed
         hub_url = crew.hubs[number % len(crew.hubs)]
-        # As `membership.open_client` has them: what a device holds open is what it would hold open.
-        limits = httpx.Limits(max_connections=20, max_keepalive_connections=10)
-        inner = httpx.AsyncHTTPTransport(verify=self._tls, limits=limits)
+        inner = httpx.AsyncHTTPTransport(verify=self._tls, limits=CONNECTIONS)
         transport = LinkTransport(inner, Way(plan.link, plan.faults, rng), self._tally)
         client = httpx.AsyncClient(transport=transport, base_url=hub_url, trust_env=False)
         identity = Identity(f"{crew.name}-{number}", Ed25519PrivateKey.generate())

@@ -1,11 +1,19 @@
 """Keras on TensorFlow, imported late and quietly: it costs seconds, and only the toolchain pays them."""
 
 import os
+import sys
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, cast
 
 from edgeloop.contracts.errors import Unavailable
 from edgeloop.runtime.engines.quiet import without_native_chatter
+
+_EXTRAS = ("jax", "matplotlib", "pandas", "sklearn")
+"""What Keras and TensorFlow import if it is there, two fifths of the time that they take, for what no worker asks for:
+models from JAX, pictures, data frames, estimators."""
 
 
 def import_keras() -> Any:
@@ -36,11 +44,13 @@ def seed_everything(keras: Any, seed: int) -> None:
 
 
 def use_threads(count: int) -> None:
-    """Let TensorFlow compute with so many threads from now on, in a process that has not used it yet.
+    """Let TensorFlow compute with so many threads from now on, in a worker's process that has not used it yet.
 
-    Raises Unavailable if TensorFlow is at work in this process already.
+    Keras does without what it has for others then, such as data frames. Raises Unavailable if TensorFlow is at work in
+    this process already.
     """
-    import_keras()
+    with _not_to_be_found(_EXTRAS):
+        import_keras()
     import tensorflow as tf
 
     try:
@@ -48,3 +58,15 @@ def use_threads(count: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(count)
     except RuntimeError as error:
         raise Unavailable(f"TensorFlow's threads cannot be set to {count} any more here: {error}") from error
+
+
+@contextmanager
+def _not_to_be_found(names: tuple[str, ...]) -> Iterator[None]:
+    """Meanwhile importing these fails, but for those that are imported already."""
+    hidden = [name for name in names if name not in sys.modules]
+    try:
+        sys.modules.update({name: cast("ModuleType", None) for name in hidden})  # the import system's word for it
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]

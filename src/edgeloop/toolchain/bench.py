@@ -1,7 +1,6 @@
 """Time bare models in clean processes, where no toolchain weighs in: latency by turns, peak memory one by one."""
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from edgeloop.bundle.arrays import to_npy
 from edgeloop.contracts.codec import to_json
 from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.manifest import EngineName
+from edgeloop.runtime.child import command_of
 from edgeloop.runtime.footprint import Job, ModelFile, Timing, Timings
 from edgeloop.toolchain.source.engine import ENGINES
 from edgeloop.toolchain.source.model import Feeds, Model
@@ -57,7 +57,7 @@ def _in_clean_process(subjects: Sequence[Subject], *, runs: int, seconds: float)
         names = ", ".join(subject.model.name for subject in subjects)
         try:
             done = subprocess.run(  # noqa: S603 - our own module on our own files
-                [sys.executable, "-m", "edgeloop.runtime.footprint", "--job", str(job)],
+                [*command_of("edgeloop.runtime.footprint"), "--job", str(job)],
                 capture_output=True,
                 timeout=_TIMEOUT_S,
                 check=False,

@@ -5,7 +5,6 @@ compares what models give, `weigh` measures them and holds them against a device
 """
 
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ from edgeloop.bundle.archive import Bundle, write_bundle
 from edgeloop.contracts.errors import InvalidInput, Refused
 from edgeloop.contracts.manifest import Manifest, Measured, Modality, Variant
 from edgeloop.contracts.output import Classification
+from edgeloop.runtime.child import command_of
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.footprint import Footprint
 from edgeloop.runtime.output.scores import probabilities
@@ -366,7 +366,7 @@ def footprint(bundle: Bundle, *, timeout_s: float = _FOOTPRINT_TIMEOUT_S) -> Foo
         )
         try:
             done = subprocess.run(  # noqa: S603 - our own module on our own file
-                [sys.executable, "-m", "edgeloop.runtime.footprint", str(path)],
+                [*command_of("edgeloop.runtime.footprint"), str(path)],
                 capture_output=True,
                 timeout=timeout_s,
                 check=False,

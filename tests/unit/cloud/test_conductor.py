@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from builders import LABELS
+from edgeloop.cloud import conductor
 from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.store import analysis, fleet, inbox, rollouts
 from edgeloop.contracts.api import AbortRequest, Gate, LabelRequest, RolloutRequest, RolloutView
@@ -58,6 +59,23 @@ async def test_first_wave_is_assigned_at_once(cloud: SmallCloud) -> None:
     cloud.enrol(*THREE)
     await _start(cloud)
     assert [cloud.assigned(name) is not None for name in THREE] == [True, False, False]
+
+
+async def test_start_is_answered_while_its_steps_go_on(cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    await cloud.publish()
+    cloud.enrol(*THREE)
+    monkeypatch.setattr(conductor, "_PATIENCE_S", 0.01)
+    may_go_on, ended = asyncio.Event(), asyncio.Event()
+
+    async def long_step() -> None:
+        await may_go_on.wait()
+        ended.set()
+
+    monkeypatch.setattr(cloud.conductor, "step", long_step)
+    view = await asyncio.wait_for(_start(cloud), 60)
+    assert (view.state, ended.is_set()) == (RolloutState.RUNNING, False)
+    may_go_on.set()
+    await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_assignment_says_which_manifest(cloud: SmallCloud) -> None:
@@ -419,6 +437,24 @@ async def test_paused_rollout_still_stops_by_itself(cloud: SmallCloud) -> None:
     assert (await _now(cloud, view)).state is RolloutState.ABORTED
 
 
+async def test_silence_is_judged_from_where_it_stood_before_the_pause(cloud: SmallCloud) -> None:
+    view = await _second_in_two_waves(cloud)
+    await _says(cloud, "a", UpdateState.ACTIVE)
+    cloud.clock.now_s += 1000.0
+    await cloud.conductor.pause(view.rollout_id)
+    cloud.clock.now_s += DAY_S
+    await cloud.conductor.step()
+    paused = await _now(cloud, view)
+    assert (paused.state, paused.devices[0].outcome) == (RolloutState.PAUSED, None)
+    await cloud.conductor.resume(view.rollout_id)
+    cloud.clock.now_s += 799.0
+    await cloud.conductor.step()
+    assert (await _now(cloud, view)).state is RolloutState.RUNNING
+    cloud.clock.now_s += 2.0
+    await cloud.conductor.step()
+    assert (await _now(cloud, view)).state is RolloutState.ABORTED
+
+
 async def test_pausing_twice_and_resuming_what_runs_are_refused(cloud: SmallCloud) -> None:
     view = await _second_in_two_waves(cloud)
     with pytest.raises(Refused, match="running, not paused"):
@@ -519,6 +555,19 @@ async def test_nobody_is_silent_while_the_cloud_was_away(cloud: SmallCloud) -> N
     assert (await _now(cloud, view)).state is RolloutState.ABORTED
 
 
+@pytest.mark.parametrize("state", [RolloutState.RUNNING, RolloutState.PAUSED])
+async def test_nobody_is_stuck_while_the_cloud_was_away_for_days(cloud: SmallCloud, state: RolloutState) -> None:
+    view = await _second_in_two_waves(cloud)
+    await _says(cloud, "a", UpdateState.ACTIVE)
+    if state is RolloutState.PAUSED:
+        await cloud.conductor.pause(view.rollout_id)
+    cloud.clock.now_s += 2 * DAY_S  # nobody listened, or it is of a backup that old
+    again = Conductor(cloud.database, cloud.waker, clock=cloud.clock)
+    await again.step()
+    now = await _now(cloud, view)
+    assert (now.state, now.devices[0].outcome) == (state, None)
+
+
 async def test_deadlines_end_after_a_clock_that_was_wrong_is_corrected(cloud: SmallCloud) -> None:
     await cloud.publish("1.0.0")
     await cloud.publish("1.1.0")
@@ -537,7 +586,7 @@ async def test_deadlines_end_after_a_clock_that_was_wrong_is_corrected(cloud: Sm
     await cloud.conductor.step()
     assert (await _now(cloud, view)).reason == "1 of 2 devices confirmed, 1 could not be reached"
     resumed = await cloud.conductor.resume(paused.rollout_id)
-    assert [device.since_s for device in resumed.devices if device.outcome is None] == [cloud.clock.now_s]
+    assert [device.since_s for device in resumed.devices if device.outcome is None] == [cloud.clock.now_s] * 2
 
 
 async def test_no_device_is_in_progress_after_an_abort(cloud: SmallCloud) -> None:

@@ -153,6 +153,14 @@ async def test_manifest_that_is_none_is_turned_down(cloud: SmallCloud, manifest:
         await _publish(cloud, request)
 
 
+@pytest.mark.parametrize("name", ["files", "patches"])
+async def test_bundle_that_is_named_like_a_folder_of_devices_is_turned_down(cloud: SmallCloud, name: str) -> None:
+    parts = make_parts(name=name)
+    await cloud.hand_over(parts)
+    with pytest.raises(InvalidInput, match=f"{name}-model"):
+        await _publish(cloud, cloud.sign(parts))
+
+
 async def test_metadata_that_is_expired_already_is_turned_down(cloud: SmallCloud) -> None:
     parts = make_parts()
     await cloud.hand_over(parts)

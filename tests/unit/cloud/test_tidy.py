@@ -4,17 +4,19 @@ import asyncio
 import dataclasses
 import os
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from edgeloop.bundle.archive import digest
 from edgeloop.cloud.app import make_app
 from edgeloop.cloud.store import inbox, tidying
-from edgeloop.cloud.store.blobs import folder_blobs
+from edgeloop.cloud.store.blobs import bucket_blobs, folder_blobs
 from edgeloop.cloud.store.database import Database
 from edgeloop.cloud.store.samples import SampleBytes
 from edgeloop.cloud.store.tables import devices, events, loose_blobs, tidied
@@ -35,10 +37,15 @@ class Store:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.database = Database(url)
+        self.folder = folder
         self.blobs = folder_blobs(folder / "blobs")
         self.samples = SampleBytes(self.blobs)
         self.clock = Clock()
-        row = {"device_id": CAMERA, "public_key": b"k" * 32, "kind": "device", "labels": "{}", "enrolled_at_s": 0.0}
+        self.enrol(CAMERA)
+
+    def enrol(self, name: str) -> None:
+        """A device."""
+        row = {"device_id": name, "public_key": b"k" * 32, "kind": "device", "labels": "{}", "enrolled_at_s": 0.0}
         self.database.write_now(lambda c: c.execute(devices.insert().values(**row)) and None)
 
     def add(self, *batch: Event, days_ago: float = 0.0) -> int:
@@ -142,6 +149,27 @@ def test_other_event_under_an_identity_that_was_removed_is_told(store: Store) ->
     assert store.database.read_now(lambda c: inbox.reused(c, batch)) == (batch[1],)
 
 
+def test_largest_sequence_goes_like_any_other(store: Store) -> None:
+    last = 2**63 - 1
+    one, two, three = (event(number, at_ms=1) for number in (last - 2, last - 1, last))
+    store.add(one, three, days_ago=31)
+    assert store.tidy() == {"readings": 2}
+    assert store.add(two, three, days_ago=31) == 1
+    assert store.tidy() == {"readings": 1}
+    ranges = store.database.read_now(lambda c: c.execute(sa.select(tidied.c.first, tidied.c.last)).all())
+    assert [tuple(row) for row in ranges] == [(last - 2, last)]
+
+
+def test_device_whose_rows_cannot_be_read_keeps_nobody_elses(store: Store) -> None:
+    store.enrol("camera-0")
+    store.add(event(1, device_id="camera-0"), event(1), days_ago=31)
+    odd = events.update().where(events.c.device_id == "camera-0").values(kind="odd")
+    store.database.write_now(lambda c: c.execute(odd) and None)
+    with capture_logs() as logs:
+        assert store.tidy() == {"readings": 1, "devices_passed_over": 1}
+    assert [line["device_id"] for line in logs if line["event"] == "device_not_tidied"] == ["camera-0"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_coming_and_going_counts_each_once(store: Store, seed: int) -> None:
     chance = random.Random(seed)
@@ -190,6 +218,56 @@ def test_bytes_that_were_removed_before_their_rows_came_are_asked_for_again(stor
     assert claims == [{digest(data)}, set()]
 
 
+def _in_the_way(store: Store, data: bytes) -> Path:
+    """A folder where the bytes should be: it cannot be removed as they could."""
+    path = store.folder / "blobs" / inbox.sample_key(digest(data))
+    path.mkdir(parents=True)
+    (path / "inside").touch()
+    return path
+
+
+def test_bytes_that_cannot_be_removed_are_not_counted_and_go_the_next_time(store: Store) -> None:
+    store.put(b"one")
+    store.add(event(2, sample(b"one")), event(4, sample(b"two")), days_ago=31)
+    path = _in_the_way(store, b"two")
+    assert store.tidy(grace_s=-1.0) == {"samples": 2, "sample_bytes": 6, "blobs": 1}
+    assert store.tidy(grace_s=-1.0) == {}
+    (path / "inside").unlink()
+    path.rmdir()
+    store.put(b"two")
+    assert store.tidy(grace_s=-1.0) == {"blobs": 1}
+    assert (store.has(b"one"), store.has(b"two")) == (False, False)
+
+
+def test_store_of_blobs_that_fails_is_left_alone_until_the_next_time(store: Store) -> None:
+    many = [b"%d" % number for number in range(30)]
+    for data in many:
+        _in_the_way(store, data)
+    store.add(*(event(2 * index + 2, sample(data)) for index, data in enumerate(many)), days_ago=31)
+    with capture_logs() as logs:
+        assert store.tidy(grace_s=-1.0).get("blobs") is None
+    assert [line["count"] for line in logs if line["event"] == "blobs_not_removed"] == [20]
+
+
+def test_bytes_that_may_have_been_removed_are_asked_for_again(store: Store) -> None:
+    """The store of blobs said that it had failed, which says nothing."""
+    store.put(b"one")
+    store.add(event(2, sample(b"one")), days_ago=31)
+    store.tidy()
+    store.add(event(4, sample(b"one")))
+    claimed = store.database.write_now(lambda c: inbox.claim_blobs(c, [digest(b"one")], now_s=store.clock()))
+    assert claimed == {digest(b"one")}
+
+
+def test_bucket_that_does_not_answer_is_waited_for_no_longer_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        kept = SampleBytes(bucket_blobs("s3://bucket"))
+        assert asyncio.run(kept.remove(["a", "b"], timeout_s=0.1)) == ([], "removing a takes longer than 0.1 s")
+
+
 # ---- through the hub, and by hand
 
 
@@ -220,9 +298,10 @@ async def test_bytes_that_go_between_put_and_commit_are_put_again(cloud: SmallCl
 
     def remove(connection: sa.Connection) -> None:
         assert hold.wait(60)
-        tidying.take_loose(connection, before_s=1.0, now_s=1.0, limit=9)
-        asyncio.run(samples.remove([key]))
+        hashes, _ = tidying.due_blobs(connection, before_s=1.0, limit=9)
+        assert asyncio.run(samples.remove([key], timeout_s=60.0)) == ([key], "")
         assert not path.exists()
+        tidying.mark_gone(connection, hashes, now_s=1.0)
 
     removing = asyncio.ensure_future(cloud.database.write(remove))
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeloop.bundle.durable import make_folder, storage_error
+from edgeloop.bundle.durable import make_folder, translated
 from edgeloop.contracts.errors import InvalidInput, NotFound, Refused
 
 _FOR_SENSORS = ("video", "audio", "render")
@@ -58,19 +58,20 @@ def groups_for_sensors() -> tuple[str, ...]:
 
 
 def give_folder(folder: Path, account: Account | None) -> None:
-    """Make the folder if it is not there, as the account's alone; None: our own. Raises Refused if it is somebody
-    else's, InvalidInput or Unavailable if it cannot be made."""
-    try:
+    """Make the folder if it is not there, as the account's alone, in folders that all may enter; None: our own. Raises
+    Refused if it is somebody else's, InvalidInput or Unavailable if it cannot be made."""
+    with translated(folder, doing="write"):
         if not folder.exists():
+            above = [one for one in folder.parents if not one.exists()]
             make_folder(folder)
             folder.chmod(0o700)
             if account is not None:
                 os.chown(folder, account.uid, account.gid)
+                for one in above:  # root's, and by root's umask perhaps for nobody else to enter
+                    one.chmod(0o755)
         if account is None:
             return
         strangers = [path for path in (folder, *folder.iterdir()) if path.lstat().st_uid != account.uid]
-    except OSError as error:
-        raise storage_error(error, folder, size_bytes=0) from error
     if strangers and account.uid != 0:
         raise Refused(
             f"{strangers[0]} belongs to another account than {account.name}, which is to run the service: hand it over "
@@ -79,11 +80,11 @@ def give_folder(folder: Path, account: Account | None) -> None:
 
 
 def try_as(account: Account, program: str, *, reads: Iterable[Path], enters: Path) -> None:
-    """Run the interpreter as the account: can it, may it read these paths, and come to where a folder is to be? What is
-    not there yet may come. Raises Refused if not.
+    """Run the interpreter as the account: can it, may it read these paths, and enter this folder? What is not there yet
+    may come; of the way to the folder then what is there counts. Raises Refused if not.
     """
     there, is_root = [str(path) for path in reads if path.exists()], os.geteuid() == 0
-    way = next(one for one in enters.parents if one.exists())
+    way = next(one for one in (enters, *enters.parents) if one.exists())
     try:
         done = subprocess.run(  # noqa: S603 - the interpreter that runs this
             [program, "-P", "-c", _TRIAL, str(way), *there],

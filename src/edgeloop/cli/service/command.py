@@ -110,6 +110,7 @@ def _require_sample_key(told: RunOptions) -> None:
 
 def _service(tier: Tier, verb: str, name: str, told: RunOptions, *, account: str | None) -> Service:
     is_own = account is None
+    reads = (*told.reads, told.folder, Path(sys.executable), Path(sys.base_prefix), Path(__file__))
     return Service(
         name=require_name(name, what="service"),
         tier=tier,
@@ -117,7 +118,8 @@ def _service(tier: Tier, verb: str, name: str, told: RunOptions, *, account: str
         # -P: else -m would import what lies in the working folder before what is installed.
         arguments=("-P", "-m", "edgeloop", tier, verb, *told.words),
         folder=told.folder,
-        reads=(*told.reads, Path(sys.base_prefix).resolve(), Path(__file__).resolve()),
+        # A link is read, and what it leads to.
+        reads=tuple(dict.fromkeys(path for one in reads for path in (one, one.resolve()))),
         environment_file=_places(name, is_own).environment,
         account=account,
         groups=() if is_own or tier is Tier.CLOUD else groups_for_sensors(),
@@ -131,8 +133,10 @@ def _install(service: Service, text: str, told: RunOptions, *, force: bool) -> N
     account = None
     if service.account is not None:
         account = find_account(service.account, extra=service.groups)
-        try_as(account, service.program, reads=told.reads, enters=told.folder)
+        try_as(account, service.program, reads=told.reads, enters=told.folder.parent)
     give_folder(told.folder, account)
+    if account is not None:
+        try_as(account, service.program, reads=(), enters=told.folder)  # in what was made for it, too
     write_service(_places(service.name, is_own), text, told.variables, name=service.name, force=force)
 
 

@@ -6,7 +6,7 @@ Rule: nothing is written over that says something else, unless told; each file i
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeloop.bundle.durable import fsync_folder, storage_error, write_durable
+from edgeloop.bundle.durable import fsync_folder, translated, write_durable
 from edgeloop.cli.service.quoting import is_variable_name, variable
 from edgeloop.cli.service.unit import MARK
 from edgeloop.contracts.errors import NotFound, Refused
@@ -75,13 +75,12 @@ def remove_service(where: Places) -> list[Path]:
     """Take both files away; returns those that were there. Raises InvalidInput if one cannot be removed."""
     gone = []
     for path in (where.unit, where.environment):
-        try:
-            path.unlink()
+        with translated(path, doing="write"):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                continue
             fsync_folder(path.parent)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise storage_error(error, path, size_bytes=0) from error
         gone.append(path)
     return gone
 

@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from edgeloop import __version__
-from edgeloop.bundle.durable import fsync_folder, storage_error
+from edgeloop.bundle.durable import fsync_folder, translated
 from edgeloop.cloud.backup.archive import DATABASE, Contents, Entry, add, finish
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.found import require_founded
@@ -45,13 +45,13 @@ def back_up(config: CloudConfig, file: Path) -> Contents:
         raise InvalidInput(f"{file} is there already; a backup never writes over another one. Choose another name.")
     require_founded(config)
     blobs = open_blobs(config.blobs_folder, config.blobs_url)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name[:40]}.", dir=file.parent) as work:
-            made = asyncio.run(_write(config, blobs, Path(work)))
-            (Path(work) / _MADE).rename(file)
-            fsync_folder(file.parent)
-    except OSError as error:
-        raise storage_error(error, file, size_bytes=0) from error
+    with (
+        translated(file, doing="write"),
+        tempfile.TemporaryDirectory(prefix=f".{file.name[:40]}.", dir=file.parent) as work,
+    ):
+        made = asyncio.run(_write(config, blobs, Path(work)))
+        (Path(work) / _MADE).rename(file)
+        fsync_folder(file.parent)
     return made
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgeloop.bundle.durable import fsync_folder, make_folder, storage_error
+from edgeloop.bundle.durable import fsync_folder, make_folder, translated
 from edgeloop.cloud.backup.archive import DATABASE, Contents, Entry, open_backup, read, read_contents
 from edgeloop.cloud.config import CloudConfig
 from edgeloop.cloud.store.blobs import Blobs, open_blobs
@@ -43,18 +43,15 @@ def restore(config: CloudConfig, file: Path) -> Contents:
     with open_backup(file) as archive:
         contents = read_contents(archive)
         _verify(archive, contents)
-        try:
-            make_folder(config.folder.absolute().parent)
-            with tempfile.TemporaryDirectory(
-                prefix=f".{config.folder.name[:40]}.", dir=config.folder.absolute().parent
-            ) as work:
+        parent = config.folder.absolute().parent
+        with translated(config.folder, doing="write"):
+            make_folder(parent)
+            with tempfile.TemporaryDirectory(prefix=f".{config.folder.name[:40]}.", dir=parent) as work:
                 _build(config, archive, contents, Path(work) / "cloud")
                 (Path(work) / "cloud").rename(config.folder)
-                fsync_folder(config.folder.absolute().parent)
+                fsync_folder(parent)
             if config.database_url is not None:
                 note_in_service(config.sqlalchemy_url)
-        except OSError as error:
-            raise storage_error(error, config.folder, size_bytes=0) from error
     return contents
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
 
-from edgeloop.bundle.durable import fsync_folder, make_folder
+from edgeloop.bundle.durable import fsync_folder, make_folder, translated
 from edgeloop.contracts.errors import InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.names import is_loopback
 
+# obstore lists no name that ends so: they are what it writes to itself, and so do we.
+_HALF_WRITTEN = re.compile(r".+#[0-9]{1,20}")
 _PART_BYTES = 8 * 1024 * 1024
 """Larger blobs go up in parts of this size, several at once, and are read in pieces of it."""
 
@@ -100,6 +103,19 @@ class Blobs:
             except (BaseError, OSError) as error:
                 raise Unavailable(f"cannot remove blob {key}: {_cause(error)}") from error
 
+    def sweep(self) -> int:
+        """Remove from a folder what writers that were killed left half written; returns how many. Only while nobody
+        else writes there. Raises Unavailable.
+        """
+        count = 0
+        for top, _, names in os.walk(self._folder) if self._folder is not None else ():
+            for name in filter(_HALF_WRITTEN.fullmatch, names):
+                path = Path(top, name)
+                with translated(path, doing="write"):
+                    path.unlink(missing_ok=True)
+                count += 1
+        return count
+
     async def check(self) -> None:
         """Raise Unavailable unless the store answers: the bucket exists, and these credentials may list it."""
         try:
@@ -182,7 +198,6 @@ def _holds(path: Path, data: bytes) -> bool:
 
 
 def _write_beside(path: Path, data: bytes) -> None:
-    # obstore lists no name that ends so: they are what it writes to itself.
     beside = path.with_name(f"{path.name}#{secrets.randbelow(10**9)}")
     try:
         with beside.open("xb") as file:

@@ -12,16 +12,22 @@ the replicas of one another.
 import asyncio
 import queue
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from edgeloop.cloud.store.checkpoints import Checkpoints
 from edgeloop.cloud.store.engine import GONE, is_postgresql, open_engine, unavailable
 from edgeloop.cloud.store.glance import Glance
 from edgeloop.cloud.store.locks import DECIDING, take_for_transaction
@@ -32,6 +38,11 @@ T = TypeVar("T")
 Operation = Callable[[sa.Connection], T]
 
 _LARGEST_GROUP = 256
+_GATHER_S = 0.004
+_CROWD_WITHIN_S = 0.02
+"""A group that is begun so soon after the last one waits a moment for others: each costs a commit, and at 300 requests
+a second there was one for each. Whoever writes alone does not wait.
+"""
 _TRIES = 3
 _LARGEST_PART = 64
 _ROLLED_BACK = ("40001", "40P01")
@@ -55,8 +66,10 @@ class Database:
         except BaseException:
             self.engine.dispose()
             raise
-        self._writer = Writer(self.engine)
-        self._glance = None if is_postgresql(self.engine) else Glance(self.engine)
+        is_sqlite = not is_postgresql(self.engine)
+        self._glance = Glance(self.engine) if is_sqlite else None
+        self._checkpoints = Checkpoints(self.engine) if is_sqlite else None
+        self._writer = Writer(self.engine, self._checkpoints)
 
     async def read(self, operation: Operation[T]) -> T:
         """Run a read on a thread. Raises Unavailable if the database cannot serve."""
@@ -95,7 +108,10 @@ class Database:
 
         alone: no other replica decides anything meanwhile. False is for what has the same outcome in any order.
         """
-        return await asyncio.wrap_future(self._writer.submit(operation, alone=alone))
+        waiting = _Awaited()
+        self._writer.put(_Task(operation, alone, waiting))
+        result: T = await waiting.future
+        return result
 
     async def transact(self, operation: Operation[T]) -> T:
         """Run an operation on a thread, in a transaction beside the writer's: for what groups its writes itself.
@@ -111,38 +127,65 @@ class Database:
     def close(self) -> None:
         """Finish what is queued, then close."""
         self._writer.close()
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         if self._glance is not None:
             self._glance.close()
         self.engine.dispose()
 
 
-@dataclass
+class _Awaited:
+    """Where a task of this event loop waits for the writer."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """False if nobody waits any more."""
+        return not self.future.cancelled()
+
+    def end(self, outcome: Any) -> None:
+        """In its event loop only."""
+        if not self.future.done():
+            _settle(self.future, outcome)
+
+
+@dataclass(frozen=True)
 class _Task:
     operation: Operation[Any]
     alone: bool
-    future: Future[Any] = field(default_factory=Future)
+    waiting: "_Awaited | Future[Any]"
 
 
 class Writer:
     """One thread, one transaction for all that waits; what an operation that fails did is undone alone."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, checkpoints: Checkpoints | None = None) -> None:
         self._engine = engine
-        self._tasks: queue.Queue[_Task | None] = queue.Queue()
+        self._checkpoints = checkpoints
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_closed = False
+        self._ended_s = 0.0
         self._thread = threading.Thread(target=self._run, name="cloud-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation[T], *, alone: bool = True) -> "Future[T]":
-        """Queue an operation; the future is resolved after the commit of its group. Unavailable after `close`."""
-        task = _Task(operation, alone)
+    def put(self, task: _Task) -> None:
+        """Queue an operation; who waits is told after the commit of its group. Raises Unavailable after `close`."""
         with self._lock:
             if self._is_closed:
-                task.future.set_exception(Unavailable("the cloud's database is closed: the server ends; try again"))
-            else:
-                self._tasks.put(task)
-        return task.future
+                raise Unavailable("the cloud's database is closed: the server ends; try again")
+            self._tasks.put(task)
+
+    def submit(self, operation: Operation[T], *, alone: bool = True) -> "Future[T]":
+        """The same, for whoever waits in a thread."""
+        future: Future[T] = Future()
+        try:
+            self.put(_Task(operation, alone, future))
+        except Unavailable as error:
+            future.set_exception(error)
+        return future
 
     def close(self) -> None:
         """Commit what is queued and end the thread."""
@@ -155,37 +198,38 @@ class Writer:
         while True:
             group, ending = self._next_group()
             # Whoever gave up waiting before its turn is left out; from here on nobody can give up.
-            wanted = [task for task in group if task.future.set_running_or_notify_cancel()]
+            wanted = [task for task in group if task.waiting.set_running_or_notify_cancel()]
             if wanted:
-                self._commit(wanted)
+                _tell(wanted, self._commit(wanted))
+                if self._checkpoints is not None:
+                    self._checkpoints.committed()
+            self._ended_s = time.monotonic()
             if ending:
                 return
 
     def _next_group(self) -> tuple[list[_Task], bool]:
-        group = []
-        task = self._tasks.get()
-        while task is not None:
-            group.append(task)
-            if len(group) == _LARGEST_GROUP:
-                return group, False
+        first = self._tasks.get()
+        if first is None:
+            return [], True
+        if self._tasks.empty() and time.monotonic() - self._ended_s < _CROWD_WITHIN_S:
+            time.sleep(_GATHER_S)
+        group = [first]
+        while len(group) < _LARGEST_GROUP:
             try:
                 task = self._tasks.get_nowait()
             except queue.Empty:
-                return group, False
-        return group, True
+                break
+            if task is None:
+                return group, True
+            group.append(task)
+        return group, False
 
-    def _commit(self, group: list[_Task]) -> None:
+    def _commit(self, group: list[_Task]) -> list[Any]:
+        """What each operation gave, or raised; all the same where the group could not be committed."""
         try:
-            outcomes = self._outcomes(group)
+            return self._outcomes(group)
         except (sa.exc.SQLAlchemyError, EdgeloopError) as error:
-            for task in group:
-                task.future.set_exception(error)
-            return
-        for task, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                task.future.set_exception(outcome)
-            else:
-                task.future.set_result(outcome)
+            return [error] * len(group)
 
     def _outcomes(self, group: list[_Task]) -> list[Any]:
         """What each operation gave, or raised, once the group is committed.
@@ -196,6 +240,31 @@ class Writer:
             return _in_transaction(self._engine, lambda connection: _all_or_none(connection, group))
         except _OneFailed:
             return _in_transaction(self._engine, lambda connection: _one_by_one(connection, group))
+
+
+def _tell(group: list[_Task], outcomes: list[Any]) -> None:
+    """Each event loop is woken once for all of its tasks."""
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Awaited, Any]]] = defaultdict(list)
+    for task, outcome in zip(group, outcomes, strict=True):
+        if isinstance(task.waiting, _Awaited):
+            by_loop[task.waiting.loop].append((task.waiting, outcome))
+        else:
+            _settle(task.waiting, outcome)
+    for loop, ended in by_loop.items():
+        with suppress(RuntimeError):  # the loop was closed: nobody waits there
+            loop.call_soon_threadsafe(_end_all, ended)
+
+
+def _settle(future: "asyncio.Future[Any] | Future[Any]", outcome: Any) -> None:
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _end_all(ended: list[tuple[_Awaited, Any]]) -> None:
+    for awaited, outcome in ended:
+        awaited.end(outcome)
 
 
 class _OneFailed(Exception):
@@ -293,8 +362,8 @@ def insert_ignoring(connection: sa.Connection, table: sa.Table, rows: list[dict[
         return int(done.rowcount)
     new = 0
     for start, count in _parts(len(rows)):
-        statement, names = _many(connection.dialect, table, columns, count)
-        values = tuple([row[name] for row in rows[start : start + count] for name in names])
+        statement, values_of = _many(connection.dialect, table, columns, count)
+        values = tuple(chain.from_iterable(map(values_of, rows[start : start + count])))
         new += connection.exec_driver_sql(statement, values).rowcount
     return new
 
@@ -326,10 +395,14 @@ def _one(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _many(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...], rows: int) -> tuple[str, tuple[str, ...]]:
-    """The statement for so many rows of SQLite, and the order in which it takes the values of each."""
+def _many(
+    dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...], rows: int
+) -> tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]]]:
+    """The statement for so many rows of SQLite, and what takes the values of each in its order."""
     inserting = sqlite.insert(table).values([dict.fromkeys(columns)] * rows).on_conflict_do_nothing()
     compiled = inserting.compile(dialect=dialect)
     assert isinstance(compiled, SQLCompiler)
-    names = (compiled.positiontup or [])[: len(columns)]
-    return str(compiled), tuple(name.removesuffix("_m0") for name in names)
+    names = [name.removesuffix("_m0") for name in (compiled.positiontup or ())[: len(columns)]]
+    if len(names) > 1:
+        return str(compiled), itemgetter(*names)
+    return str(compiled), lambda row: (row[names[0]],)

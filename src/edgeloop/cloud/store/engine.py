@@ -25,6 +25,9 @@ _POSTGRESQL_SETTINGS = (
     "SET timezone = 'UTC'",
 )
 
+LOG_PAGES = 16_384
+"""How long SQLite's log may become, 64 MB, before a commit has to wait until it was moved: see `checkpoints`."""
+
 GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 """What SQLAlchemy raises where the database cannot serve now."""
 
@@ -78,7 +81,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     def _settings(connection: Any, _: Any) -> None:
         # pysqlite begins transactions late and by itself; savepoints need them begun at once, by us.
         connection.isolation_level = None
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        log = f"wal_autocheckpoint = {LOG_PAGES}"
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", log):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")

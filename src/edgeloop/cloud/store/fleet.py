@@ -5,7 +5,7 @@ import secrets
 import msgspec
 import sqlalchemy as sa
 
-from edgeloop.cloud.store.glance import first_in
+from edgeloop.cloud.store.glance import first_in, run_in
 from edgeloop.cloud.store.news import tell
 from edgeloop.cloud.store.restores import FLOOR
 from edgeloop.cloud.store.tables import assignments, devices, join_tokens
@@ -243,7 +243,7 @@ def carried_by(connection: sa.Connection, node_id: str) -> set[str]:
 
 def in_good_standing(connection: sa.Connection, sender: str) -> set[str]:
     """Those for whom a sender may speak now: itself and whom it carries for, but for revoked ones."""
-    return set(connection.execute(_IN_GOOD_STANDING, {"sender": sender}).scalars())
+    return set(run_in(connection, _IN_GOOD_STANDING, {"sender": sender}).scalars())
 
 
 def require_good_standing(connection: sa.Connection, device_id: str) -> None:
@@ -261,7 +261,6 @@ def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *
     """Keep what devices say of themselves, once hub.reports let it in; a report without a profile keeps the one that is
     known.
     """
-    rows = []
     for report in reports:
         kept = report
         if report.profile is None:
@@ -270,16 +269,15 @@ def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *
             known, _ = stored_report(before)
             if known is not None:
                 kept = msgspec.structs.replace(report, profile=known.profile)
-        rows.append({"this": report.device_id, "said": to_json(kept).decode(), "seen_s": now_s - report.age_s})
-    if rows:
-        connection.execute(_SAVE_REPORT, rows)
+        said = {"this": report.device_id, "said": to_json(kept).decode(), "seen_s": now_s - report.age_s}
+        run_in(connection, _SAVE_REPORT, said)
 
 
 def newer_desired(connection: sa.Connection, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
     """What is newer than it knows of for the sender and for devices that it carries for."""
     return tuple(
         Desired(device_id=row.device_id, generation=row.generation, revoked=row.revoked_at_s is not None)
-        for row in connection.execute(_ASSIGNED_TO, {"sender": sender})
+        for row in run_in(connection, _ASSIGNED_TO, {"sender": sender})
         if row.generation > known.get(row.device_id, 0)
     )
 

@@ -9,14 +9,20 @@ from functools import lru_cache
 from typing import Any, cast
 
 import sqlalchemy as sa
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from edgeloop.cloud.store.engine import unavailable
 
 
 def first_in(connection: sa.Connection, query: sa.Select[Any], values: dict[str, str]) -> Sequence[Any] | None:
     """The first row of a query within a transaction, None if there is none; put together once, as for a Glance."""
-    text, names = _compiled(connection.dialect, query)
-    return connection.exec_driver_sql(text, tuple(values[name] for name in names) if names else values).first()
+    return run_in(connection, query, values).first()
+
+
+def run_in(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> sa.CursorResult[Any]:
+    """Run a statement within a transaction, handed to the driver as it is. For texts and numbers; put together once."""
+    text, names = _compiled(connection.dialect, statement)
+    return connection.exec_driver_sql(text, tuple(values[name] for name in names) if names else values)
 
 
 class Glance:
@@ -44,13 +50,21 @@ class Glance:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            pooled = self._engine.raw_connection()
-            self._connection = cast("sqlite3.Connection", pooled.driver_connection)
-            pooled.detach()  # it is ours: the pool neither hands it out nor resets it
+            self._connection = open_beside(self._engine)
         return self._connection
 
 
+def open_beside(engine: sa.Engine) -> sqlite3.Connection:
+    """A connection to SQLite that is the caller's: the pool neither hands it out nor resets it."""
+    pooled = engine.raw_connection()
+    opened = cast("sqlite3.Connection", pooled.driver_connection)
+    pooled.detach()
+    return opened
+
+
 @lru_cache(maxsize=64)
-def _compiled(dialect: sa.Dialect, query: sa.Select[Any]) -> tuple[str, tuple[str, ...]]:
-    made = query.compile(dialect=dialect)
+def _compiled(dialect: sa.Dialect, statement: sa.Executable) -> tuple[str, tuple[str, ...]]:
+    assert isinstance(statement, sa.ClauseElement)
+    made = statement.compile(dialect=dialect)
+    assert isinstance(made, SQLCompiler)
     return str(made), tuple(made.positiontup or ())

@@ -18,6 +18,7 @@ from edgeloop.contracts.messages import Alert, Event, Reading, Sample
 from edgeloop.contracts.states import Reason
 
 _TELLING = ("at_ms", "kind", "bundle", "label")
+_KINDS = {Reading: "reading", Sample: "sample", Alert: "alert"}
 _SAMPLE_ID = re.compile(r"(?P<device>[a-z0-9-]{1,63})\.(?P<epoch>[0-9]{1,19})\.(?P<sequence>[0-9]{1,19})")
 
 
@@ -77,10 +78,10 @@ def claim_blobs(connection: sa.Connection, hashes: Iterable[str], *, now_s: floa
 
 def _sample_rows(connection: sa.Connection, batch: tuple[Event, ...]) -> list[dict[str, object]]:
     """Rows of the batch's samples, but for those whose identity an event of another kind had taken before."""
-    identity = sa.tuple_(events.c.device_id, events.c.epoch, events.c.sequence)
     rows = {(e.device_id, e.epoch, e.sequence): _sample_row(e, e.body) for e in batch if isinstance(e.body, Sample)}
     if not rows:
         return []
+    identity = sa.tuple_(events.c.device_id, events.c.epoch, events.c.sequence)
     query = sa.select(events.c.device_id, events.c.epoch, events.c.sequence).where(
         events.c.kind == "sample", identity.in_(list(rows))
     )
@@ -88,28 +89,25 @@ def _sample_rows(connection: sa.Connection, batch: tuple[Event, ...]) -> list[di
 
 
 def _event_row(event: Event, received_ms: int) -> dict[str, object]:
+    """A row in one go: the cloud makes 20,000 of them a second."""
     body = event.body
-    row: dict[str, object] = {
+    made = body.prediction if isinstance(body, Reading) else None
+    # A sample's bytes are a blob by now; the row keeps the rest.
+    kept = msgspec.structs.replace(body, data=b"") if isinstance(body, Sample) else body
+    return {
         "device_id": event.device_id,
         "epoch": event.epoch,
         "sequence": event.sequence,
         "at_ms": event.at_ms,
         "received_ms": received_ms,
-        "bundle": None,
-        "label": None,
-        "margin": None,
-        "novelty": None,
-        "energy_z": None,
+        "kind": _KINDS[type(body)],
+        "bundle": made and made.bundle,
+        "label": made and made.label,
+        "margin": made and made.margin,
+        "novelty": made and made.novelty,
+        "energy_z": made and made.energy_z,
+        "payload": to_msgpack(kept),
     }
-    if isinstance(body, Reading):
-        made = body.prediction
-        columns = {"bundle": made.bundle, "label": made.label, "margin": made.margin, "novelty": made.novelty}
-        return row | columns | {"energy_z": made.energy_z, "kind": "reading", "payload": to_msgpack(body)}
-    if isinstance(body, Sample):
-        # The bytes are a blob by now; the row keeps the rest.
-        return row | {"kind": "sample", "payload": to_msgpack(msgspec.structs.replace(body, data=b""))}
-    assert isinstance(body, Alert)
-    return row | {"kind": "alert", "payload": to_msgpack(body)}
 
 
 def _sample_row(event: Event, body: Sample) -> dict[str, object]:

@@ -67,7 +67,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
 class Given(msgspec.Struct, frozen=True, kw_only=True):
     """A device that was given a bundle and has not come to an end with it, or was left behind as unreachable.
 
-    given_at_s: when it was assigned. since_s: when it moved on last.
+    given_at_s: when it was assigned, or in the wave that is under way the last of its devices: as the wave's age does,
+    what counts from it stands still over pauses. since_s: when it moved on last.
     """
 
     rollout_id: str
@@ -79,6 +80,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_s: float | None
     gate: Gate
     has_window: bool
+    is_paused: bool
 
 
 def add_rollout(
@@ -155,6 +157,9 @@ def given(connection: sa.Connection) -> list[Given]:
             rollout_devices,
             rollouts.c.gate,
             rollouts.c.time_window,
+            rollouts.c.paused_at_s,
+            rollouts.c.wave.label("newest_wave"),
+            rollouts.c.wave_started_at_s,
             devices.c.last_seen_s,
             assignments.c.assigned_at_s,
         )
@@ -173,11 +178,12 @@ def given(connection: sa.Connection) -> list[Given]:
             device_id=row.device_id,
             state=None if row.state is None else UpdateState(row.state),
             outcome=None if row.outcome is None else Outcome(row.outcome),
-            given_at_s=row.assigned_at_s,
+            given_at_s=max(row.assigned_at_s, row.wave_started_at_s if row.wave == row.newest_wave else 0.0),
             since_s=row.since_s or 0.0,
             last_seen_s=row.last_seen_s,
             gate=gates.get(row.gate) or gates.setdefault(row.gate, _gate(row.gate)),
             has_window=row.time_window is not None,
+            is_paused=row.paused_at_s is not None,
         )
         for row in connection.execute(query)
     ]
@@ -254,6 +260,15 @@ def set_back(connection: sa.Connection, *, now_s: float) -> None:
         connection.execute(table.update().where(table.c[name] > now_s).values({name: now_s}))
 
 
+def set_on(connection: sa.Connection, rollout_id: str, pause_s: float, *, now_s: float) -> None:
+    """A pause ends: the time that its devices have not moved on for goes on from where it stood."""
+    mine = sa.and_(rollout_devices.c.rollout_id == rollout_id, rollout_devices.c.since_s.is_not(None))
+    later_s = rollout_devices.c.since_s + pause_s
+    connection.execute(
+        rollout_devices.update().where(mine).values(since_s=sa.case((later_s > now_s, now_s), else_=later_s))
+    )
+
+
 def note_reports(connection: sa.Connection, reports: list[tuple[str, UpdateReport]], *, now_s: float) -> bool:
     """Keep what devices say of their updates, by the generation that they say it of; True if any of it is news."""
     news = False
@@ -264,7 +279,7 @@ def note_reports(connection: sa.Connection, reports: list[tuple[str, UpdateRepor
             "of": report.generation,
             "state": report.state,
             "outcome": Outcome.of(report.state),
-            "reason": report.reason[:_REASON],
+            "reason": report.reason[:_REASON].replace("\0", "\ufffd"),  # PostgreSQL keeps no NUL
             "since_s": now_s,
         }
         news = bool(connection.execute(_NOTE_REPORT, said).rowcount) or news

@@ -1,9 +1,10 @@
 """The samples' bytes among the blobs, sealed where the cloud has a key for it."""
 
+import asyncio
 from collections.abc import Sequence
 
 from edgeloop.cloud.store.blobs import Blobs
-from edgeloop.contracts.errors import NotFound, Unavailable
+from edgeloop.contracts.errors import EdgeloopError, NotFound, Unavailable
 from edgeloop.transport.seal import Keyring
 
 
@@ -21,9 +22,28 @@ class SampleBytes:
         else:
             await self._blobs.put(_sealed(key), self._keyring.seal(data, context=key.encode()))
 
-    async def remove(self, keys: Sequence[str]) -> None:
-        """Let go of samples, however they are kept; those that are gone already count. Raises Unavailable."""
-        await self._blobs.remove([name for key in keys for name in (key, _sealed(key))])
+    async def remove(self, keys: Sequence[str], *, timeout_s: float) -> tuple[list[str], str]:
+        """Let go of samples, however they are kept, all at once; those that are gone already count as removed.
+
+        Returns which are gone, and why the first of the others is not (empty if all are): it may be gone or not.
+        """
+        tasks = [asyncio.ensure_future(self._blobs.remove([key, _sealed(key)])) for key in keys]
+        if not tasks:
+            return [], ""
+        _, late = await asyncio.wait(tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        gone, why = [], ""
+        for key, ended in zip(keys, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+            if ended is None:
+                gone.append(key)
+            elif isinstance(ended, asyncio.CancelledError):
+                why = why or f"removing {key} takes longer than {timeout_s:g} s"
+            elif isinstance(ended, EdgeloopError):
+                why = why or str(ended)
+            else:
+                raise ended
+        return gone, why
 
     async def get(self, key: str) -> bytes:
         """A sample's bytes. Raises NotFound, Unavailable without the key that it was sealed with, Corrupt."""

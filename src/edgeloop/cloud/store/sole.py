@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from edgeloop.bundle.durable import storage_error
+from edgeloop.bundle.durable import translated
 from edgeloop.contracts.errors import Unavailable
 
 
@@ -21,11 +21,9 @@ def sole_server(url: sa.URL) -> Iterator[None]:
         yield
         return
     path = Path(f"{url.database}.lock")
-    try:
+    with translated(path, doing="write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
-    except OSError as error:
-        raise storage_error(error, path, size_bytes=0) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

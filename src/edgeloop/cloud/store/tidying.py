@@ -12,7 +12,7 @@ Each call is one small transaction of its own (`begin` first): the writer is hel
 `cloud.tidy` calls it over and over, `inbox` asks it what is new.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -20,13 +20,17 @@ import sqlalchemy as sa
 
 from edgeloop.cloud.store import locks
 from edgeloop.cloud.store.database import insert_ignoring
+from edgeloop.cloud.store.glance import run_in
 from edgeloop.cloud.store.tables import devices, events, loose_blobs, samples, tidied
 
 _AT_ONCE = 500
+_LAST = 2**63 - 1
+"""The largest sequence: one more, and no database can be asked for it."""
 Identity = tuple[str, int, int]
 """(device, epoch, sequence)."""
 
-# Put together once: every batch asks it.
+# Put together once: every batch asks one of them, nearly always the first.
+_RANGES_OF_ONE = sa.select(tidied).where(tidied.c.device_id == sa.bindparam("name"))
 _RANGES = sa.select(tidied).where(tidied.c.device_id.in_(sa.bindparam("names", expanding=True)))
 
 
@@ -44,13 +48,17 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Removed(msgspec.Struct, kw_only=True):
-    """An account of what was removed. sample_bytes: of samples, which take room until their blobs are gone."""
+    """An account of what was removed. sample_bytes: of samples, which take room until their blobs are gone.
+
+    devices_passed_over: those whose rows could not be gone through; the log says why.
+    """
 
     readings: int = 0
     alerts: int = 0
     samples: int = 0
     sample_bytes: int = 0
     blobs: int = 0
+    devices_passed_over: int = 0
 
     def add(self, more: "Removed") -> None:
         """Count up."""
@@ -108,6 +116,7 @@ def remove_some(
 def _next_rows(connection: sa.Connection, epoch: tuple[str, int], after: int) -> Sequence[Any]:
     follower = samples.alias("follower")
     own = _same(samples, events.c.sequence)
+    next_sequence = sa.case((events.c.sequence < _LAST, events.c.sequence + 1))
     query = (
         sa.select(
             events.c.sequence,
@@ -120,7 +129,7 @@ def _next_rows(connection: sa.Connection, epoch: tuple[str, int], after: int) ->
             follower.c.sequence.label("follower"),
         )
         .join_from(events, samples, own, isouter=True)
-        .join(follower, _same(follower, events.c.sequence + 1), isouter=True)
+        .join(follower, _same(follower, next_sequence), isouter=True)
         .where(events.c.device_id == epoch[0], events.c.epoch == epoch[1], events.c.sequence > after)
         .order_by(events.c.sequence)
         .limit(_AT_ONCE)
@@ -177,7 +186,7 @@ def _note_ranges(connection: sa.Connection, epoch: tuple[str, int], arrived: lis
 def _note_range(connection: sa.Connection, epoch: tuple[str, int], one: _Range) -> None:
     """One range, joined with those that it meets."""
     mine = sa.and_(tidied.c.device_id == epoch[0], tidied.c.epoch == epoch[1])
-    met = sa.and_(mine, tidied.c.first <= one.last + 1, tidied.c.last >= one.first - 1)
+    met = sa.and_(mine, tidied.c.first <= min(one.last, _LAST - 1) + 1, tidied.c.last >= one.first - 1)
     for row in connection.execute(sa.select(tidied).where(met)).all():
         one = _Range(
             first=min(one.first, row.first),
@@ -199,16 +208,23 @@ def removed_before(connection: sa.Connection, identities: Collection[Identity]) 
         return {}
     locks.share_for_transaction(connection, locks.TIDYING)
     found: dict[tuple[str, int], list[_Range]] = {}
-    for start in range(0, len(names), _AT_ONCE):
-        for row in connection.execute(_RANGES, {"names": names[start : start + _AT_ONCE]}):
-            one = _Range(row.first, row.last, row.removed, row.until_ms)
-            found.setdefault((row.device_id, row.epoch), []).append(one)
+    for row in _ranges(connection, names):
+        one = _Range(row.first, row.last, row.removed, row.until_ms)
+        found.setdefault((row.device_id, row.epoch), []).append(one)
     return {
         identity: one.until_ms
         for identity in (identities if found else ())
         for one in found.get(identity[:2], ())
         if one.first <= identity[2] <= one.last
     }
+
+
+def _ranges(connection: sa.Connection, names: list[str]) -> Iterator[Any]:
+    if len(names) == 1:
+        yield from run_in(connection, _RANGES_OF_ONE, {"name": names[0]})
+        return
+    for start in range(0, len(names), _AT_ONCE):
+        yield from connection.execute(_RANGES, {"names": names[start : start + _AT_ONCE]})
 
 
 def removed_counts(connection: sa.Connection) -> dict[tuple[str, int], int]:
@@ -228,21 +244,21 @@ def let_go(connection: sa.Connection, hashes: Iterable[str], *, now_s: float) ->
 
 
 def claim_blobs(connection: sa.Connection, hashes: Iterable[str]) -> set[str]:
-    """Rows name these bytes now; returns those that were removed meanwhile and must be put once more."""
+    """Rows name these bytes now; returns those that were let go of meanwhile and must be put once more: they may be
+    gone, also where the store of blobs said that it had failed.
+    """
     wanted = sorted(set(hashes))
     mine = loose_blobs.c.sha256.in_(wanted)
     # On PostgreSQL it waits here for one who is removing them.
-    found = connection.execute(sa.select(loose_blobs).where(mine).with_for_update()).all() if wanted else []
+    found = connection.execute(sa.select(loose_blobs.c.sha256).where(mine).with_for_update()).scalars().all()
     if found:
         connection.execute(loose_blobs.delete().where(mine))
-    return {row.sha256 for row in found if row.is_gone}
+    return set(found)
 
 
-def take_loose(connection: sa.Connection, *, before_s: float, now_s: float, limit: int) -> tuple[list[str], bool]:
-    """Bytes that no row names, let go of before then, and whether there may be more.
-
-    The caller removes them before this transaction ends. The mark that they are gone stays (`forget_marks`): for one
-    who had put them just before, and whose row comes after.
+def due_blobs(connection: sa.Connection, *, before_s: float, limit: int) -> tuple[list[str], bool]:
+    """Bytes that no row names, let go of before then, and whether there may be more. The caller removes them and says
+    so (`mark_gone`) before this transaction ends; what it cannot remove stays due.
     """
     begin(connection)
     is_due = sa.and_(loose_blobs.c.is_gone.is_(False), loose_blobs.c.since_s < before_s)
@@ -250,9 +266,14 @@ def take_loose(connection: sa.Connection, *, before_s: float, now_s: float, limi
     hashes = list(connection.execute(due.with_for_update()).scalars())
     named = set(connection.execute(sa.select(samples.c.sha256).where(samples.c.sha256.in_(hashes))).scalars())
     connection.execute(loose_blobs.delete().where(loose_blobs.c.sha256.in_(sorted(named))))
-    taken = [sha256 for sha256 in hashes if sha256 not in named]
-    connection.execute(loose_blobs.update().where(loose_blobs.c.sha256.in_(taken)).values(is_gone=True, since_s=now_s))
-    return taken, len(hashes) == limit
+    return [sha256 for sha256 in hashes if sha256 not in named], len(hashes) == limit
+
+
+def mark_gone(connection: sa.Connection, hashes: list[str], *, now_s: float) -> None:
+    """These bytes were removed. The mark stays for a time (`forget_marks`): for one who had put them just before, and
+    whose row comes after.
+    """
+    connection.execute(loose_blobs.update().where(loose_blobs.c.sha256.in_(hashes)).values(is_gone=True, since_s=now_s))
 
 
 def forget_marks(connection: sa.Connection, *, before_s: float) -> None:

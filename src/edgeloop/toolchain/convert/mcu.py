@@ -6,7 +6,6 @@ runs, is what the interpreter says it took, and is tried out at that size.
 
 import re
 import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloop.contracts.errors import Refused, Unavailable
+from edgeloop.runtime.child import command_of
 from edgeloop.runtime.engines.port import TensorSpec
 from edgeloop.runtime.engines.quantized import dequantize_tensor
 from edgeloop.toolchain.convert import mcu_trial
@@ -121,7 +121,7 @@ def try_in_arena(model: Model, feeds: Feeds, arena_bytes: int) -> tuple[str, dic
         np.savez(folder / "feeds.npz", **given, outputs=np.array(len(outputs)))
         paths = [str(folder / "model.tflite"), str(arena_bytes), str(folder / "feeds.npz"), str(folder / "made.npz")]
         done = subprocess.run(  # noqa: S603 - our own module on our own files
-            [sys.executable, "-m", mcu_trial.__name__, *paths], capture_output=True, timeout=_TIMEOUT_S, check=False
+            [*command_of(mcu_trial.__name__), *paths], capture_output=True, timeout=_TIMEOUT_S, check=False
         )
         said = done.stderr.decode(errors="replace")
         if done.returncode == mcu_trial.NOT_INSTALLED:

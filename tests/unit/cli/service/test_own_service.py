@@ -148,6 +148,14 @@ def test_printing_writes_nothing(home: Home) -> None:
     assert list(home.folder.iterdir()) == []
 
 
+def test_home_that_a_link_leads_to_is_not_hidden(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/edgeloop/bin/python")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    (home.folder / "in").symlink_to("/home/pi/in")
+    done = home.type("device", "install-service", "--print", "--", *JOINING, "--source", str(home.folder / "in"))
+    assert "ProtectHome=read-only" in done.stdout.splitlines()
+
+
 def test_enrolled_device_needs_no_token(home: Home) -> None:
     member = Membership(
         device_id="camera-1", kind=Kind.DEVICE, hub_url="http://127.0.0.1:9", images_root=b"i", director_root=b"d"
