@@ -5,6 +5,9 @@ with HostileLink(to(hub_url)) as link:        or any other Answer
     link.forge = lambda path: ...             what is answered in the hub's place, None to ask the hub
     link.tamper = lambda path, data: ...      what becomes of the hub's answer
     link.send = Reset(share=0.03)             how it is sent
+
+What comes many files in one answer (`trust`) it forges and tampers with file by file as well, and adds to it what it
+would answer at `lies_at`; or it knows of no such question, as an older hub: knows_trust=False.
 """
 
 import asyncio
@@ -19,6 +22,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
+import msgspec
+
+from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
+from edgeloop.contracts.messages import ErrorReply, TrustReply
+
+TRUST = "/v1/trust"
 
 
 @dataclass(frozen=True)
@@ -128,9 +137,9 @@ class Drip:
 
 @dataclass
 class Endless:
-    """The content of what is under `under`, again and again, with no end."""
+    """The content of what is under `under`, or any of these, again and again, with no end."""
 
-    under: str
+    under: str | tuple[str, ...]
 
     async def __call__(self, writer: asyncio.StreamWriter, path: str, content: bytes) -> int:
         """See Send."""
@@ -163,8 +172,11 @@ def reset(writer: asyncio.StreamWriter) -> None:
 class HostileLink:
     """The link, on a port of loopback, on a thread of its own."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, *, knows_trust: bool = True) -> None:
         self._answer = answer
+        self._knows_trust = knows_trust
+        self.lies_at: set[str] = set()
+        self.answers = 0
         self.forge: Callable[[str], bytes | None] = lambda path: None
         self.tamper: Callable[[str, bytes], bytes] = lambda path, data: data
         self.seen: dict[str, bytes] = {}
@@ -227,14 +239,30 @@ class HostileLink:
             writer.close()
 
     async def _reply(self, request: Request) -> tuple[Reply, bytes]:
+        if request.path == TRUST and not self._knows_trust:
+            unknown = to_json(ErrorReply(code="not_found", message="there is nothing here"))
+            return Reply(404, {"content-type": "application/json"}, unknown), unknown
+        self.answers += 1
         forged = self.forge(request.path) if request.method == "GET" else None
         if forged is not None:
             return Reply(200, {}, forged), forged
         reply = await self._answer(request)
         if reply.status != 200:
             return reply, reply.content
+        if request.path == TRUST:
+            return reply, self._together(reply.content)
         self.seen[request.path] = reply.content
         return reply, self.tamper(request.path, reply.content)
+
+    def _together(self, content: bytes) -> bytes:
+        """What becomes of many files in one answer, all in one moment: each as if it had been asked for by itself."""
+        said = from_msgpack(content, TrustReply, what="the hub's answer")
+        self.seen |= said.metadata
+        self.answers += 1
+        forged = {path: data for path in self.lies_at | {*said.metadata} if (data := self.forge(path)) is not None}
+        metadata = {path: self.tamper(path, data) for path, data in (said.metadata | forged).items()}
+        along = {path: self.tamper(path, data) for path, data in said.along.items()}
+        return to_msgpack(msgspec.structs.replace(said, metadata=metadata, along=along))
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:

@@ -48,25 +48,24 @@ _TIMEOUT_S = 30.0
 
 def pictures(*, smoothing: Smoothing | None = None) -> Predictor:
     """Takes pictures of any size."""
-    spec = InputSpec("x", Modality.IMAGE, (1, 8, 8, 1), "nhwc", (0.0, 1.0))
-    return _predictor(spec, (Grey(), Resize(8, 8, Interpolation.AREA), Scale(factor=1 / 255)), smoothing=smoothing)
+    return _predictor(picture_parts(smoothing=smoothing))
 
 
 def sounds(window: Window = SOUND_WINDOW) -> Predictor:
     """Takes windows of 50 ms at 8 kHz."""
     spec = InputSpec("x", Modality.SOUND, (1, window.length), "nt", (-1.0, 1.0), rate_hz=RATE_HZ)
-    return _predictor(spec, (window,))
+    return _predictor(_parts(spec, (window,)))
 
 
 def series(window: Window = SERIES_WINDOW) -> Predictor:
     """Takes four rows of x and y at a time, every two rows."""
     spec = InputSpec("x", Modality.SERIES, (1, window.length, 2), "ntc", (-1.0, 1.0), channels=("x", "y"))
-    return _predictor(spec, (window,))
+    return _predictor(_parts(spec, (window,)))
 
 
 def rows() -> Predictor:
     """Takes rows of four numbers, each an input."""
-    return _predictor(InputSpec("x", Modality.TENSOR, (1, 4), "nc", (-1.0, 1.0)), ())
+    return _predictor(row_parts())
 
 
 class Device:
@@ -148,10 +147,10 @@ class Device:
         return self.readings()
 
 
-def picture_parts() -> Parts:
+def picture_parts(*, smoothing: Smoothing | None = None) -> Parts:
     """The version that takes pictures of any size, without golden samples of its own."""
     spec = InputSpec("x", Modality.IMAGE, (1, 8, 8, 1), "nhwc", (0.0, 1.0))
-    return _parts(spec, (Grey(), Resize(8, 8, Interpolation.AREA), Scale(factor=1 / 255)))
+    return _parts(spec, (Grey(), Resize(8, 8, Interpolation.AREA), Scale(factor=1 / 255)), smoothing=smoothing)
 
 
 def row_parts() -> Parts:
@@ -182,8 +181,8 @@ def sound(*louder: str, seed: int = 5) -> NDArray[np.int16]:
     return np.concatenate(made).astype(np.int16)
 
 
-def _predictor(spec: InputSpec, steps: tuple[Step, ...], *, smoothing: Smoothing | None = None) -> Predictor:
-    bundle = as_bundle(_parts(spec, steps, smoothing=smoothing))
+def _predictor(parts: Parts) -> Predictor:
+    bundle = as_bundle(parts)
     return Predictor(bundle, bundle.manifest.variants[0])
 
 

@@ -5,17 +5,27 @@ Everything about it can be set between two questions of a device: what is publis
 
 import time
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tuf.api.metadata import Root, TargetFile
 
 from edgeloop.bundle.archive import digest
-from edgeloop.cloud.repository import Given, director_metadata, images_metadata, parse_metadata_name
+from edgeloop.cloud.repository import (
+    Given,
+    director_metadata,
+    images_metadata,
+    newer_director,
+    newer_images,
+    parse_metadata_name,
+)
 from edgeloop.cloud.store.registry import SignedTargets
 from edgeloop.cloud.store.roots import SignedRoot
 from edgeloop.contracts.errors import NotFound
-from edgeloop.contracts.messages import Assignment, WatchBounds
+from edgeloop.contracts.messages import Assignment, TrustReply, TrustRequest, WatchBounds
 from edgeloop.contracts.names import BundleRef, manifest_target
+from edgeloop.hub.together import IMAGES, Together, device_of
 from edgeloop.transport.signing import make_root, make_targets, next_root, public_key
 
 DAY_S = 86_400.0
@@ -55,9 +65,12 @@ class SigningCloud:
     """Serves both repositories as the real cloud does, from what it is told is published and assigned.
 
     stolen: keys that sign in place of those that a root names, by repository. tamper: what a mirror makes of a file.
+    slipped: files that it adds, or
+    has in place of the cloud's. together: whether devices are to ask for many files in one answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, together: bool = False) -> None:
+        self.together = together
         self.now_s = NOW_S
         self.since_s = NOW_S
         self.published = {TARGET: MANIFEST}
@@ -73,6 +86,7 @@ class SigningCloud:
         self.assigned: dict[str, tuple[int, Assignment | None]] = {}
         self.assign(an_assignment())
         self.fetched: list[str] = []
+        self.slipped: dict[str, bytes] = {}
         self.tamper: Callable[[str, bytes], bytes] = lambda path, data: data
 
     def assign(self, assignment: Assignment | None, *, device: str = CAMERA, generation: int = 1) -> None:
@@ -92,31 +106,48 @@ class SigningCloud:
     def fetch(self, path: str, max_bytes: int) -> bytes:
         """trust.Fetch over this cloud and a mirror before it."""
         self.fetched.append(path)
-        data = self.tamper(path, self.serve(path))
+        data = self.slipped.get(path) or self.tamper(path, self.serve(path))
         assert len(data) <= max_bytes
         return data
+
+    def fetch_all(self, request: TrustRequest) -> TrustReply:
+        """trust.FetchAll over this cloud and that mirror."""
+        self.fetched.append("trust")
+        answer = Together()
+        for place, held in request.held.items():
+            if place == IMAGES:
+                answer.add(place, newer_images(held, **self._images()))
+            elif device_of(place) in self.assigned:
+                answer.add(place, newer_director(held, **self._director(device_of(place))))
+        reply = answer.reply()
+        metadata = {path: self.tamper(path, data) for path, data in reply.metadata.items()}
+        return msgspec.structs.replace(reply, metadata=metadata | self.slipped)
 
     def serve(self, path: str) -> bytes:
         """What the cloud itself answers. Raises NotFound."""
         where, _, file = path.rpartition("/metadata/")
         name = parse_metadata_name(file)
-        if where == "images":
-            files = {p: TargetFile.from_data(p, d, ["sha256"]) for p, d in self.published.items()}
-            targets = make_targets(files, version=self.version, keys=self.targets_keys, now_s=self.since_s)
-            return images_metadata(
-                name,
-                roots=tuple(self.roots["images"]),
-                targets=SignedTargets(self.version, targets, self.since_s, self.floor),
-                find_key=lambda one: self.stolen.get("images") or self.keys[one],
-                now_s=self.now_s,
-            )
+        if where == IMAGES:
+            return images_metadata(name, **self._images())
         device = where.removeprefix("director/")
         if device not in self.assigned:
             raise NotFound(f"there is no {path}")
-        return director_metadata(
-            name,
-            roots=tuple(self.roots["director"]),
-            given=Given(device, *self.assigned[device], self.since_s, self.floor),
-            find_key=lambda one: self.stolen.get("director") or self.keys[one],
-            now_s=self.now_s,
-        )
+        return director_metadata(name, **self._director(device))
+
+    def _images(self) -> dict[str, Any]:
+        files = {p: TargetFile.from_data(p, d, ["sha256"]) for p, d in self.published.items()}
+        targets = make_targets(files, version=self.version, keys=self.targets_keys, now_s=self.since_s)
+        return {
+            "roots": tuple(self.roots["images"]),
+            "targets": SignedTargets(self.version, targets, self.since_s, self.floor),
+            "find_key": lambda one: self.stolen.get("images") or self.keys[one],
+            "now_s": self.now_s,
+        }
+
+    def _director(self, device: str) -> dict[str, Any]:
+        return {
+            "roots": tuple(self.roots["director"]),
+            "given": Given(device, *self.assigned[device], self.since_s, self.floor),
+            "find_key": lambda one: self.stolen.get("director") or self.keys[one],
+            "now_s": self.now_s,
+        }

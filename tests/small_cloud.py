@@ -130,9 +130,9 @@ class SmallCloud:
         await self.hand_over(parts)
         return await publishing.publish(self.stores, self.sign(parts), now_s=self.clock())
 
-    async def assign(self, device_id: str, bundle: str = "tiny@1.0.0") -> int:
+    async def assign(self, device_id: str, bundle: str = "tiny@1.0.0", *, manifest_sha256: str = "0" * 64) -> int:
         """Give a device something to run and wake it; returns the generation."""
-        wanted = Assignment(generation=0, rollout_id="r", bundle=bundle, manifest_sha256="0" * 64)
+        wanted = Assignment(generation=0, rollout_id="r", bundle=bundle, manifest_sha256=manifest_sha256)
 
         def operation(connection: sa.Connection) -> tuple[int, set[str]]:
             generation = fleet.assign(connection, device_id, wanted, now_s=self.clock())

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from torture.here import put_to_work_here
 
 from answered import answer
@@ -23,16 +24,21 @@ from edgeloop.contracts.names import file_target, manifest_target
 from edgeloop.contracts.states import UpdateState
 from edgeloop.device.accept import Acceptance, Ask, PutToWork
 from edgeloop.device.config import Pace, Patience
+from edgeloop.device.downloads import Supply
 from edgeloop.device.examine import Findings, Question, examine
 from edgeloop.device.slots import Slots
 from edgeloop.device.state import Ended, Versions
-from edgeloop.device.update import Supply, Updater
+from edgeloop.device.update import Updater
 from edgeloop.transport.keep import Keep
 
 AT_ONCE = WatchBounds(min_readings=0)
 ON_WATCH = WatchBounds(min_readings=20, max_disagreement=0.1)
 KILLED = Ended(is_clean=False)
 """What a start finds after a kill."""
+
+CRASHED = Ended(is_clean=False, crash="Segmentation fault")
+NOON_S = 1_800_014_400.0
+"""2027-01-15 12:00 UTC."""
 
 UNFINISHED = (UpdateState.DOWNLOADING, UpdateState.VERIFYING, UpdateState.ACCEPTING, UpdateState.ACTIVE)
 SURER = quadrant_weights(sharpness=21.0)
@@ -80,6 +86,14 @@ class ArchiveSupply:
             data = bytes(len(data))
         shelf.append_part(sha256, data)
         shelf.finish_part(sha256)
+
+
+class Hanging(ArchiveSupply):
+    """A supply whose files never come to an end."""
+
+    async def fetch(self, target: str, shelf: Shelf, sha256: str, size_bytes: int) -> None:
+        """See Supply.fetch."""
+        await asyncio.Event().wait()
 
 
 class Away:
@@ -185,6 +199,18 @@ class Device:
 
         self.at_state = kill
 
+    def take_until(self, state: UpdateState, assignment: Assignment, *, generation: int = 1) -> None:
+        """Begin to take it; the process ends as soon as this state is on the disk."""
+        self.kill_at(state)
+        with pytest.raises(Killed):
+            self.take(assignment, generation=generation)
+
+    def resume_until(self, state: UpdateState) -> None:
+        """The same of what was broken off."""
+        self.kill_at(state)
+        with pytest.raises(Killed):
+            self.resume()
+
     def see(self, *, disagreements: int, of: int = 20, errors: int = 0) -> None:
         """Readings on watch."""
         slot = self.slots.current
@@ -275,6 +301,14 @@ def with_first(folder: Folder, *others: Path) -> Device:
     device.take(assigned(first))
     assert device.state is UpdateState.CONFIRMED
     device.states.clear()
+    return device
+
+
+def left_on_watch(folder: Folder) -> Device:
+    """1.1.0 is active over 1.0.0, and its process was killed."""
+    second = second_version(folder)
+    device = with_first(folder, second)
+    device.take_until(UpdateState.ACTIVE, assigned(second, generation=2, watch=ON_WATCH))
     return device
 
 

@@ -235,7 +235,7 @@ class _Bench:
             while not over.wait(0.05):
                 self._spool.put(_WATCHED)
 
-        thread = threading.Thread(target=feed, name="feeder")
+        thread = threading.Thread(target=feed, name="feeder", daemon=True)
         if is_on:
             thread.start()
         try:
@@ -280,7 +280,8 @@ class Neighbour:
         self._path = path
         self._every_s = every_s
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="neighbour")
+        # Whoever is ended between its start and our end is not kept alive by it.
+        self._thread = threading.Thread(target=self._run, name="neighbour", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import msgspec
 
+from edgeloop.contracts.api import RolloutDevice
 from edgeloop.contracts.states import Kind, Outcome, RolloutState
 from edgeloop.device.agent import open_outbox
 from torture.look import Told, look
 from torture.resets import BreakingLink
 from torture.warm import Order, Settings, Warm
-from torture.world import Account, Spool, World, account, port_of, until
+from torture.world import Account, Spool, World, account, port_of, until, waiting
 
 RESETS = 0.02
 _LONGEST_PAUSE_S = 0.25
@@ -32,7 +33,7 @@ _FRAMES_A_KILL = 12
 _RATE_HZ = 150.0
 _STILL_S = 1.5
 _WAIT_S = 20.0
-_SETTLED_S = 120.0
+_SETTLED_S = 300.0
 _LATE_S = 0.5
 _DEVICES = {"far": ("accept_here", "answer_here"), "near": ()}
 """far: through the node. near: straight to the cloud, with the real processes for trying and answering."""
@@ -41,14 +42,16 @@ _WATCHED = 3
 
 
 class Kills(msgspec.Struct, frozen=True, kw_only=True):
-    """What it came to. resets: connections that were reset meanwhile. samples, alerts: rows of these kinds, among
-    all. confirmed, rolled_back: how updates ended that were under way. why: what is wrong with a device.
+    """What it came to. resets: connections that were reset meanwhile. late: frames that still wait before a device:
+    not lost, and not shown to be safe. samples, alerts: rows of these kinds, among all. confirmed, rolled_back: how
+    updates ended that were under way. why: what is wrong with a device, or with what was to be shown.
     """
 
     kills: int
     resets: int
     frames: int
     acknowledged: int
+    late: int
     lost: int
     doubled: int
     samples: int
@@ -59,8 +62,8 @@ class Kills(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is lost, doubled or stuck."""
-        return not (self.lost or self.doubled or self.why)
+        """Whether nothing is lost, doubled, late or stuck."""
+        return not (self.late or self.lost or self.doubled or self.why)
 
 
 def run(warm: Warm, folder: Path, *, kills: int, until_s: float = math.inf, seed: int = 0) -> Kills:
@@ -99,13 +102,14 @@ def _run(
         done = _kill(world, spools, updates, rng, itertools.islice(itertools.cycle(victims), kills), until_s)
         why = updates.why_not_ended(spools)
         accounts = _settled(world, folder, spools, still_s=_STILL_S if faults else _WAIT_S)
-        why += [one.why for one in accounts if one.lost or one.doubled]
+        why += [one.why for one in accounts if one.late or one.lost or one.doubled]
         why += [found for name in _DEVICES if (found := _why_not_whole(folder / name, name))]
     return Kills(
         kills=done,
         resets=sum(link.broken for link in links),
         frames=sum(one.frames for one in accounts),
         acknowledged=sum(one.acknowledged for one in accounts),
+        late=sum(one.late for one in accounts),
         lost=sum(one.lost for one in accounts),
         doubled=sum(one.doubled for one in accounts),
         samples=sum(one.samples for one in accounts),
@@ -196,24 +200,33 @@ class _Updates:
         for rollout, is_bad in self._rollouts.items():
             with suppress(AssertionError):  # what did not end is told by the devices below
                 until(partial(self._has_ended, rollout, spools), "its end", every_s=0.1)
-            for one in self._world.api.rollout(rollout).devices:
+            view = self._world.api.rollout(rollout)
+            for one in view.devices:
                 self.confirmed += one.outcome is Outcome.CONFIRMED
                 self.rolled_back += one.outcome is Outcome.ROLLED_BACK
-                is_open = one.outcome is None and one.state is not None
-                if is_open or (is_bad and one.outcome is Outcome.CONFIRMED):
+                if is_open(view.state, one) or (is_bad and one.outcome is Outcome.CONFIRMED):
                     why.append(f"{'bad' if is_bad else 'good'} version: {one}")
+        begun = set(self._rollouts.values())
+        if False in begun and not self.confirmed:
+            why.append("no good version was confirmed")
+        if True in begun and not self.rolled_back:
+            why.append("no bad version was gone back from")
         return why
 
     def _has_ended(self, rollout: str, spools: dict[str, Spool]) -> bool:
         for spool in spools.values():
             spool.put(_WATCHED)
         view = self._world.api.rollout(rollout)
-        is_ended = view.state in (RolloutState.COMPLETED, RolloutState.ABORTED)
-        return all(one.outcome is not None or (is_ended and one.state is None) for one in view.devices)
+        return not any(is_open(view.state, one) for one in view.devices)
+
+
+def is_open(rollout: RolloutState, device: RolloutDevice) -> bool:
+    """Whether a device has still to come to an end: in a rollout that ended, those that never heard of it have not."""
+    return device.outcome is None and (device.state is not None or not rollout.is_final)
 
 
 def _settled(world: World, folder: Path, spools: dict[str, Spool], *, still_s: float) -> list[Account]:
-    """Once everything that was seen has come up, or nothing more has for so long."""
+    """Once everything that was seen has come up, or nothing more has for so long and no frame waits to be seen."""
     counted: dict[str, int] = {}
     since_s = time.monotonic()
 
@@ -223,13 +236,24 @@ def _settled(world: World, folder: Path, spools: dict[str, Spool], *, still_s: f
         if now != counted:
             counted, since_s = now, time.monotonic()
         is_still = time.monotonic() - since_s > still_s
-        return is_still or all(_is_up(world, folder, name, spools[name]) for name in _DEVICES)
+        if is_still and not any(_waits(folder, name, spools[name]) for name in _DEVICES):
+            return True
+        return all(_is_up(world, folder, name, spools[name]) for name in _DEVICES)
 
-    until(is_over, "the end of what comes up", timeout_s=_SETTLED_S, every_s=0.1)
+    with suppress(AssertionError):  # what is missing then is told by the accounts
+        until(is_over, "the end of what comes up", timeout_s=_SETTLED_S, every_s=0.1)
     time.sleep(_LATE_S)  # a cloud that answered too early still has its last commits before it
     for name in _DEVICES:
         world.kill(name)
     return [account(world, folder / name, name, spools[name].names) for name in _DEVICES]
+
+
+def _waits(folder: Path, name: str, spool: Spool) -> bool:
+    """Whether there are frames that a device did not come to yet, as where it is still starting."""
+    outbox = open_outbox(folder / name, name)
+    read_last = outbox.last_source()
+    outbox.close()
+    return bool(waiting(spool.names, read_last))
 
 
 def _is_up(world: World, folder: Path, name: str, spool: Spool) -> bool:

@@ -52,8 +52,8 @@ def killed(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
         runs=done.kills,
         result=f"{done.lost} lost, {done.doubled} doubled of {done.acknowledged:,} acknowledged, {done.samples} "
         f"samples and {done.alerts} alerts among them; {done.confirmed} updates confirmed, {done.rolled_back} rolled "
-        "back",
-        target="0 lost, 0 doubled, every update ends",
+        f"back{f'; {done.late} frames still wait in the spool' if done.late else ''}",
+        target="0 lost, 0 doubled, every update ends, some confirmed and some rolled back",
         met=_met(done.is_sound, done.kills, scale.kills),
         control_failed=early.lost > 0 and keyless.doubled > 0,
         note="; ".join(

@@ -170,15 +170,16 @@ class World:
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """Whether every frame and every acknowledged row of a device is in the cloud, once.
 
-    samples, alerts: of the device's own record. lost: rows of it that the cloud does not have, or has otherwise, and
-    frames that it has no reading of. doubled: readings of the same frame, and rows of other kinds beyond the device's.
-    why: of what kind they are.
+    samples, alerts: of the device's own record. late: frames that the device did not come to yet. lost: rows of its
+    record that the cloud does not have, or has otherwise, and other frames that it has no reading of. doubled: readings
+    of the same frame, and rows of other kinds beyond the device's. why: of what kind they are.
     """
 
     frames: int
     acknowledged: int
     samples: int
     alerts: int
+    late: int
     lost: int
     doubled: int
     why: str = ""
@@ -189,6 +190,7 @@ def account(world: World, folder: Path, device_id: str, frames: set[str]) -> Acc
     outbox = open_outbox(folder, device_id)
     own = list(outbox.events())
     acknowledged = outbox.stats().acknowledged_rows
+    read_last = outbox.last_source()
     outbox.close()
     readings = [event for event in own if isinstance(event.body, Reading)]
     samples = [event for event in own if isinstance(event.body, Sample)]
@@ -196,6 +198,8 @@ def account(world: World, folder: Path, device_id: str, frames: set[str]) -> Acc
     rows = world.readings(device_id)
     there = {(row.epoch, row.sequence): row.reading for row in rows}
     seen = Counter(row.reading.source for row in rows)
+    late = waiting(frames, read_last)
+    gone = frames - late - set(seen)
     missing = sum(there.get((event.epoch, event.sequence)) != event.body for event in readings)
     counts = [row for row in world.api.event_counts() if row.device_id == device_id]
     more_samples = sum(row.samples for row in counts) - len(samples)
@@ -206,11 +210,17 @@ def account(world: World, folder: Path, device_id: str, frames: set[str]) -> Acc
         acknowledged=acknowledged,
         samples=len(samples),
         alerts=alerts,
-        lost=max(missing, len(frames - set(seen))) + without_bytes + max(0, -more_alerts),
+        late=len(late),
+        lost=max(missing, len(gone)) + without_bytes + max(0, -more_alerts),
         doubled=sum(count - 1 for count in seen.values()) + max(0, more_samples) + max(0, more_alerts),
-        why=f"{device_id}: {missing} readings and {len(frames - set(seen))} frames missing, {without_bytes} samples "
-        f"without bytes, {more_samples:+} samples, {more_alerts:+} alerts in the cloud",
+        why=f"{device_id}: {missing} readings and {len(gone)} frames missing, {len(late)} frames still waiting in the "
+        f"spool, {without_bytes} samples without bytes, {more_samples:+} samples, {more_alerts:+} alerts in the cloud",
     )
+
+
+def waiting(frames: set[str], read_last: str) -> set[str]:
+    """Those that a device did not come to yet, which reads them in the order of their names."""
+    return {frame for frame in frames if frame > read_last}
 
 
 def _is_there(world: World, event: Event) -> bool:

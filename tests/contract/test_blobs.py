@@ -149,6 +149,18 @@ def test_what_a_crash_left_half_written_is_not_listed(tmp_path: Path) -> None:
     assert [one.key for one in asyncio.run(blobs.listed("a"))] == ["a/b"]
 
 
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    blobs = folder_blobs(tmp_path / "blobs")
+    asyncio.run(blobs.put("a/b", b"x"))
+    names = ["b#7", "b#123456789", "#12", "b#", "b#x1", "b#1.sealed"]
+    for name in names:
+        (tmp_path / "blobs" / "a" / name).write_bytes(b"half")
+    assert blobs.sweep() == 2
+    left = {path.name for path in (tmp_path / "blobs" / "a").iterdir()}
+    assert left == {"b", *names[2:]}
+    assert memory_blobs().sweep() == 0
+
+
 # ---- a folder on a disk whose power is cut
 
 _KEY = "samples/ab/abcd"

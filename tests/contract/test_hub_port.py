@@ -24,9 +24,11 @@ from builders import LABELS, make_parts
 from edgeloop.bundle.archive import digest
 from edgeloop.bundle.patch import apply_patch
 from edgeloop.cloud.store import fleet, inbox
+from edgeloop.contracts.api import BundleView
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Refused, Unavailable
 from edgeloop.contracts.messages import (
+    MAX_ALONG_BYTES,
     MAX_REPORT_BYTES,
     MAX_WAIT_S,
     Alert,
@@ -35,6 +37,7 @@ from edgeloop.contracts.messages import (
     EnrolReply,
     Event,
     Health,
+    Held,
     InferRequest,
     PatchOffer,
     SendReply,
@@ -42,6 +45,7 @@ from edgeloop.contracts.messages import (
     SyncReply,
     SyncRequest,
     TrustHealth,
+    TrustRequest,
     UpdateReport,
     WatchStats,
 )
@@ -59,8 +63,9 @@ from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
 from edgeloop.transport.metering import Meter
 from edgeloop.transport.outbox import Outbox
+from edgeloop.transport.packed import version_of
 from edgeloop.transport.sender import Sender
-from edgeloop.transport.syncing import SyncLoop
+from edgeloop.transport.syncing import Pace, SyncLoop
 from edgeloop.transport.uplink import Uplink
 from house import Wire
 from small_cloud import (
@@ -107,6 +112,7 @@ class Node:
             with suppress(asyncio.CancelledError):
                 await task
         await self.answering.close()
+        await self.hub.close()
         await self.cache.close()
         await self.client.aclose()
         self.outbox.close()
@@ -170,8 +176,7 @@ async def start_node(cloud: SmallCloud, folder: Path, *, answers: bool = True) -
         known=hub.known,
         on_desired=hub.on_desired,
         on_failed=hub.on_sync_failed,
-        wait_s=MAX_WAIT_S,
-        longest_backoff_s=0.05,
+        pace=Pace(MAX_WAIT_S, 0.05),
     )
     sender = Sender(outbox, uplink, every_s=0.01, longest_wait_s=0.05)
     tasks = [asyncio.create_task(hub.sync_loop.run()), asyncio.create_task(sender.run())]
@@ -433,6 +438,94 @@ async def test_refused_report_leaves_no_trace(hop: Hop) -> None:
     await _seen_by_cloud(hop, CAMERA)
     views = {view.device_id: view for view in await hop.cloud.database.read(fleet.list_devices)}
     assert views["camera-2"].report is None
+
+
+# ---- trust
+
+
+async def _given(hop: Hop, name: str = CAMERA) -> BundleView:
+    """A device that was told to run a published bundle, and a hub that knows of it."""
+    await hop.enrol(name)
+    await hop.sync(name)
+    await _seen_by_cloud(hop, name)
+    bundle = await hop.cloud.publish()
+    await _desired_at(hop, name, await hop.cloud.assign(name, manifest_sha256=bundle.manifest_sha256))
+    return bundle
+
+
+def _asked(*names: str, along_bytes: int = 0) -> TrustRequest:
+    places = {"images": Held(root=1)} | {f"director/{name}": Held(root=1) for name in names}
+    return TrustRequest(held=places, along_bytes=along_bytes)
+
+
+async def test_answer_to_trust_is_what_its_files_are_one_by_one(hop: Hop) -> None:
+    await _given(hop)
+    said = await hop.hub.trust(CAMERA, _asked(CAMERA))
+    assert set(said.whole) == {"images", f"director/{CAMERA}"}
+    files = [path.rpartition("/")[2] for path in said.metadata]
+    assert sorted(files) == sorted(["timestamp.json", "2.snapshot.json", "2.targets.json"] * 2)
+    assert dict(said.metadata) == {path: await hop.read(path) for path in said.metadata}
+    assert said.along == {}
+
+
+async def test_who_holds_all_that_is_signed_is_sent_nothing(hop: Hop) -> None:
+    await _given(hop)
+    said = await hop.hub.trust(CAMERA, _asked(CAMERA))
+    held: dict[str, Held] = dict(_asked(CAMERA).held)
+    for path, data in said.metadata.items():
+        place, _, file = path.partition("/metadata/")
+        held[place] = msgspec.structs.replace(held[place], **{file.split(".")[-2]: version_of(data)})
+    again = await hop.hub.trust(CAMERA, TrustRequest(held=held, along_bytes=MAX_ALONG_BYTES))
+    assert (set(again.whole), again.metadata, again.along) == (set(held), {}, {})
+
+
+async def test_words_of_another_device_or_a_stranger_are_left_out(hop: Hop) -> None:
+    await hop.enrol("camera-2")
+    await _given(hop)
+    said = await hop.hub.trust(CAMERA, _asked(CAMERA, "camera-2", STRANGER))
+    assert set(said.whole) == {"images", f"director/{CAMERA}"}
+    assert {path.split("/")[1] for path in said.metadata if path.startswith("director/")} == {CAMERA}
+
+
+async def test_manifest_and_small_files_come_along_with_an_assignment(hop: Hop) -> None:
+    bundle = await _given(hop)
+    said = await hop.hub.trust(CAMERA, _asked(CAMERA, along_bytes=MAX_ALONG_BYTES))
+    targets = [manifest_target(BundleRef("tiny", "1.0.0")), *map(file_target, bundle.manifest.shared_files)]
+    assert dict(said.along) == {f"targets/{one}": await hop.read(f"targets/{one}") for one in targets}
+
+
+async def test_what_has_no_room_does_not_come_along(hop: Hop) -> None:
+    await _given(hop)
+    assert (await hop.hub.trust(CAMERA, _asked(CAMERA, along_bytes=100))).along == {}
+
+
+async def test_words_that_were_asked_for_once_stand_in_while_the_cloud_is_away(behind_node: tuple[Hop, Node]) -> None:
+    hop, node = behind_node
+    await _given(hop)
+    said = await hop.hub.trust(CAMERA, _asked(CAMERA))
+    node.wire.is_cut = True
+    assert (await hop.hub.trust(CAMERA, _asked(CAMERA))).metadata == said.metadata
+
+
+async def test_one_devices_revocation_leaves_a_nodes_other_devices_their_words(cloud: SmallCloud) -> None:
+    cloud.enrol(NODE, kind=Kind.NODE)
+    cloud.enrol(CAMERA, "camera-2", via=NODE)
+    await cloud.publish()
+    await cloud.assign("camera-2")
+    await cloud.database.write(lambda connection: fleet.revoke(connection, CAMERA, now_s=1.0))
+    said = await cloud.hub.trust(NODE, _asked(CAMERA, "camera-2"))
+    assert set(said.whole) == {"images", "director/camera-2"}
+
+
+async def test_roots_of_the_director_come_once_for_all_of_a_nodes_devices(cloud: SmallCloud) -> None:
+    cloud.enrol(NODE, kind=Kind.NODE)
+    cloud.enrol(CAMERA, "camera-2", via=NODE)
+    asked = TrustRequest(held={f"director/{name}": Held() for name in (CAMERA, "camera-2")})
+    said = await cloud.hub.trust(NODE, asked)
+    assert len(said.whole) == 2
+    assert [path for path in said.metadata if path.endswith("1.root.json")] == [
+        f"director/{CAMERA}/metadata/1.root.json"
+    ]
 
 
 # ---- fetch
@@ -923,6 +1016,9 @@ BAD_REPORTS = {
             state=UpdateState.ACTIVE,
             watch=WatchStats(latency_p50_ms=math.nan),
         )
+    },
+    "a rollout that no database can ask for": {
+        "update": UpdateReport(generation=1, rollout_id="r\0", bundle="tiny@1.0.0", state=UpdateState.ACTIVE)
     },
     "too large": {"health": Health(error_reason="x" * MAX_REPORT_BYTES)},
 }

@@ -4,6 +4,8 @@ Whatever step is added is tested by this as it is: rows are made from the tables
 in a column needs a value that it understands: put it into _MEANT.
 """
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,9 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
+from edgeloop.cloud import migrations
 from edgeloop.cloud.store import locks
 from edgeloop.cloud.store.database import Database
 from edgeloop.cloud.store.engine import open_engine, parse_url
@@ -253,6 +257,18 @@ def test_migration_says_from_where_to_where(engine: sa.Engine) -> None:
         ("0001", NEWEST),
         (NEWEST, "0001"),
     ]
+
+
+def test_versions_are_the_steps_in_their_order() -> None:
+    steps = ScriptDirectory(str(Path(next(iter(migrations.__path__)))))
+    assert [step.revision for step in steps.walk_revisions()] == list(reversed(known_versions()))
+
+
+def test_database_that_is_up_to_date_is_opened_without_what_takes_steps(cloud_template: Path) -> None:
+    url = f"sqlite:///{cloud_template / 'cloud' / 'cloud.db'}"
+    code = f"import sys, edgeloop.cloud.app as app; app.Database({url!r}).close(); print('alembic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
 
 
 def test_version_that_nobody_knows_is_invalid_input(engine: sa.Engine) -> None:

@@ -812,26 +812,25 @@ def test_batch_that_reaches_both_replicas_counts_once(pair: tuple[Database, Data
     assert sum(count for count in new if isinstance(count, int)) == 200
 
 
+def _begin_rollout(connection: sa.Connection) -> Assignment:
+    """A rollout to one device, which is given the bundle."""
+    request = RolloutRequest(bundle="tiny@1.0.0", waves=("100%",))
+    rollout_id = rollouts.add_rollout(connection, request, bundle="tiny@1.0.0", sizes=(1,), devices=[CAMERA], now_s=1.0)
+    wanted = Assignment(generation=0, rollout_id=rollout_id, bundle="tiny@1.0.0", manifest_sha256="0" * 64)
+    generation = fleet.assign(connection, CAMERA, wanted, now_s=1.0)
+    rollouts.note_assigned(connection, rollout_id, CAMERA, generation=generation, before=None, now_s=1.0)
+    return msgspec.structs.replace(wanted, generation=generation)
+
+
 def test_device_that_confirms_while_the_rollout_is_aborted_elsewhere_stays_confirmed(
     pair: tuple[Database, Database],
 ) -> None:
     """Its word is committed by the other replica between this one's read and its write."""
-    request = RolloutRequest(bundle="tiny@1.0.0", waves=("100%",))
-    wanted = Assignment(generation=0, rollout_id="", bundle="tiny@1.0.0", manifest_sha256="0" * 64)
-
-    def begin(connection: sa.Connection) -> tuple[str, int]:
-        rollout_id = rollouts.add_rollout(
-            connection, request, bundle="tiny@1.0.0", sizes=(1,), devices=[CAMERA], now_s=1.0
-        )
-        generation = fleet.assign(connection, CAMERA, msgspec.structs.replace(wanted, rollout_id=rollout_id), now_s=1.0)
-        rollouts.note_assigned(connection, rollout_id, CAMERA, generation=generation, before=None, now_s=1.0)
-        return rollout_id, generation
-
     _enrol(pair[0])
-    rollout_id, generation = pair[0].write_now(begin)
+    given = pair[0].write_now(_begin_rollout)
+    rollout_id = given.rollout_id
 
     def said(state: UpdateState) -> list[tuple[str, UpdateReport]]:
-        given = msgspec.structs.replace(wanted, rollout_id=rollout_id, generation=generation)
         return [(CAMERA, update_report(given, state))]
 
     pair[1].write_now(lambda c: rollouts.note_reports(c, said(UpdateState.ACTIVE), now_s=2.0), alone=False)
@@ -843,6 +842,21 @@ def test_device_that_confirms_while_the_rollout_is_aborted_elsewhere_stays_confi
     assert not pair[0].write_now(lambda c: rollouts.note_outcome(c, was, Outcome.ROLLED_BACK, "told to go back"))
     now = pair[0].read_now(lambda c: rollouts.get_row(c, rollout_id, CAMERA))
     assert (now.outcome, now.reason) == (Outcome.CONFIRMED, "")
+
+
+def test_report_whose_reason_holds_a_nul_is_kept_without_it(database: Database) -> None:
+    _enrol(database)
+    given = database.write_now(_begin_rollout)
+    said = update_report(given, UpdateState.REFUSED, reason="the engine ended:\0segmentation fault")
+    whole = DeviceReport(device_id=CAMERA, known_generation=given.generation, update=said)
+
+    def keep(connection: sa.Connection) -> bool:
+        fleet.save_reports(connection, (whole,), now_s=2.0)
+        return rollouts.note_reports(connection, [(CAMERA, said)], now_s=2.0)
+
+    assert database.write_now(keep)
+    row = database.read_now(lambda c: rollouts.get_row(c, given.rollout_id, CAMERA))
+    assert (row.outcome, row.reason) == (Outcome.REFUSED, "the engine ended:\ufffdsegmentation fault")
 
 
 def test_groups_that_wait_for_each_other_in_a_circle_go_again(pair: tuple[Database, Database]) -> None:

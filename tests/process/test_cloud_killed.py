@@ -49,6 +49,7 @@ class Outcome:
 def test_every_acknowledged_reading_is_in_the_cloud_exactly_once(tmp_path: Path) -> None:
     outcome = _run(tmp_path, "-m", "edgeloop", "cloud", "serve", "--json", "--dir", str(tmp_path / "cloud"), "--port")
     assert outcome == Outcome(readings=READINGS, acknowledged=READINGS, lost=0, doubled=0)
+    assert not _half_written(tmp_path).exists()
 
 
 def test_control_acknowledging_before_commit_is_caught_as_loss(tmp_path: Path) -> None:
@@ -81,8 +82,15 @@ class LossyLink(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
+def _half_written(folder: Path) -> Path:
+    """As a kill in the middle of keeping a sample leaves it."""
+    return CloudConfig(folder=folder / "cloud").blobs_folder / "samples" / "ab" / "abcd#123456789"
+
+
 def _run(folder: Path, *command: str, fault: str = "") -> Outcome:
     found(CloudConfig(folder=folder / "cloud"), keys=folder / "keys", url="http://127.0.0.1:0")
+    _half_written(folder).parent.mkdir(parents=True)
+    _half_written(folder).write_bytes(b"half")
     tail = (fault,) if fault else ()
     cloud = Process(*command, "0", *tail, log=folder / "cloud.log")
     try:

@@ -91,7 +91,9 @@ class World:
         return {f"targets/files/{offer['sha256']}" for offer in offers}
 
     def whole_bytes(self, version: str) -> int:
-        """Of the version's archive: about what it would be without patches."""
+        """Of the version's archive: about what it would be without patches. Manifest and small files come with what is
+        signed, and are not counted in `came_bytes`.
+        """
         return (self.folder / f"tiny-{version}.edgeloop").stat().st_size
 
 
@@ -127,11 +129,11 @@ def test_new_last_layer_costs_a_tenth_also_when_cut_and_a_wrong_patch_costs_the_
 
     world.link.tamper = lambda path, data: bytes(len(data)) if path in world.patches() else data
     wrong_bytes = world.roll_out("1.3.0", 23.0)
-    assert 0.9 * whole_bytes < wrong_bytes < 1.3 * whole_bytes
+    assert 0.85 * whole_bytes < wrong_bytes < 1.3 * whole_bytes
     world.link.tamper = lambda path, data: data
 
     world.link.forge = lambda path: b"<html>what?</html>" if path.startswith("patches/") else None
-    assert world.roll_out("1.4.0", 24.0) > 0.9 * whole_bytes
+    assert world.roll_out("1.4.0", 24.0) > 0.85 * whole_bytes
 
 
 def test_two_devices_behind_a_node_cost_one_patch(world: World) -> None:

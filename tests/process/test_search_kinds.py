@@ -47,7 +47,7 @@ def test_a_scikit_learn_pipeline_on_a_table_teaches_dense_nets(tmp_path: Path) -
     ]
     table.write_text("\n".join(["a,b,c,d,e,f,label", *lines]))
     dump(make_pipeline(StandardScaler(), SVC()).fit(rows, labels), tmp_path / "pipeline.skops")
-    report = _compress(tmp_path / "pipeline.skops", table, tmp_path / "out", "--trials", "3")
+    report = _compress(tmp_path / "pipeline.skops", table, tmp_path / "out", "--trials", "1")
     students = _bundled(report, "student")
     assert students
     assert {one["plan"]["body"]["net"] for one in students} == {"dense"}
@@ -82,7 +82,7 @@ def test_images_without_labels_are_searched_for_a_microcontroller(tmp_path: Path
     for index in range(240):
         cv2.imwrite(str(folder / f"{index:03}.png"), rng.integers(0, 256, (8, 8), dtype=np.uint8))
     (tmp_path / "net.onnx").write_bytes(convnet())
-    report = _compress(tmp_path / "net.onnx", folder, tmp_path / "out", "--trials", "3", "--profile", "esp32-s3")
+    report = _compress(tmp_path / "net.onnx", folder, tmp_path / "out", "--trials", "1", "--profile", "esp32-s3")
     students = _bundled(report, "student")
     assert students
     for one in students:

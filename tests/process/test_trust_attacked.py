@@ -2,8 +2,9 @@
 
 The cloud and the device are processes, the link stands between them on real sockets. 1.0.0 runs, 1.1.0 is published
 and assigned, and attack after attack stands in its way or in its place: the device goes on answering with 1.0.0, and
-once the link is honest it takes 1.1.0 (without which none of this would say anything). A drip until it is given up:
-see tests/unit/device/test_supply.py.
+once the link is honest it takes 1.1.0 (without which none of this would say anything). All of it twice: where the hub
+gives many files in one answer, of which the link makes what it makes of each, and where each is asked for by itself. A
+drip until it is given up: see tests/unit/device/test_supply.py.
 """
 
 import itertools
@@ -34,7 +35,7 @@ from edgeloop.toolchain.publish import publish
 from edgeloop.transport.cloud_api import CloudApi, Operator, read_operator
 from edgeloop.transport.identity import load_or_make_key, read_key
 from edgeloop.transport.signing import public_key, sign
-from hostile_link import Drip, Endless, HostileLink, plainly, to
+from hostile_link import TRUST, Drip, Endless, HostileLink, plainly, to
 from processes import Process
 
 RATE_HZ = 50
@@ -42,6 +43,8 @@ DEADLINE_S = 40.0
 MINE = "director/cam/metadata"
 IMAGES = "images/metadata"
 EVIL = b'{"name": "evil"}'
+ROLES = ("root", "snapshot", "targets")
+FAR = 2**50
 
 
 @dataclass
@@ -57,7 +60,7 @@ class World:
     one_targets_key: Ed25519PrivateKey
     retired_targets_key: Ed25519PrivateKey
     before: dict[str, bytes] = field(default_factory=dict)
-    forgeries: int = 0
+    forged_answers: set[int] = field(default_factory=set)
     read_so_far: int = 0
     bundles: Counter[str] = field(default_factory=Counter)
 
@@ -73,16 +76,17 @@ class World:
         return self.bundles.total()
 
     def counted(self, forge: Callable[[str], bytes | None]) -> Callable[[str], bytes | None]:
-        """The same forger; each forgery that is handed over is counted."""
+        """The same forger; each answer in which a forgery is handed over is counted."""
 
         def count(path: str) -> bytes | None:
             data = forge(path)
-            self.forgeries += data is not None
+            if data is not None:
+                self.forged_answers.add(self.link.answers)
             return data
 
         return count
 
-    def withstands(self, attack: str, place: str | None = None) -> None:
+    def withstands(self, attack: str, place: str | tuple[str, ...] | None = None) -> None:
         """The device meets the attack twice, and meanwhile answers on, with the old version.
 
         place: for what is not forged, the paths at which the device meets it.
@@ -90,7 +94,7 @@ class World:
 
         def met() -> int:
             if place is None:
-                return self.forgeries
+                return len(self.forged_answers)
             return sum(count for path, count in self.link.asked.items() if path.startswith(place))
 
         before, answered = met(), self.look()
@@ -100,8 +104,8 @@ class World:
         assert set(self.bundles) == {"tiny@1.0.0"}, attack
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(params=[True, False], ids=["in one answer", "one by one"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     with ExitStack() as stack:
         folder = tmp_path / "cloud"
         found(CloudConfig(folder=folder), keys=tmp_path / "keys", url="http://127.0.0.1:0")
@@ -110,7 +114,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         stack.callback(cloud.stop)
         url = cloud.start()["url"]
         api = stack.enter_context(CloudApi(Operator(url=url, token=read_operator(folder / "operator.json").token)))
-        link = stack.enter_context(HostileLink(to(url)))
+        link = stack.enter_context(HostileLink(to(url), knows_trust=request.param))
         retired = read_key(tmp_path / "keys" / "targets.pem")
         new_keys = _two_targets_keys(api, tmp_path / "keys")
         publish(make_bundle(tmp_path), api, targets_key=new_keys[0], further_keys=new_keys[1:])
@@ -136,6 +140,9 @@ def world(tmp_path: Path) -> Iterator[World]:
             retired_targets_key=retired,
         )
         made.before = dict(link.seen)
+        assert link.asked[TRUST]
+        assert (f"{MINE}/timestamp.json" in link.asked) is not request.param
+        link.lies_at = {*made.before, *(f"{place}/{name}" for place in (MINE, IMAGES) for name in _names())}
         publish(make_bundle(tmp_path, version="1.1.0"), api, targets_key=new_keys[0], further_keys=new_keys[1:])
         yield made
 
@@ -163,14 +170,15 @@ def test_no_attack_makes_a_device_run_anything_or_stops_its_answers(world: World
         link.forge = _first_of(world.counted(forge), *past, _mixed(world))
         world.withstands(attack)
 
-    link.send = Endless(f"{MINE}/timestamp.json")
-    world.withstands("endless metadata", f"{MINE}/timestamp.json")
+    timestamps = (TRUST, f"{MINE}/timestamp.json")
+    link.send = Endless(timestamps)
+    world.withstands("endless metadata", timestamps)
     link.send = plainly
-    link.forge = world.counted(_director_says(world, manifest=EVIL, version=2**50, days=36_500))
+    link.forge = world.counted(_director_says(world, manifest=EVIL, version=FAR, days=36_500))
     world.withstands("fast-forward")
     link.tamper = lambda path, data: b"\0" * len(data) if path.startswith("targets/") else data
     link.forge = lambda path: None
-    world.withstands("fast-forward, for as long as the stolen key counts", MINE)
+    world.withstands("fast-forward, for as long as the stolen key counts", (TRUST, MINE))
     _rotate_online(world)
 
     world.withstands("tampered targets", "targets/")
@@ -197,6 +205,12 @@ def test_no_attack_makes_a_device_run_anything_or_stops_its_answers(world: World
 
 
 # ---- what the thief does
+
+
+def _names() -> list[str]:
+    """Files that there may be of a repository, of which the thief's are some."""
+    numbered = [f"{number}.{role}.json" for number in (*range(1, 6), 900, FAR) for role in ROLES]
+    return ["timestamp.json", *numbered]
 
 
 def _first_of(*forges: Callable[[str], bytes | None]) -> Callable[[str], bytes | None]:

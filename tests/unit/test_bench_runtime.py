@@ -17,6 +17,7 @@ import psutil
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from benchmarks import first_answer, memory, photos
+from benchmarks.answers.still import fewest_computed
 from benchmarks.hand import cases, digits, faces, keywords
 from benchmarks.hand.cases import Case, share_right
 from benchmarks.serve_load import Tally
@@ -178,6 +179,13 @@ def test_still_scene_is_four_fifths_still_and_noise_alone_changes_there() -> Non
         else:
             # Two independent noises of 3.0, rounded to whole steps and cut at the ends of the range.
             assert apart == pytest.approx(photos.NOISE * 2**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("most_changed", "computed"), [(0, 9), (1, 6), (2, 6), (3, 3), (9, 3)])
+def test_views_that_flicker_least_are_the_first_to_stand_for_themselves(most_changed: int, computed: int) -> None:
+    answers = "aaaabbcbdeed"  # 0, 1 and 2 frames of them say otherwise than the others
+    is_new = [place % 4 == 0 for place in range(len(answers))]
+    assert fewest_computed(is_new, answers, most_changed=most_changed) == computed
 
 
 def test_path_stays_within_its_photo_and_shows_both() -> None:

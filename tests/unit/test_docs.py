@@ -179,7 +179,7 @@ def test_adr_bears_its_number_its_date_and_the_three_headings(path: Path) -> Non
 
 # ---- the wire
 
-VERBS = ("Enrol", "Sync", "Send", "Infer")
+VERBS = ("Enrol", "Sync", "Trust", "Send", "Infer")
 MESSAGES = [
     kind
     for kind in vars(messages).values()
@@ -209,6 +209,8 @@ def test_wire_page_states_the_bounds_that_the_code_keeps() -> None:
     assert f"{messages.MAX_BODY_BYTES // 1024**2} MiB" in limits
     assert f"{messages.MAX_BATCH_EVENTS:,}" in limits
     assert f"{messages.MAX_WAIT_S:.0f} s" in limits
+    assert f"{messages.MAX_TRUST_BYTES // 1024**2} MiB of metadata" in limits
+    assert f"{messages.MAX_ALONG_BYTES // 1024} KiB along" in limits
 
 
 def test_readme_shows_what_a_run_of_the_demo_printed() -> None:
