@@ -30,6 +30,7 @@ from small_litert import dense
 
 WARM_UP_ROUNDS = 20
 ROUNDS = 200
+STRETCHES = 3
 MOST_GROWTH_BYTES = 2 * 1024 * 1024
 
 
@@ -398,11 +399,16 @@ def test_loading_and_unloading_leaves_no_memory_behind(kind: Kind) -> None:
         gc.collect()
         return int(process.memory_info().rss)
 
+    # Measured: 0.12 MB at most, allocators' slack; once, in a process that had run all the engines, 3.6 MB that came
+    # but one time. What leaks, leaks in every stretch: a copy of the weights (64 KB) kept each round would be 13 MB of
+    # each; the bound finds 10 KB a round.
     before = rounds(WARM_UP_ROUNDS)
-    growth = rounds(ROUNDS) - before
-    # Measured: 0.12 MB at most, allocators' slack. A copy of the weights (64 KB) kept each round would be 13 MB; the
-    # bound finds 10 KB a round.
-    assert growth < MOST_GROWTH_BYTES
+    growth: list[int] = []
+    while len(growth) < STRETCHES and min(growth, default=MOST_GROWTH_BYTES) >= MOST_GROWTH_BYTES:
+        after = rounds(ROUNDS)
+        growth.append(after - before)
+        before = after
+    assert min(growth) < MOST_GROWTH_BYTES, growth
 
 
 def test_engine_dropped_without_close_is_freed_at_once(kind: Kind) -> None:
