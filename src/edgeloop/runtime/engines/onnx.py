@@ -98,6 +98,9 @@ def _session(model: bytes, setting: Setting) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Else activations of a model whose weights alone are integers become int8 too: 0.6 % off, without being asked.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Else x86 without VNNI adds two products in 16 bits, where weights beyond [-64, 63] overflow: wrong answers, soon.
+    # Source: github.com/microsoft/onnxruntime/pull/12088.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     providers = [_CPU_PROVIDER]
     if setting.accelerator != CPU:
         _require_provider(onnxruntime, setting.accelerator)
