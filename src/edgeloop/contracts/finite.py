@@ -5,8 +5,8 @@ again. So a hub asks this of all that devices say of themselves and of what they
 float is found out once, since a hub looks through 20,000 readings a second.
 """
 
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from itertools import chain
 from math import isfinite
 from operator import attrgetter
@@ -28,6 +28,50 @@ def is_finite(value: msgspec.Struct) -> bool:
     """
     check = _struct_check(type(value))
     return check is None or check(value)
+
+
+def are_finite(values: Sequence[msgspec.Struct]) -> bool:
+    """The same of many of one type: in one go, which takes half the time. True of none.
+
+    >>> from edgeloop.contracts.prediction import Scored
+    >>> are_finite([Scored("cat", 0.5), Scored("dog", float("inf"))])
+    False
+    """
+    kinds = {type(value) for value in values}
+    assert len(kinds) <= 1, kinds
+    return all(_many_check(kind)(values) for kind in kinds)
+
+
+@cache
+def _many_check(kind: type[Any]) -> Callable[[Sequence[Any]], bool]:
+    """Field by field and not value by value: the fewer steps between, the sooner it is done."""
+    shape = inspect.type_info(kind)
+    assert isinstance(shape, inspect.StructType)
+    numbers = [field.name for field in shape.fields if _is_number(field.type)]
+    checks = [
+        partial(_of_field, attrgetter(field.name), check) for field in shape.fields if (check := _each(field.type))
+    ]
+    numbers_of = _getter(numbers)
+
+    def check_many(values: Sequence[Any]) -> bool:
+        return _all_finite(chain.from_iterable(map(numbers_of, values))) and all(check(values) for check in checks)
+
+    return check_many
+
+
+def _of_field(get: Callable[[Any], Any], check: Callable[[list[Any]], bool], values: Sequence[Any]) -> bool:
+    return check([*filter(None, map(get, values))])
+
+
+def _each(shape: inspect.Type) -> Callable[[list[Any]], bool] | None:
+    """The check of a field of many, which is no plain number."""
+    if isinstance(shape, inspect.StructType):
+        return None if _struct_check(shape.cls) is None else _many_check(shape.cls)
+    if isinstance(shape, inspect.VarTupleType | inspect.ListType):
+        items = _items_check(shape.item_type)
+        return None if items is None else lambda many: items(chain.from_iterable(many))
+    check = _check(shape)
+    return None if check is None else lambda many: all(map(check, many))
 
 
 @cache

@@ -1,6 +1,7 @@
 """What the hub asks the store for on every request is found by index, and one bad write spoils no other."""
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 
 from edgeloop.cloud.store import fleet
 from edgeloop.cloud.store.database import Database
+from edgeloop.cloud.store.glance import straight
 from edgeloop.cloud.store.tables import assignments, devices
 from edgeloop.contracts.errors import Refused
 from edgeloop.contracts.messages import Desired, DeviceReport
@@ -37,18 +39,42 @@ def _fill(connection: sa.Connection) -> None:
     lambda c: fleet.newer_desired(c, "node-1", {}),
     lambda c: fleet.save_reports(c, (DeviceReport(device_id="cam-1", known_generation=1),), now_s=1.0),
 ])  # fmt: skip
-def test_no_request_of_a_device_looks_through_the_whole_fleet(database: Database, ask: object) -> None:
-    asked: list[tuple[str, object]] = []
-    note = lambda _c, _cursor, statement, parameters, *_: asked.append((statement, parameters))  # noqa: E731
-    sa.event.listen(database.engine, "before_cursor_execute", note)
-    database.write_now(ask)
-    sa.event.remove(database.engine, "before_cursor_execute", note)
+def test_no_request_of_a_device_looks_through_the_whole_fleet(
+    database: Database, ask: Callable[[sa.Connection], object]
+) -> None:
+    asked: list[str] = []
+
+    def traced(connection: sa.Connection) -> None:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.set_trace_callback(asked.append)
+        ask(connection)
+        driver.set_trace_callback(None)
+
+    database.write_now(traced)
+    looked = [statement for statement in asked if statement.startswith(("SELECT", "UPDATE"))]
+    assert looked
     with database.engine.connect() as connection:
-        for statement, parameters in asked:
-            if statement.startswith(("SELECT", "UPDATE")):
-                given = parameters[0] if isinstance(parameters, list) else parameters
-                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given).all()
-                assert not [row for row in plan if "SCAN" in str(row)], (statement, plan)
+        for statement in looked:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
+            assert plan
+            assert not [row for row in plan if "SCAN" in str(row)], (statement, plan)
+
+
+def test_what_the_driver_refuses_is_told_as_by_sqlalchemy(database: Database) -> None:
+    with database.engine.connect() as connection:
+        with pytest.raises(sa.exc.OperationalError, match="no such table: missing"):
+            straight(connection, "SELECT * FROM missing", ())
+        with pytest.raises(sa.exc.IntegrityError):
+            straight(connection, "INSERT INTO assignments VALUES (?, 1, 1.0, NULL)", ("cam-1",))
+
+
+def test_what_the_driver_is_handed_is_part_of_the_transaction(database: Database) -> None:
+    with database.engine.connect() as connection:
+        straight(connection, "DELETE FROM assignments", ())
+        assert connection.in_transaction()
+        assert fleet.newer_desired(connection, "cam-3", {}) == ()
+    assert database.read_now(lambda c: fleet.newer_desired(c, "cam-3", {})) != ()
 
 
 def test_a_node_hears_of_the_devices_that_it_carries(database: Database) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgeloop.contracts.finite import is_finite
+from edgeloop.contracts.finite import are_finite, is_finite
 from edgeloop.contracts.messages import DeviceReport, Event, Health, Reading, TrustHealth, UpdateReport, WatchStats
 from edgeloop.contracts.prediction import Box, Prediction, Scored
 from edgeloop.contracts.states import UpdateState
@@ -71,12 +71,18 @@ def test_places_are_all_that_there_are() -> None:
 @pytest.mark.parametrize(("message", "at"), PLACES)
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_number_that_is_not_finite_is_seen(message: Any, at: tuple[Any, ...], number: float) -> None:
+    other = _with(message, at, number)
     assert is_finite(message)
-    assert not is_finite(_with(message, at, number))
+    assert not is_finite(other)
+    assert are_finite([message, message])
+    assert not are_finite([message, other])
+    assert not are_finite([other, message])
 
 
 def test_large_numbers_are_finite_though_their_sum_is_not() -> None:
-    assert is_finite(msgspec.structs.replace(PREDICTION, score=1.7e308, energy=1.7e308, vector=(1.7e308, 1.7e308)))
+    large = msgspec.structs.replace(PREDICTION, score=1.7e308, energy=1.7e308, vector=(1.7e308, 1.7e308))
+    assert is_finite(large)
+    assert are_finite([large, large])
 
 
 def test_infinite_age_is_seen() -> None:
@@ -84,9 +90,13 @@ def test_infinite_age_is_seen() -> None:
 
 
 def test_infinities_that_cancel_out_are_seen() -> None:
+    others = [msgspec.structs.replace(PREDICTION, vector=(number,)) for number in (math.inf, -math.inf)]
     assert not is_finite(msgspec.structs.replace(PREDICTION, vector=(math.inf, -math.inf)))
+    assert not are_finite(others)
 
 
 def test_what_holds_no_number_is_finite() -> None:
     assert is_finite(event(1, sample()))
+    assert are_finite([event(1, sample()), event(2, sample())])
+    assert are_finite([])
     assert is_finite(Event(device_id="a", epoch=2**62, sequence=1, at_ms=0, body=sample()))

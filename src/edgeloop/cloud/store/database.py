@@ -29,7 +29,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from edgeloop.cloud.store.checkpoints import Checkpoints
 from edgeloop.cloud.store.engine import GONE, is_postgresql, open_engine, unavailable
-from edgeloop.cloud.store.glance import Glance
+from edgeloop.cloud.store.glance import Glance, straight
 from edgeloop.cloud.store.locks import DECIDING, take_for_transaction
 from edgeloop.cloud.store.schema import migrate, require_newest
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
@@ -364,24 +364,20 @@ def insert_ignoring(connection: sa.Connection, table: sa.Table, rows: list[dict[
     for start, count in _parts(len(rows)):
         statement, values_of = _many(connection.dialect, table, columns, count)
         values = tuple(chain.from_iterable(map(values_of, rows[start : start + count])))
-        new += connection.exec_driver_sql(statement, values).rowcount
+        new += straight(connection, statement, values).rowcount
     return new
 
 
 def _parts(rows: int) -> Iterator[tuple[int, int]]:
-    """Where parts of many rows begin, and how many each has: of a few sizes, so that few statements are made.
+    """Where parts of many rows begin, and how many each has: no more sizes than statements may be kept for.
 
     SQLite's driver gives the interpreter away for each statement that it runs, and waits until it has it back.
 
     >>> list(_parts(70))
-    [(0, 64), (64, 4), (68, 2)]
+    [(0, 64), (64, 6)]
     """
-    start, size = 0, _LARGEST_PART
-    while start < rows:
-        while size > rows - start:
-            size //= 2
-        yield start, size
-        start += size
+    for start in range(0, rows, _LARGEST_PART):
+        yield start, min(_LARGEST_PART, rows - start)
 
 
 # Put together once, and handed to the driver as they are: SQLAlchemy's own way takes twice as long for each row.
@@ -394,7 +390,7 @@ def _one(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...]) -> str:
     return str(inserting.compile(dialect=dialect, column_keys=list(columns)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _many(
     dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...], rows: int
 ) -> tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]]]:

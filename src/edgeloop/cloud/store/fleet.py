@@ -243,7 +243,7 @@ def carried_by(connection: sa.Connection, node_id: str) -> set[str]:
 
 def in_good_standing(connection: sa.Connection, sender: str) -> set[str]:
     """Those for whom a sender may speak now: itself and whom it carries for, but for revoked ones."""
-    return set(run_in(connection, _IN_GOOD_STANDING, {"sender": sender}).scalars())
+    return {str(device_id) for (device_id,) in run_in(connection, _IN_GOOD_STANDING, {"sender": sender})}
 
 
 def require_good_standing(connection: sa.Connection, device_id: str) -> None:
@@ -276,9 +276,9 @@ def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *
 def newer_desired(connection: sa.Connection, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
     """What is newer than it knows of for the sender and for devices that it carries for."""
     return tuple(
-        Desired(device_id=row.device_id, generation=row.generation, revoked=row.revoked_at_s is not None)
-        for row in run_in(connection, _ASSIGNED_TO, {"sender": sender})
-        if row.generation > known.get(row.device_id, 0)
+        Desired(device_id=device_id, generation=generation, revoked=revoked_at_s is not None)
+        for device_id, generation, revoked_at_s in run_in(connection, _ASSIGNED_TO, {"sender": sender})
+        if generation > known.get(device_id, 0)
     )
 
 

@@ -11,18 +11,40 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from edgeloop.cloud.store.engine import unavailable
+from edgeloop.cloud.store.engine import is_postgresql, unavailable
 
 
 def first_in(connection: sa.Connection, query: sa.Select[Any], values: dict[str, str]) -> Sequence[Any] | None:
     """The first row of a query within a transaction, None if there is none; put together once, as for a Glance."""
-    return run_in(connection, query, values).first()
+    rows = run_in(connection, query, values)
+    return rows[0] if rows else None
 
 
-def run_in(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> sa.CursorResult[Any]:
-    """Run a statement within a transaction, handed to the driver as it is. For texts and numbers; put together once."""
+def run_in(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    """Run a statement within a transaction, handed to the driver as it is; the rows that it gives. For texts and
+    numbers; put together once.
+    """
     text, names = _compiled(connection.dialect, statement)
-    return connection.exec_driver_sql(text, tuple(values[name] for name in names) if names else values)
+    if not is_postgresql(connection):
+        return straight(connection, text, [values[name] for name in names]).fetchall()
+    done = connection.exec_driver_sql(text, values)
+    return done.all() if done.returns_rows else ()
+
+
+def straight(connection: sa.Connection, text: str, values: Sequence[Any]) -> sqlite3.Cursor:
+    """SQLite's driver's own answer within the connection's transaction, which is begun if there is none.
+
+    Raises what SQLAlchemy would.
+    """
+    if not connection.in_transaction():
+        connection.begin()
+    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+    try:
+        return driver.execute(text, values)
+    except sqlite3.Error as error:
+        raise sa.exc.DBAPIError.instance(
+            text, tuple(values), error, sqlite3.Error, dialect=connection.dialect
+        ) from error
 
 
 class Glance:

@@ -30,8 +30,11 @@ Identity = tuple[str, int, int]
 """(device, epoch, sequence)."""
 
 # Put together once: every batch asks one of them, nearly always the first.
-_RANGES_OF_ONE = sa.select(tidied).where(tidied.c.device_id == sa.bindparam("name"))
-_RANGES = sa.select(tidied).where(tidied.c.device_id.in_(sa.bindparam("names", expanding=True)))
+_RANGE = sa.select(
+    tidied.c.device_id, tidied.c.epoch, tidied.c.first, tidied.c.last, tidied.c.removed, tidied.c.until_ms
+)
+_RANGES_OF_ONE = _RANGE.where(tidied.c.device_id == sa.bindparam("name"))
+_RANGES = _RANGE.where(tidied.c.device_id.in_(sa.bindparam("names", expanding=True)))
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,9 +211,8 @@ def removed_before(connection: sa.Connection, identities: Collection[Identity]) 
         return {}
     locks.share_for_transaction(connection, locks.TIDYING)
     found: dict[tuple[str, int], list[_Range]] = {}
-    for row in _ranges(connection, names):
-        one = _Range(row.first, row.last, row.removed, row.until_ms)
-        found.setdefault((row.device_id, row.epoch), []).append(one)
+    for device_id, epoch, *told in _ranges(connection, names):
+        found.setdefault((device_id, epoch), []).append(_Range(*told))
     return {
         identity: one.until_ms
         for identity in (identities if found else ())
