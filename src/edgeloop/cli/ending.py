@@ -3,9 +3,15 @@
 Whoever reads our standard output may leave before its end (`| head -1`): we end then, without a word, as any program
 does that a closed pipe ends. Only there: a broken connection elsewhere is an error like others. Where a full disk takes
 no more of what we print, that is an error that says so.
+
+When all is done, the process is not taken apart: Python's own end runs while native libraries' threads still hand over
+what they did, and some abort then. obstore did after 3 of 100 backups that had succeeded.
+Source: github.com/PyO3/pyo3-async-runtimes/issues/40.
 """
 
+import atexit
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +24,36 @@ READER_LEFT = 141
 
 
 def run_to_end(work: Callable[[], object]) -> None:
-    """Do it; where it fails, the process ends with the failure's exit code."""
+    """Do it; where it fails, the process ends with the failure's exit code. For the whole of a process: once called, it
+    ends as soon as its threads and what asked for the end (`atexit`, from here on) have had their turn.
+    """
+    ending = _Ending()
+    atexit.register(ending.leave)
+    try:
+        _run(work)
+        ending.code = 0
+    except SystemExit as ended:
+        ending.code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+
+
+class _Ending:
+    """The process's exit code, 1 unless told otherwise: then an exception came through, and Python has printed it."""
+
+    def __init__(self) -> None:
+        self.code = 1
+
+    def leave(self) -> None:
+        """The last thing that this process does."""
+        logging.shutdown()  # asked for the end before us
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(self.code & 0xFF)
+
+
+def _run(work: Callable[[], object]) -> None:
     try:
         work()
     except EdgeloopError as error:

@@ -111,6 +111,37 @@ def test_broken_connection_is_no_reader_that_left() -> None:
     assert b"BrokenPipeError" in done.stderr
 
 
+def test_process_ends_without_being_taken_apart_once_all_had_their_turn() -> None:
+    code = (
+        "import atexit, os, sys, threading, time\n"
+        "from edgeloop.cli.ending import heed_closed_pipes, run_to_end\n"
+        "class Native:\n"
+        "    def __del__(self): os.abort()\n"
+        "def late():\n"
+        "    time.sleep(0.2)\n"
+        "    print('thread')\n"
+        "def work():\n"
+        "    sys.modules['kept'] = Native()\n"
+        "    atexit.register(print, 'asked for')\n"
+        "    threading.Thread(target=late).start()\n"
+        "heed_closed_pipes()\n"
+        "run_to_end(work)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == (b"thread\nasked for\n", b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("sys.exit()", 0), ("sys.exit(3)", 3), ("sys.exit('why')", 1), ("1 / 0", 1), ("raise KeyboardInterrupt", 130)],
+)
+def test_exit_code_is_the_one_that_python_would_give(ending: str, code: int) -> None:
+    program = f"import sys\nfrom edgeloop.cli.ending import run_to_end\ndef work():\n    {ending}\nrun_to_end(work)\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert bool(done.stderr) == (ending in ("sys.exit('why')", "1 / 0"))
+
+
 def _start(arguments: tuple[str, ...], folder: Path, *, stdout: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-m", "edgeloop", *arguments], cwd=folder, stdout=stdout, stderr=subprocess.PIPE

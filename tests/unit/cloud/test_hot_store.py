@@ -65,6 +65,8 @@ def test_what_the_driver_refuses_is_told_as_by_sqlalchemy(database: Database) ->
     with database.engine.connect() as connection:
         with pytest.raises(sa.exc.OperationalError, match="no such table: missing"):
             straight(connection, "SELECT * FROM missing", ())
+        with pytest.raises(sa.exc.OperationalError, match="Could not decode"):
+            straight(connection, "SELECT CAST(x'ff' AS TEXT)", ())
         with pytest.raises(sa.exc.IntegrityError):
             straight(connection, "INSERT INTO assignments VALUES (?, 1, 1.0, NULL)", ("cam-1",))
 

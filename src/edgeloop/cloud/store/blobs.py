@@ -1,20 +1,12 @@
-"""Bytes by key: bundle files, samples, job artifacts; in a folder, in memory or in an S3 bucket, through obstore.
-
-obstore's plain calls are made in threads of ours. Its awaitable ones hand their answers over from threads of its own,
-which nobody can wait for: a command that ended just then died of SIGABRT, its work done.
-Source: github.com/PyO3/pyo3-async-runtimes/issues/40.
-"""
+"""Bytes by key: bundle files, samples, job artifacts; in a folder, in memory or in an S3 bucket, through obstore."""
 
 import asyncio
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -29,11 +21,6 @@ from edgeloop.contracts.names import is_loopback
 _HALF_WRITTEN = re.compile(r".+#[0-9]{1,20}")
 _PART_BYTES = 8 * 1024 * 1024
 """Larger blobs go up in parts of this size, several at once, and are read in pieces of it."""
-_THREADS = 16
-"""They wait for disks and buckets; a bucket's answer takes a tenth of a second at times. Made as they are needed."""
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,6 @@ class Blobs:
     def __init__(self, store: ObjectStore, *, folder: Path | None = None) -> None:
         self._store = store
         self._folder = folder
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
 
     async def put(self, key: str, data: bytes) -> None:
         """Keep `data` under `key`; the same key again replaces it. Raises Unavailable if it cannot be kept.
@@ -59,17 +45,20 @@ class Blobs:
         At no instant is there less than there was: what was acknowledged once is not put at risk by a repeat.
         """
         if self._folder is not None:
-            await self._in_thread(_put, self._folder, key, data)
+            await asyncio.to_thread(_put, self._folder, key, data)
             return
         try:
-            await self._in_thread(obstore.put, self._store, key, data, chunk_size=_PART_BYTES)
+            await obstore.put_async(self._store, key, data, chunk_size=_PART_BYTES)
         except (BaseError, OSError) as error:
             raise Unavailable(f"cannot keep blob {key}: {_cause(error)}") from error
 
     async def get(self, key: str, *, start: int | None = None, stop: int | None = None) -> bytes:
         """The whole blob, or its bytes from start (inclusive) to stop (exclusive). Raises NotFound."""
         try:
-            return await self._in_thread(_get, self._store, key, start, stop)
+            if start is not None and stop is not None:
+                return bytes(await obstore.get_range_async(self._store, key, start=start, end=stop))
+            answer = await obstore.get_async(self._store, key)
+            return bytes(await answer.bytes_async())
         except FileNotFoundError as error:
             raise NotFound(f"there is no blob {key}") from error
         except (BaseError, OSError) as error:
@@ -86,7 +75,7 @@ class Blobs:
     async def size_bytes(self, key: str) -> int | None:
         """How large it is, None if it is not there."""
         try:
-            return int((await self._in_thread(obstore.head, self._store, key))["size"])
+            return int((await obstore.head_async(self._store, key))["size"])
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
@@ -94,18 +83,21 @@ class Blobs:
 
     async def listed(self, prefix: str) -> list[Listed]:
         """The blobs in a folder of keys and below it, oldest first. Raises Unavailable."""
+        found: list[Listed] = []
         try:
-            return await self._in_thread(_listed, self._store, prefix)
+            async for batch in obstore.list(self._store, prefix):
+                found += [Listed(one["path"], one["size"], one["last_modified"].timestamp()) for one in batch]
         except FileNotFoundError:
             return []
         except (BaseError, OSError) as error:
             raise Unavailable(f"cannot list blobs at {prefix}: {_cause(error)}") from error
+        return sorted(found, key=lambda one: (one.kept_at_s, one.key))
 
     async def remove(self, keys: Sequence[str]) -> None:
         """Let go of these blobs; those that are gone already count as removed. Raises Unavailable."""
         for key in keys:
             try:
-                await self._in_thread(obstore.delete, self._store, key)
+                await obstore.delete_async(self._store, key)
             except FileNotFoundError:
                 continue
             except (BaseError, OSError) as error:
@@ -127,16 +119,13 @@ class Blobs:
     async def check(self) -> None:
         """Raise Unavailable unless the store answers: the bucket exists, and these credentials may list it."""
         try:
-            await self._in_thread(obstore.list_with_delimiter, self._store)
+            await obstore.list_with_delimiter_async(self._store)
         except (BaseError, OSError) as error:
             raise Unavailable(
                 f"the place for blobs does not answer: {_cause(error)}. Make the bucket, and give AWS_ENDPOINT (for "
                 "others than Amazon), AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the key must be allowed "
                 "to list, get, put and delete"
             ) from error
-
-    async def _in_thread(self, call: Callable[_P, _T], *given: _P.args, **named: _P.kwargs) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *given, **named))
 
 
 def open_blobs(folder: Path, url: str | None) -> Blobs:
@@ -180,19 +169,6 @@ def bucket_blobs(url: str) -> Blobs:
 def _cause(error: Exception) -> str:
     """Without obstore's pages of debugging."""
     return str(error).partition("\n\nDebug source:")[0].strip()
-
-
-def _get(store: ObjectStore, key: str, start: int | None, stop: int | None) -> bytes:
-    if start is not None and stop is not None:
-        return bytes(obstore.get_range(store, key, start=start, end=stop))
-    return bytes(obstore.get(store, key).bytes())
-
-
-def _listed(store: ObjectStore, prefix: str) -> list[Listed]:
-    """Oldest first."""
-    found = (one for batch in obstore.list(store, prefix) for one in batch)
-    listed = [Listed(one["path"], one["size"], one["last_modified"].timestamp()) for one in found]
-    return sorted(listed, key=lambda one: (one.kept_at_s, one.key))
 
 
 def _put(top: Path, key: str, data: bytes) -> None:

@@ -364,14 +364,14 @@ def insert_ignoring(connection: sa.Connection, table: sa.Table, rows: list[dict[
     for start, count in _parts(len(rows)):
         statement, values_of = _many(connection.dialect, table, columns, count)
         values = tuple(chain.from_iterable(map(values_of, rows[start : start + count])))
-        new += straight(connection, statement, values).rowcount
+        new += straight(connection, statement, values).changed
     return new
 
 
 def _parts(rows: int) -> Iterator[tuple[int, int]]:
-    """Where parts of many rows begin, and how many each has: no more sizes than statements may be kept for.
+    """Where parts of many rows begin, and how many each has: no more sizes than SQLite's driver keeps prepared.
 
-    SQLite's driver gives the interpreter away for each statement that it runs, and waits until it has it back.
+    It gives the interpreter away for each statement that it runs, and waits until it has it back.
 
     >>> list(_parts(70))
     [(0, 64), (64, 6)]
@@ -395,10 +395,13 @@ def _many(
     dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...], rows: int
 ) -> tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]]]:
     """The statement for so many rows of SQLite, and what takes the values of each in its order."""
-    inserting = sqlite.insert(table).values([dict.fromkeys(columns)] * rows).on_conflict_do_nothing()
-    compiled = inserting.compile(dialect=dialect)
+    compiled = sqlite.insert(table).on_conflict_do_nothing().compile(dialect=dialect, column_keys=list(columns))
     assert isinstance(compiled, SQLCompiler)
-    names = [name.removesuffix("_m0") for name in (compiled.positiontup or ())[: len(columns)]]
+    names = list(compiled.positiontup or ())
+    one = f"({', '.join('?' * len(names))})"
+    text = str(compiled)
+    assert text.count(one) == 1, text
+    many = text.replace(one, ", ".join([one] * rows))
     if len(names) > 1:
-        return str(compiled), itemgetter(*names)
-    return str(compiled), lambda row: (row[names[0]],)
+        return many, itemgetter(*names)
+    return many, lambda row: (row[names[0]],)

@@ -1,12 +1,12 @@
-"""One row by its key, asked of SQLite's driver itself: SQLAlchemy's way to it takes ten times as long as SQLite.
+"""What every request asks, handed to SQLite's driver itself: SQLAlchemy's way to it takes ten times as long as SQLite.
 
-For what every request asks before anything else. Neighbour: `database`.
+Outside transactions one row by its key (`Glance`), within them any statement. Neighbour: `database`.
 """
 
 import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -26,12 +26,19 @@ def run_in(connection: sa.Connection, statement: sa.Executable, values: dict[str
     """
     text, names = _compiled(connection.dialect, statement)
     if not is_postgresql(connection):
-        return straight(connection, text, [values[name] for name in names]).fetchall()
+        return straight(connection, text, [values[name] for name in names]).rows
     done = connection.exec_driver_sql(text, values)
     return done.all() if done.returns_rows else ()
 
 
-def straight(connection: sa.Connection, text: str, values: Sequence[Any]) -> sqlite3.Cursor:
+class Done(NamedTuple):
+    """What a statement gave, and how many rows it changed."""
+
+    rows: list[tuple[Any, ...]]
+    changed: int
+
+
+def straight(connection: sa.Connection, text: str, values: Sequence[Any]) -> Done:
     """SQLite's driver's own answer within the connection's transaction, which is begun if there is none.
 
     Raises what SQLAlchemy would.
@@ -40,7 +47,8 @@ def straight(connection: sa.Connection, text: str, values: Sequence[Any]) -> sql
         connection.begin()
     driver = cast("sqlite3.Connection", connection.connection.driver_connection)
     try:
-        return driver.execute(text, values)
+        cursor = driver.execute(text, values)
+        return Done(cursor.fetchall(), cursor.rowcount)
     except sqlite3.Error as error:
         raise sa.exc.DBAPIError.instance(
             text, tuple(values), error, sqlite3.Error, dialect=connection.dialect

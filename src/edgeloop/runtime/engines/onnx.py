@@ -24,10 +24,8 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
-_PRECISE = "session.x64quantprecision"
-"""Else x86 without VNNI adds two products in 16 bits, where weights beyond [-64, 63] overflow: wrong answers, sooner.
-Source: github.com/microsoft/onnxruntime/pull/12088."""
 _TIED = "Attempt to replace the existing tensor"
+"""What ONNX Runtime says where it is to widen a weight that two nodes share."""
 _CPU_PROVIDER = "CPUExecutionProvider"
 _NO_ACCELERATORS = {_CPU_PROVIDER, "AzureExecutionProvider"}  # the second sends inputs to a server
 _FREE = -1
@@ -94,22 +92,10 @@ def foreign_errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
 
 def _session(model: bytes, setting: Setting) -> Any:
     onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = setting.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # A spinning pool burns the core that the rest of the device needs, at one reading every few milliseconds.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Else activations of a model whose weights alone are integers become int8 too: 0.6 % off, without being asked.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    options.add_session_config_entry(_PRECISE, "1")
-    providers = [_CPU_PROVIDER]
     if setting.accelerator != CPU:
         _require_provider(onnxruntime, setting.accelerator)
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers.insert(0, setting.accelerator)
     try:
-        session = _opened(onnxruntime, model, options, providers)
+        session = _opened(onnxruntime, model, setting)
     except foreign_errors(onnxruntime) as error:
         if setting.accelerator != CPU:
             raise Unavailable(f"ONNX Runtime cannot run this model on {setting.accelerator}: {error}") from error
@@ -119,16 +105,40 @@ def _session(model: bytes, setting: Setting) -> Any:
     return session
 
 
-def _opened(onnxruntime: Any, model: bytes, options: Any, providers: list[str]) -> Any:
-    try:
+def _opened(onnxruntime: Any, model: bytes, setting: Setting) -> Any:
+    providers = [_CPU_PROVIDER] if setting.accelerator == CPU else [setting.accelerator, _CPU_PROVIDER]
+
+    def opened(*, precise: bool) -> Any:
+        options = _options(onnxruntime, setting, precise=precise)
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+    try:
+        return opened(precise=True)
     except foreign_errors(onnxruntime) as error:
         if _TIED not in str(error):
             raise
-    # It widens each use of a weight by itself, and stumbles where two nodes share one. As it is, then: golden samples
-    # tell whether its answers are right.
-    options.add_session_config_entry(_PRECISE, "0")
-    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    # As it is, then: golden samples tell whether its answers are right.
+    return opened(precise=False)
+
+
+def _options(onnxruntime: Any, setting: Setting, *, precise: bool) -> Any:
+    """precise: where x86 has no VNNI, weights beyond [-64, 63] are widened. Else it adds two products in 16 bits, which
+    overflow: wrong answers, sooner. ONNX Runtime 1.31 cannot widen a weight that two nodes share.
+    Source: github.com/microsoft/onnxruntime/pull/12088.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # A spinning pool burns the core that the rest of the device needs, at one reading every few milliseconds.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Else activations of a model whose weights alone are integers become int8 too: 0.6 % off, without being asked.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if precise:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if setting.accelerator != CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
 
 
 def _require_provider(onnxruntime: Any, provider: str) -> None:

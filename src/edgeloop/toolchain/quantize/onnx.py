@@ -6,8 +6,9 @@ int8_dynamic        MatMulInteger and ConvInteger
 *_weights           see `onnx_weights`
 float16             float32 in and out, every constant in half; the CPU computes it in float32
 
-Weights are int8, activations uint8 when asymmetric and int8 when symmetric. On x86 without VNNI, products of uint8
-and int8 may saturate in ONNX Runtime; `check` on such a machine shows it.
+Weights are int8, activations uint8 when asymmetric and int8 when symmetric. On x86 without VNNI, sums of products of
+uint8 and int8 overflow in ONNX Runtime where two nodes share a weight, which `check` on such a machine shows; else see
+`runtime.engines.onnx`.
 Neighbours: `recipe` says what, `onnx_graph` prepares, `onnx_ranges` calibrates.
 """
 

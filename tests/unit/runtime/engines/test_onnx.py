@@ -99,3 +99,37 @@ def test_loading_leaves_no_telemetry_behind(tmp_path: Path) -> None:
     environment["HOME"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
     assert (done.stdout.strip(), done.stderr, list(tmp_path.rglob("*onnxruntime*"))) == ("None", "", [])
+
+
+def _products(*results: str) -> bytes:
+    """The largest sums that uint8 times int8 can come to, 64 products each; each result has a node of its own."""
+    info, count = helper.make_tensor_value_info, 64
+    nodes = [
+        node
+        for name in results
+        for node in (
+            helper.make_node("MatMulInteger", ["x", "w"], [f"{name}_sum"]),
+            helper.make_node("Cast", [f"{name}_sum"], [name], to=TensorProto.FLOAT),
+        )
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [info("x", TensorProto.UINT8, [1, count])],
+        [info(name, TensorProto.FLOAT, [1, 1]) for name in results],
+        [numpy_helper.from_array(np.full((count, 1), 127, np.int8), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_sums_of_bytes_do_not_overflow() -> None:
+    """On x86 without VNNI they came to half of it."""
+    engine = OnnxEngine(_products("y"))
+    assert engine.run({"x": np.full((1, 64), 255, np.uint8)})["y"].tolist() == [[255 * 127 * 64]]
+
+
+def test_weight_that_two_nodes_share_is_loaded(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without VNNI only, ONNX Runtime cannot widen it."""
+    assert {spec.name for spec in OnnxEngine(_products("y", "z")).outputs} == {"y", "z"}
+    assert capfd.readouterr() == ("", "")
