@@ -98,6 +98,7 @@ def _give_way() -> None:
 
 def _prove_and_race(bundle: Bundle, variant: Variant, question: Question) -> Findings:
     from edgeloop.runtime.engines.port import Setting
+    from edgeloop.runtime.engines.settings import Aim
     from edgeloop.runtime.footprint import peak_memory_bytes
     from edgeloop.runtime.load import load_fastest
     from edgeloop.runtime.predictor import Predictor
@@ -116,7 +117,7 @@ def _prove_and_race(bundle: Bundle, variant: Variant, question: Question) -> Fin
             threads=question.threads,
             race_s=question.race_s,
             folder=Path(question.races),
-            lean=True,
+            aim=Aim.SMALL,
         ).close()
     return Findings(failure=failure, peak_memory_bytes=peak_bytes)
 

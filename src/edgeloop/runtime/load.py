@@ -12,7 +12,7 @@ from edgeloop.contracts.manifest import EngineName, Variant
 from edgeloop.runtime.candidates import candidates
 from edgeloop.runtime.engines.installed import installed_engines
 from edgeloop.runtime.engines.port import MOST_THREADS, Setting
-from edgeloop.runtime.engines.settings import Found
+from edgeloop.runtime.engines.settings import Aim, Found
 from edgeloop.runtime.known import known_accelerators
 from edgeloop.runtime.outcome import RACE_S, Race
 from edgeloop.runtime.predictor import Predictor
@@ -77,17 +77,17 @@ def load_fastest(
     threads: int | None = None,
     race_s: float = RACE_S,
     folder: Path | None = None,
-    lean: bool = False,
+    aim: Aim = Aim.SOONEST,
 ) -> Predictor:
     """The remembered winner; else the winner of a race; else, without a race, the first candidate that loads.
 
     variants: those that may run, the most promising first. folder: where winners are remembered; the user's cache
-    folder unless told. lean: for whoever keeps the process small, see `settings_for`. Raises Corrupt if a file of
-    theirs is not what the manifest's hash says, Unavailable if none of them runs.
+    folder unless told; those for Aim.SIDE_BY_SIDE apart from the others. Raises Corrupt if a file of theirs is not
+    what the manifest's hash says, Unavailable if none of them runs.
     """
     where = folder or races_folder()
     found = known_accelerators(folder)
-    key = race_key(bundle, variants, threads, found)
+    key = race_key(bundle, variants, threads, found, aim=aim)
     known = recall(where, key, Race)
     if known is not None:
         predictor = _remembered(bundle, known)
@@ -98,7 +98,7 @@ def load_fastest(
         return load_first(bundle, variants, threads=threads or 1)
     from edgeloop.runtime.race import run_race  # not when the winner is remembered: 6 ms of a first answer
 
-    race, predictor = run_race(bundle, variants=variants, threads=threads, found=found, lean=lean, seconds=race_s)
+    race, predictor = run_race(bundle, variants=variants, threads=threads, found=found, aim=aim, seconds=race_s)
     remember(where, key, race)
     return predictor
 
@@ -113,11 +113,19 @@ def races_folder() -> Path:
     return cache_folder() / "races"
 
 
-def race_key(bundle: Bundle, variants: Iterable[Variant], threads: int | None, found: Iterable[Found] = ()) -> Key:
+def race_key(
+    bundle: Bundle,
+    variants: Iterable[Variant],
+    threads: int | None,
+    found: Iterable[Found] = (),
+    *,
+    aim: Aim = Aim.SOONEST,
+) -> Key:
     """What a race's outcome holds for: these variants of this bundle, this machine, these libraries."""
     runners = " ".join(sorted(f"{variant.engine}:{variant.file}" for variant in variants))
     beside = " ".join(sorted(f"{one.engine}:{one.accelerator}" for one in found if not one.problem))
-    return key_of(f"{digest(bundle.manifest_bytes)} {runners} {threads} {beside}")
+    apart = f" {aim}" if aim is Aim.SIDE_BY_SIDE else ""
+    return key_of(f"{digest(bundle.manifest_bytes)} {runners} {threads} {beside}{apart}")
 
 
 def load_first(bundle: Bundle, variants: Iterable[Variant], *, threads: int = 1) -> Predictor:

@@ -64,6 +64,11 @@ class PoolSettings:
     inline_ms: float = 0.25
     alone_ms: float = 5.0
 
+    @property
+    def size(self) -> int:
+        """How many workers that makes here."""
+        return self.workers or available_cores()
+
 
 @dataclass
 class PoolCounts:
@@ -395,7 +400,7 @@ class _Opening:
 def _open(servable: Servable, settings: PoolSettings) -> tuple[Crew, _Direct | None]:
     crew = Crew.open(
         servable,
-        workers=settings.workers or available_cores(),
+        workers=settings.size,
         max_batch=settings.max_batch,
         max_wait_ms=settings.max_wait_ms,
     )

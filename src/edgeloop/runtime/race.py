@@ -21,7 +21,7 @@ from edgeloop.bundle.archive import Bundle
 from edgeloop.contracts.errors import EdgeloopError, Unavailable
 from edgeloop.contracts.manifest import Variant
 from edgeloop.runtime.engines.port import CPU, Setting
-from edgeloop.runtime.engines.settings import Found, settings_for
+from edgeloop.runtime.engines.settings import Aim, Found, settings_for
 from edgeloop.runtime.outcome import RACE_S, Race, Runner
 from edgeloop.runtime.predictor import Predictor
 from edgeloop.runtime.remembered import available_cores
@@ -93,23 +93,22 @@ def run_race(
     variants: Iterable[Variant],
     threads: int | None = None,
     found: tuple[Found, ...] = (),
-    lean: bool = False,
+    aim: Aim = Aim.SOONEST,
     seconds: float = RACE_S,
     now_s: Callable[[], float] = time.perf_counter,
 ) -> tuple[Race, Predictor]:
     """Time what could run here; returns the outcome and the winner, loaded.
 
     variants: those that take part, in every setting worth trying, the most promising first. threads: only settings
-    with so many. found: accelerators that take part, too. lean: see `settings_for`. seconds: the race ends then,
-    loading included, but never before three rounds, and before the winner has passed all golden samples. Raises
-    Unavailable with every reason if no candidate runs and passes.
+    with so many. found: accelerators that take part, too. seconds: the race ends then, loading included, but never
+    before three rounds, and before the winner has passed all golden samples. Raises Unavailable with every reason if no
+    candidate runs and passes.
     """
     started_s = now_s()
     pairs = Judge.read(bundle)
     inputs, _ = pairs
-    lanes = [
-        enter(bundle, variant, setting, pairs) for variant, setting in entries(variants, threads, found, lean=lean)
-    ]
+    entered = entries(variants, threads, found, aim=aim)
+    lanes = [enter(bundle, variant, setting, pairs) for variant, setting in entered]
     rng = np.random.default_rng(0)
     ends_s = started_s + seconds
     for number in range(_MOST_ROUNDS):
@@ -136,14 +135,18 @@ def run_race(
 
 
 def entries(
-    variants: Iterable[Variant], threads: int | None, found: "tuple[Found, ...]" = (), *, lean: bool = False
+    variants: Iterable[Variant],
+    threads: int | None,
+    found: "tuple[Found, ...]" = (),
+    *,
+    aim: Aim = Aim.SOONEST,
 ) -> list[tuple[Variant, Setting]]:
     """Who takes part: each variant in every setting worth trying here, or only in those with so many threads."""
     cores = available_cores()
     return [
         (variant, setting)
         for variant in variants
-        for setting in settings_for(variant.engine, cores=cores, threads=threads, found=found, lean=lean)
+        for setting in settings_for(variant.engine, cores=cores, threads=threads, found=found, aim=aim)
     ]
 
 

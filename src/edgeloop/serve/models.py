@@ -24,6 +24,8 @@ import structlog
 from edgeloop.bundle.archive import open_bundle
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Refused, Unavailable
 from edgeloop.contracts.names import BundleRef, version_key
+from edgeloop.runtime.engines.port import CPU
+from edgeloop.runtime.engines.settings import Aim, is_parallel
 from edgeloop.runtime.load import able_here, load_fastest
 from edgeloop.runtime.pool import Pool
 from edgeloop.runtime.servable import Servable, prove
@@ -233,10 +235,13 @@ class Models:
         with ExitStack() as opened:
             alone = load(threads=self._config.threads)
             opened.callback(alone.close)
-            if alone.setting.threads == 1 or self._config.threads is not None:
+            threads = self._config.threads or 1
+            takes_turns = alone.setting.accelerator == CPU and not is_parallel(alone.variant.engine, alone.setting)
+            if alone.setting.threads == threads and (pool.size == 1 or not takes_turns):
                 return prove(bundle, alone, max_batch=pool.max_batch, max_run_s=pool.max_run_ms / 1000)
-            # Many at a time are answered soonest by as many workers as cores, of one thread each.
-            worker = load(threads=1)
+            # Many at a time are answered soonest by as many workers as cores, of one thread each, none of which waits
+            # for another one.
+            worker = load(threads=threads, aim=Aim.SIDE_BY_SIDE if pool.size > 1 else Aim.SOONEST)
             opened.callback(worker.close)
             return prove(bundle, worker, alone=alone, max_batch=pool.max_batch, max_run_s=pool.max_run_ms / 1000)
 

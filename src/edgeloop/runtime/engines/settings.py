@@ -1,5 +1,7 @@
 """How engines can be told to run a model, and which of these ways are worth racing."""
 
+from enum import StrEnum
+
 import msgspec
 
 from edgeloop.contracts.manifest import EngineName
@@ -35,21 +37,39 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class Aim(StrEnum):
+    """What an engine is to be good for."""
+
+    SOONEST = "soonest"
+    """One asker is answered as soon as may be."""
+    SMALL = "small"
+    """The process stays small: without further interfaces, each of which keeps its library in memory for good once it
+    was tried. LiteRT's compiled model takes 8 MB and was within 3 % of the interpreter on every model tried.
+    """
+    SIDE_BY_SIDE = "side by side"
+    """Several answer at the same time: of the CPU's, without those that take turns (`is_parallel`)."""
+
+
 def settings_for(
-    name: EngineName, *, cores: int, threads: int | None = None, found: tuple[Found, ...] = (), lean: bool = False
+    name: EngineName,
+    *,
+    cores: int,
+    threads: int | None = None,
+    found: tuple[Found, ...] = (),
+    aim: Aim = Aim.SOONEST,
 ) -> tuple[Setting, ...]:
     """What is worth racing on an engine: each interface with 1, 2, 4, ... and all cores, then the accelerators.
 
     cores: those that this process may use; physical ones, since two threads on one core only share it. threads: so
     many and no other number, more than there are cores, too; an accelerator counts as one. found: what
-    `find_accelerators` answered; those with a problem and those of other engines are passed over. lean: leave out an
-    engine's further interfaces, each of which keeps its library in memory for good once it was tried: LiteRT's
-    compiled model takes 8 MB and was within 3 % of the interpreter on every model tried.
+    `find_accelerators` answered; those with a problem and those of other engines are passed over. aim: see there
+    what is left out.
     """
     on_cpu = [
-        Setting(threads=count, interface=interface)
-        for interface in (INTERFACES[name] or ("",))[: 1 if lean else None]
+        setting
+        for interface in (INTERFACES[name] or ("",))[: 1 if aim is Aim.SMALL else None]
         for count in (thread_counts(cores) if threads is None else (threads,))
+        if is_parallel(name, setting := Setting(threads=count, interface=interface)) or aim is not Aim.SIDE_BY_SIDE
     ]
     beyond = [
         Setting(interface=one.interface, accelerator=one.accelerator)

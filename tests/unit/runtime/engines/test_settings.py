@@ -2,7 +2,7 @@ import pytest
 
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.engines.port import Setting
-from edgeloop.runtime.engines.settings import Found, is_parallel, settings_for, thread_counts
+from edgeloop.runtime.engines.settings import Aim, Found, is_parallel, settings_for, thread_counts
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,15 @@ def test_only_litert_s_compiled_model_keeps_other_threads_waiting() -> None:
         if not is_parallel(name, setting)
     ]
     assert kept == [(EngineName.LITERT, "compiled")]
+
+
+def test_what_takes_turns_is_not_tried_for_several_at_a_time() -> None:
+    for name in EngineName:
+        tried = settings_for(name, cores=4, aim=Aim.SIDE_BY_SIDE)
+        assert tried
+        assert all(is_parallel(name, setting) for setting in tried)
+    gpu = Found(engine=EngineName.LITERT, accelerator="gpu", interface="compiled")
+    assert settings_for(EngineName.LITERT, cores=1, found=(gpu,), aim=Aim.SIDE_BY_SIDE) == (
+        Setting(interface="interpreter"),
+        Setting(interface="compiled", accelerator="gpu"),
+    )
