@@ -176,9 +176,7 @@ class Shelf:
     def keep_files(self, needed: Container[str]) -> None:
         """Remove all files but these, whole or in part."""
         for path in self._folder.glob("files/*"):
-            is_manifest = (
-                path.suffix == ".json"
-            )  # of a bundle named files: before that name was refused there were some
+            is_manifest = path.suffix == ".json"  # of a bundle that is named files: older edgeloops took that name
             if not is_manifest and path.name.removesuffix(".part") not in needed:
                 self._unlink(path)
 

@@ -232,18 +232,19 @@ class Models:
         able = able_here(bundle, self._config.engine)
         pool = self._config.pool
         load = partial(load_fastest, bundle, able, race_s=self._config.race_s)
+        proven = partial(prove, bundle, max_batch=pool.max_batch, max_run_s=pool.max_run_ms / 1000)
         with ExitStack() as opened:
             alone = load(threads=self._config.threads)
             opened.callback(alone.close)
             threads = self._config.threads or 1
             takes_turns = alone.setting.accelerator == CPU and not is_parallel(alone.variant.engine, alone.setting)
             if alone.setting.threads == threads and (pool.size == 1 or not takes_turns):
-                return prove(bundle, alone, max_batch=pool.max_batch, max_run_s=pool.max_run_ms / 1000)
+                return proven(alone)
             # Many at a time are answered soonest by as many workers as cores, of one thread each, none of which waits
             # for another one.
             worker = load(threads=threads, aim=Aim.SIDE_BY_SIDE if pool.size > 1 else Aim.SOONEST)
             opened.callback(worker.close)
-            return prove(bundle, worker, alone=alone, max_batch=pool.max_batch, max_run_s=pool.max_run_ms / 1000)
+            return proven(worker, alone=alone)
 
     def _watched(self) -> Watch:
         if self._watch is None:
