@@ -1,6 +1,7 @@
 """The cloud as a hub: the verbs over its stores.
 
-Rule kept here: a batch is acknowledged after its commit, and its samples are on the disk before that commit.
+Rule kept here: a batch is acknowledged after its commit, and its samples are on the disk before that commit; of what a
+device reports only its health may come later (`beats`).
 """
 
 import re
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 
 from edgeloop.bundle.archive import digest
 from edgeloop.cloud.answer import PublishedModels
+from edgeloop.cloud.beats import Beats
 from edgeloop.cloud.conductor import Conductor
 from edgeloop.cloud.online import OnlineKeys
 from edgeloop.cloud.patches import Patches
@@ -82,11 +84,12 @@ class CloudHub:
         self._answerer = Answerer(PublishedModels(stores.database, stores.blobs))
         self._patches = Patches(stores.database, stores.blobs)
         self._signed = SignedWords(stores.database, stores.online, SmallFiles(self._read), clock=clock)
+        self._beats = Beats(stores.database, clock=clock)
 
     async def public_key(self, device_id: str) -> bytes | None:
         """See Hub.public_key."""
         found = await self._database.look(fleet.PUBLIC_KEY, device_id=device_id)
-        return None if found is None else bytes(found[0])
+        return bytes(found[0][0]) if found else None
 
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
         """See Hub.enrol."""
@@ -102,29 +105,35 @@ class CloudHub:
 
         reports, rejected = sort_out_reports(request.reports, device_id)
 
-        def take(connection: sa.Connection) -> tuple[bool, tuple[Desired, ...]]:
-            news = self._take(connection, device_id, reports)
-            return news, fleet.newer_desired(connection, device_id, known)
-
-        def newer_than_known(connection: sa.Connection) -> tuple[Desired, ...]:
-            fleet.require_good_standing(connection, device_id)
-            return fleet.newer_desired(connection, device_id, known)
-
         # One event a sender: news of a device that a node carries for wakes the node, however new the device is.
         with self._waker.listening([device_id]) as event:
-            news, newer = await self._database.write(take, alone=False)
-            if news:
-                self._conductor.nudge()
+            if self._beats.is_beat(device_id, reports):
+                newer = await self._newer(device_id, known)
+                self._beats.put(reports[0])
+            else:
+                newer = await self._keep(device_id, reports, known)
             if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
-                newer = await self._database.read(newer_than_known)
+                newer = await self._newer(device_id, known)
         return SyncReply(desired=newer, rejected=rejected)
 
-    def _take(self, connection: sa.Connection, sender: str, given: tuple[DeviceReport, ...]) -> bool:
-        """Keep reports, but for those of revoked devices; True if any of them brings news of an update.
+    async def _newer(self, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
+        return fleet.newer_of(await self._database.look(fleet.ASSIGNED_TO, sender=sender), sender, known)
 
-        Raises Refused if the sender itself was revoked.
-        """
-        fleet.require_good_standing(connection, sender)
+    async def _keep(self, sender: str, reports: tuple[DeviceReport, ...], known: dict[str, int]) -> tuple[Desired, ...]:
+        """Commit what was said; returns what is newer than known."""
+
+        def take(connection: sa.Connection) -> tuple[bool, tuple[Desired, ...]]:
+            newer = fleet.newer_desired(connection, sender, known)
+            return self._take(connection, sender, reports), newer
+
+        news, newer = await self._database.write(take, alone=False)
+        self._beats.note_kept(sender, reports)
+        if news:
+            self._conductor.nudge()
+        return newer
+
+    def _take(self, connection: sa.Connection, sender: str, given: tuple[DeviceReport, ...]) -> bool:
+        """Keep reports, but for those of revoked devices; True if any of them brings news of an update."""
         reports = given
         if any(report.device_id != sender for report in given):
             heard = fleet.in_good_standing(connection, sender)
@@ -182,7 +191,8 @@ class CloudHub:
         return answered(request, taken, rejected, new=new, reused=reused)
 
     async def close(self) -> None:
-        """Let go of the loaded models, and of patches that are being made."""
+        """Keep what was put aside, let go of the loaded models, and of patches that are being made."""
+        await self._beats.close()
         await self._patches.close()
         await self._answerer.close()
 

@@ -20,6 +20,7 @@ from litestar import MediaType, Request, Response, Router, get, post
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 from litestar.response import Stream
+from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
@@ -135,32 +136,32 @@ def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) ->
     border = _Border(hub, checker, limits or Limits())
 
     @post("/enrol", status_code=200)
-    async def enrol(request: AnyRequest) -> Response[bytes]:
+    async def enrol(request: AnyRequest) -> ASGIResponse:
         """Ask for an identity."""
         message = await border.enrolment(request)
         with border.admitting(request):
             return _reply(await hub.enrol(message))
 
     @post("/sync", status_code=200)
-    async def sync(request: AnyRequest) -> Response[bytes]:
+    async def sync(request: AnyRequest) -> ASGIResponse:
         """Report and be told what is desired."""
         async with border.proven(request) as (device_id, body):
             return _reply(await hub.sync(device_id, _message(body, SyncRequest)))
 
     @post("/send", status_code=200)
-    async def send(request: AnyRequest) -> Response[bytes]:
+    async def send(request: AnyRequest) -> ASGIResponse:
         """Hand over events."""
         async with border.proven(request) as (device_id, body):
             return _reply(await hub.send(device_id, _message(body, SendRequest)))
 
     @post("/infer", status_code=200)
-    async def infer(request: AnyRequest) -> Response[bytes]:
+    async def infer(request: AnyRequest) -> ASGIResponse:
         """Ask for a prediction."""
         async with border.proven(request) as (device_id, body):
             return _reply(await hub.infer(device_id, _message(body, InferRequest)))
 
     @post("/trust", status_code=200)
-    async def trust(request: AnyRequest) -> Response[bytes]:
+    async def trust(request: AnyRequest) -> ASGIResponse:
         """Ask for the signed metadata that is not held."""
         async with border.proven(request) as (device_id, body):
             return _reply(await hub.trust(device_id, _message(body, TrustRequest)))
@@ -224,8 +225,9 @@ def _error(status: int, reply: ErrorReply) -> Response[bytes]:
     return Response(to_json(reply), status_code=status, media_type=MediaType.JSON)
 
 
-def _reply(message: object) -> Response[bytes]:
-    return Response(to_msgpack(message), status_code=200, media_type="application/msgpack")
+def _reply(message: object) -> ASGIResponse:
+    """As Litestar sends it: to make that of a Response takes a twentieth of a sync."""
+    return ASGIResponse(body=to_msgpack(message), status_code=200, media_type="application/msgpack")
 
 
 def _message(body: bytes, kind: type[T]) -> T:

@@ -75,14 +75,14 @@ class Database:
         """Run a read on a thread. Raises Unavailable if the database cannot serve."""
         return await asyncio.to_thread(self.read_now, operation)
 
-    async def look(self, query: sa.Select[Any], **values: str) -> Sequence[Any] | None:
-        """The first row of a read by key, None if there is none. values: of the query's parameters.
+    async def look(self, query: sa.Select[Any], **values: str) -> Sequence[Sequence[Any]]:
+        """The rows of a read by key. values: of the query's parameters.
 
         On SQLite it is asked at once and straight, which takes less than having a thread do it. Raises Unavailable.
         """
         if self._glance is not None:
-            return self._glance.first(query, values)
-        return await self.read(lambda connection: connection.execute(query, values).first())
+            return self._glance.rows(query, values)
+        return await self.read(lambda connection: connection.execute(query, values).all())
 
     def read_now(self, operation: Operation[T]) -> T:
         """Run a read here and now."""

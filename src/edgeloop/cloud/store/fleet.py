@@ -1,6 +1,8 @@
 """Devices, join tokens and assignments in the database. Functions of a connection; `database` runs them."""
 
 import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -24,15 +26,22 @@ PUBLIC_KEY = sa.select(devices.c.public_key).where(
 """The key of device `device_id`, unless it was revoked: for `Database.look`."""
 
 _IN_GOOD_STANDING = sa.select(devices.c.device_id).where(_MINE, devices.c.revoked_at_s.is_(None))
-_ASSIGNED_TO = (
-    sa.select(assignments.c.device_id, assignments.c.generation, devices.c.revoked_at_s)
-    .join_from(devices, assignments)
+ASSIGNED_TO = (
+    sa.select(devices.c.device_id, assignments.c.generation, devices.c.revoked_at_s)
+    .join_from(devices, assignments, isouter=True)
     .where(_MINE)
 )
+"""What `newer_desired` is told by, of device `sender` and of those that it carries for: for `Database.look`."""
+
 _SAVE_REPORT = (
     devices.update()
     .where(devices.c.device_id == sa.bindparam("this"))
     .values(report=sa.bindparam("said"), last_seen_s=sa.bindparam("seen_s"))
+)
+# One that waited: another replica may have kept a newer one meanwhile, or the device was revoked.
+_SAVE_BEAT = _SAVE_REPORT.where(
+    sa.or_(devices.c.last_seen_s.is_(None), devices.c.last_seen_s <= sa.bindparam("seen_s")),
+    devices.c.revoked_at_s.is_(None),
 )
 
 _ASSIGNED = (
@@ -262,23 +271,41 @@ def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *
     known.
     """
     for report in reports:
-        kept = report
-        if report.profile is None:
-            query = sa.select(devices.c.report).where(devices.c.device_id == report.device_id).with_for_update()
-            before = connection.execute(query).scalar()
-            known, _ = stored_report(before)
-            if known is not None:
-                kept = msgspec.structs.replace(report, profile=known.profile)
-        said = {"this": report.device_id, "said": to_json(kept).decode(), "seen_s": now_s - report.age_s}
-        run_in(connection, _SAVE_REPORT, said)
+        _save(connection, _SAVE_REPORT, report, seen_s=now_s - report.age_s)
+
+
+def save_beats(connection: sa.Connection, beats: Iterable[tuple[DeviceReport, float]]) -> None:
+    """The same of reports that were put aside, each with when it was said; where nothing newer was kept since."""
+    for report, seen_s in beats:
+        _save(connection, _SAVE_BEAT, report, seen_s=seen_s)
+
+
+def _save(connection: sa.Connection, statement: sa.Update, report: DeviceReport, *, seen_s: float) -> None:
+    kept = report
+    if report.profile is None:
+        query = sa.select(devices.c.report).where(devices.c.device_id == report.device_id).with_for_update()
+        before = connection.execute(query).scalar()
+        known, _ = stored_report(before)
+        if known is not None:
+            kept = msgspec.structs.replace(report, profile=known.profile)
+    run_in(connection, statement, {"this": report.device_id, "said": to_json(kept).decode(), "seen_s": seen_s})
 
 
 def newer_desired(connection: sa.Connection, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
-    """What is newer than it knows of for the sender and for devices that it carries for."""
+    """What is newer than it knows of for the sender and for devices that it carries for. Raises Refused if the sender
+    was revoked: also while its request was held open, or still on its way up.
+    """
+    return newer_of(run_in(connection, ASSIGNED_TO, {"sender": sender}), sender, known)
+
+
+def newer_of(rows: Sequence[Sequence[Any]], sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
+    """The same of the rows of ASSIGNED_TO."""
+    if not any(device_id == sender and revoked_at_s is None for device_id, _, revoked_at_s in rows):
+        raise revoked(sender)
     return tuple(
         Desired(device_id=device_id, generation=generation, revoked=revoked_at_s is not None)
-        for device_id, generation, revoked_at_s in run_in(connection, _ASSIGNED_TO, {"sender": sender})
-        if generation > known.get(device_id, 0)
+        for device_id, generation, revoked_at_s in rows
+        if generation is not None and generation > known.get(device_id, 0)
     )
 
 

@@ -1,6 +1,6 @@
 """What every request asks, handed to SQLite's driver itself: SQLAlchemy's way to it takes ten times as long as SQLite.
 
-Outside transactions one row by its key (`Glance`), within them any statement. Neighbour: `database`.
+Outside transactions what is read by key (`Glance`), within them any statement. Neighbour: `database`.
 """
 
 import sqlite3
@@ -62,15 +62,14 @@ class Glance:
         self._engine = engine
         self._connection: sqlite3.Connection | None = None
 
-    def first(self, query: sa.Select[Any], values: dict[str, str]) -> Sequence[Any] | None:
-        """The first row, None if there is none. values: of the query's parameters. Raises Unavailable."""
+    def rows(self, query: sa.Select[Any], values: dict[str, str]) -> Sequence[Sequence[Any]]:
+        """What a query gives. values: of its parameters. Raises Unavailable."""
         text, names = _compiled(self._engine.dialect, query)
         try:
-            row = self._opened().execute(text, [values[name] for name in names]).fetchone()
+            return self._opened().execute(text, [values[name] for name in names]).fetchall()
         except sqlite3.Error as error:
             self.close()
             raise unavailable(error) from error
-        return cast("Sequence[Any] | None", row)
 
     def close(self) -> None:
         """Let go of the connection; the next question opens one anew."""
