@@ -156,11 +156,17 @@ class Folder:
     def _waiting(self, after: str, seen_ns: int) -> tuple[int, list[str]]:
         """When the folder changed last, and the names to come; none are looked for if it has not since seen_ns."""
         stamp_ns = self._folder.stat().st_mtime_ns
-        if stamp_ns == seen_ns:
+        if stamp_ns == seen_ns or not (seen := self._listed(after)):
             return stamp_ns, []
-        found = [path for path in self._folder.iterdir() if path.suffix.lower() in self._cut.suffixes]
-        names = [path.name for path in found if not path.is_dir()]
-        return stamp_ns, sorted(name for name in names if name > after and not name.startswith("."))
+        # What comes while a folder is listed may be listed or not, in any order: ext4 goes by hashes of names. But what
+        # was there before the newest of these is there now, and what a second look shows beyond it waits for the next.
+        newest = max(seen)
+        return stamp_ns, sorted(name for name in self._listed(after) if name <= newest)
+
+    def _listed(self, after: str) -> list[str]:
+        """Names to come that the cut can read, in no order."""
+        to_come = (path for path in self._folder.iterdir() if path.name > after and not path.name.startswith("."))
+        return [path.name for path in to_come if path.suffix.lower() in self._cut.suffixes and not path.is_dir()]
 
     def _wait_until_whole(self, path: Path, stop: threading.Event) -> EdgeloopError | None:
         """Wait for whoever writes the file. Returns why it cannot be had, if so."""

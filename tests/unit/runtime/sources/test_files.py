@@ -80,6 +80,24 @@ def test_file_that_comes_to_an_old_folder_is_seen(tmp_path: Path, stop: threadin
     assert next(frames).name == "b.png"
 
 
+def test_file_that_comes_while_a_folder_is_listed_is_not_passed_over(
+    tmp_path: Path, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ext4 lists: by hashes of names, so that of two that come meanwhile it may show the later one alone."""
+    honest = Path.iterdir
+    listings = itertools.count()
+
+    def listed(folder: Path) -> Iterator[Path]:
+        if next(listings) == 0:
+            _fill(folder, "a.png", "b.png")
+            return iter([folder / "b.png"])
+        return honest(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    frames = _folder(tmp_path).frames(stop)
+    assert _names(frames, 2) == ["a.png", "b.png"]
+
+
 def test_earlier_run_is_taken_up_after_its_last_name(tmp_path: Path, stop: threading.Event) -> None:
     _fill(tmp_path, "a.png", "b.png", "c.png")
     assert _names(_folder(tmp_path, after="b.png").frames(stop), 1) == ["c.png"]
