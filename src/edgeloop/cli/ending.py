@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
+from edgeloop import ownership
 from edgeloop.contracts.errors import EdgeloopError, Unavailable
 
 READER_LEFT = 141
@@ -29,6 +30,7 @@ def run_to_end(work: Callable[[], object]) -> None:
     """
     ending = _Ending()
     atexit.register(ending.leave)
+    ownership.take_over()
     try:
         _run(work)
         ending.code = 0

@@ -8,20 +8,24 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, cast
 
+from edgeloop import ownership
 from edgeloop.contracts.errors import Unavailable
 from edgeloop.runtime.engines.quiet import without_native_chatter
 
 _EXTRAS = ("jax", "matplotlib", "pandas", "sklearn")
-"""What Keras and TensorFlow import if it is there, two fifths of the time that they take, for what no worker asks for:
+"""What Keras and TensorFlow import if it is there, half of the time that they take, for what we never ask of them:
 models from JAX, pictures, data frames, estimators."""
 
 
 def import_keras() -> Any:
-    """The keras module. Raises Unavailable if it is not installed, or runs on another backend."""
+    """The keras module; in a process of our own without what it has for others, such as data frames. Raises
+    Unavailable if it is not installed, or runs on another backend.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    extras = _EXTRAS if ownership.is_ours() else ()
     try:
-        with warnings.catch_warnings(), without_native_chatter():
+        with warnings.catch_warnings(), without_native_chatter(), _not_to_be_found(extras):
             warnings.simplefilter("ignore")
             import keras
             import tensorflow as tf
@@ -44,13 +48,11 @@ def seed_everything(keras: Any, seed: int) -> None:
 
 
 def use_threads(count: int) -> None:
-    """Let TensorFlow compute with so many threads from now on, in a worker's process that has not used it yet.
-
-    Keras does without what it has for others then, such as data frames. Raises Unavailable if TensorFlow is at work in
-    this process already.
+    """Let TensorFlow compute with so many threads from now on, in a process of ours that has not used it yet: a
+    worker's. Raises Unavailable if TensorFlow is at work in this process already.
     """
-    with _not_to_be_found(_EXTRAS):
-        import_keras()
+    ownership.take_over()
+    import_keras()
     import tensorflow as tf
 
     try:

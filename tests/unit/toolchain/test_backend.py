@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 _WORKER = """
 import sys
 from edgeloop.toolchain.backend import import_keras, use_threads
@@ -14,6 +16,28 @@ import pandas, sklearn.svm  # for those who ask for them themselves
 net = keras.Sequential([keras.layers.Dense(2)])
 print(net(np.ones((1, 3), np.float32)).shape, sklearn.svm.SVC.__name__)
 """
+
+
+_BEGIN = """
+import sys
+from edgeloop.toolchain.backend import import_keras
+"""
+_END = """
+print(*sorted({"matplotlib", "pandas", "sklearn"} & set(sys.modules)))
+"""
+_COMMAND = """
+from edgeloop.cli.ending import run_to_end
+run_to_end(import_keras)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "loaded"), [("import_keras()", "matplotlib pandas sklearn"), (_COMMAND, "")], ids=["somebody's", "ours"]
+)
+def test_keras_is_whole_in_a_process_that_is_not_ours(how: str, loaded: str) -> None:
+    script = f"{_BEGIN}\n{how}\n{_END}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=150)
+    assert done.stdout.splitlines() == [loaded]
 
 
 def test_worker_imports_keras_without_what_it_has_for_others_and_finds_these_afterwards() -> None:
