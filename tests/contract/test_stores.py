@@ -500,6 +500,21 @@ def _report(database: Database, *, alarm: bool, active: str) -> None:
     database.write_now(lambda c: fleet.save_reports(c, (said,), now_s=1.0))
 
 
+def test_beat_is_kept_where_nothing_else_was_since_of_whoever_is_not_revoked(database: Database) -> None:
+    names = ("camera-1", "camera-2", "camera-3")
+    for name in names:
+        _enrol(database, name)
+    said = [DeviceReport(device_id=name, known_generation=0) for name in names]
+    database.write_now(lambda c: fleet.save_reports(c, tuple(said), now_s=1.1))
+    database.write_now(lambda c: fleet.save_reports(c, (said[1],), now_s=1.2))
+    database.write_now(lambda c: fleet.revoke(c, "camera-3", now_s=1.3))
+    beats = [fleet.Beat(msgspec.structs.replace(one, health=Health(readings=7)), 61.1, 1.1) for one in said]
+    assert database.write_now(lambda c: fleet.save_beats(c, beats)) == {"camera-1"}
+    views = {view.device_id: view for view in database.read_now(fleet.list_devices)}
+    assert [views[name].last_seen_s for name in names] == [61.1, 1.2, 1.1]
+    assert [view.report.health.readings for view in views.values() if view.report] == [7, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("alarm", "active", "drifted"),
     [(True, "tiny@1.0.0", True), (False, "tiny@1.0.0", False), (True, "tiny@2.0.0", False)],

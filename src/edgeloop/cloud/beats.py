@@ -1,30 +1,38 @@
 """What devices say of how they fare is answered first, and kept a moment later, of all devices at once.
 
-A beat is a report that says what its sender said before, but for its health; and before was kept. Rules kept here: what
-is news, and whatever a node brings, is no beat and waits for its commit; a beat that could not be kept is told in the
-log, and until something was kept again there are no beats. A cloud that is killed forgets those of its last second,
-which the devices say anew within a minute. Neighbour: `hub`; source: docs/adr/0041.
+A beat is a report that says what its sender said before, but for the counts in its health; and before was kept, by this
+process. Rules kept here: news waits for its commit, and so does whatever a node brings; a beat is kept only where
+nothing else was kept of its device since, by any replica; where beats could not be kept the log says so, and the next
+reports wait for their commits. A cloud that is killed forgets the beats of its last second. Neighbour: `hub`; source:
+docs/adr/0041.
 """
 
 import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
-import sqlalchemy as sa
 import structlog
 
 from edgeloop.cloud.store import fleet
 from edgeloop.cloud.store.database import Database
 from edgeloop.contracts.codec import to_msgpack
 from edgeloop.contracts.errors import EdgeloopError
-from edgeloop.contracts.messages import DeviceReport, Health
+from edgeloop.contracts.messages import DeviceReport, Health, SourceHealth
 
 _log = structlog.get_logger(__name__)
 
 _EVERY_S = 1.0
-_NOT_SAID = Health()
+
+
+class _Kept(NamedTuple):
+    """What was committed of a device: a digest of what it said, and when it said it."""
+
+    digest: bytes
+    seen_s: float
 
 
 class Beats:
@@ -36,55 +44,82 @@ class Beats:
         self._database = database
         self._clock = clock
         self._every_s = every_s
-        self._kept: dict[str, bytes] = {}
+        self._kept: dict[str, _Kept] = {}
         self._waiting: dict[str, tuple[DeviceReport, float]] = {}
         self._keeping: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
 
     def is_beat(self, sender: str, reports: Sequence[DeviceReport]) -> bool:
-        """Whether a sender's reports hold nothing but its own health."""
-        if len(reports) != 1 or reports[0].device_id != sender:
+        """Whether a sender's reports hold nothing but how it fares."""
+        if len(reports) != 1 or reports[0].device_id != sender or sender not in self._kept:
             return False
-        return self._kept.get(sender) == _digest(reports[0])
+        update = reports[0].update
+        # Another replica may have heard of a later state of an update that goes on.
+        is_settled = update is None or update.state.is_final
+        return is_settled and self._kept[sender].digest == _digest(reports[0])
 
     def put(self, report: DeviceReport) -> None:
         """Keep a beat within a moment."""
         self._waiting[report.device_id] = (report, self._clock() - report.age_s)
         if self._keeping is None:
-            self._keeping = asyncio.create_task(self._keep_soon())
+            self._keeping = asyncio.create_task(self._keep_all())
 
-    def note_kept(self, sender: str, reports: Sequence[DeviceReport]) -> None:
-        """What a sender said of itself was committed: beats are measured by it, and older ones are of no use."""
+    def forget(self, sender: str) -> None:
+        """News of a sender is about to be committed: what was said before it is of no use."""
+        self._kept.pop(sender, None)
+        self._waiting.pop(sender, None)
+
+    def note_kept(self, sender: str, reports: Sequence[DeviceReport], *, now_s: float) -> None:
+        """What a sender brought was committed, as of then: its beats are measured by what it said of itself."""
         for report in reports:
-            self._waiting.pop(report.device_id, None)
             if report.device_id == sender:
-                self._kept[sender] = _digest(report)
+                self._kept[sender] = _Kept(_digest(report), now_s - report.age_s)
 
     async def close(self) -> None:
         """Keep what waits."""
+        self._ending.set()
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-            await self._keep()
+            await self._keeping
 
-    async def _keep_soon(self) -> None:
-        await asyncio.sleep(self._every_s)
+    async def _keep_all(self) -> None:
+        """One save at a time, until nothing waits."""
+        while self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every_s):
+                    await self._ending.wait()
+            try:
+                await self._keep()
+            except EdgeloopError as error:
+                self._give_up()
+                _log.warning("beats_not_kept", code=error.code, detail=str(error))
+            except Exception as error:  # noqa: BLE001 - the outer guard: reports are kept without it
+                self._give_up()
+                _log.error("beats_broke", exc_info=error)
         self._keeping = None
-        await self._keep()
+
+    def _give_up(self) -> None:
+        """Whoever reports next waits for its commit, and hears of it where that fails, too."""
+        self._kept.clear()
+        self._waiting.clear()
 
     async def _keep(self) -> None:
-        beats, self._waiting = self._waiting, {}
-
-        def save(connection: sa.Connection) -> None:
-            fleet.save_beats(connection, beats.values())
-
-        try:
-            await self._database.write(save, alone=False)
-        except EdgeloopError as error:
-            # Whoever reports next waits for its commit, and hears of it where that fails, too.
-            self._kept.clear()
-            _log.warning("beats_not_kept", devices=len(beats), code=error.code, detail=str(error))
+        waiting, self._waiting = self._waiting, {}
+        measured = {device_id: self._kept[device_id] for device_id in waiting if device_id in self._kept}
+        beats = [fleet.Beat(*waiting[device_id], before.seen_s) for device_id, before in measured.items()]
+        kept = await self._database.write(lambda connection: fleet.save_beats(connection, beats), alone=False)
+        for device_id, before in measured.items():
+            if self._kept.get(device_id) is not before:
+                continue  # news came meanwhile
+            if device_id in kept:
+                self._kept[device_id] = before._replace(seen_s=waiting[device_id][1])
+            else:
+                self.forget(device_id)
 
 
 def _digest(report: DeviceReport) -> bytes:
-    """Of all that it says but for its health."""
-    return hashlib.blake2b(to_msgpack(msgspec.structs.replace(report, health=_NOT_SAID)), digest_size=16).digest()
+    """Of all that it says but for counts."""
+    health = report.health
+    told = Health(
+        drift_alarm=health.drift_alarm, storage=health.storage, source=SourceHealth(trouble=health.source.trouble)
+    )
+    return hashlib.blake2b(to_msgpack(msgspec.structs.replace(report, health=told)), digest_size=16).digest()

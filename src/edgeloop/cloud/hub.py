@@ -1,7 +1,7 @@
 """The cloud as a hub: the verbs over its stores.
 
 Rule kept here: a batch is acknowledged after its commit, and its samples are on the disk before that commit; of what a
-device reports only its health may come later (`beats`).
+device reports only the counts in its health may come later (`beats`).
 """
 
 import re
@@ -108,8 +108,8 @@ class CloudHub:
         # One event a sender: news of a device that a node carries for wakes the node, however new the device is.
         with self._waker.listening([device_id]) as event:
             if self._beats.is_beat(device_id, reports):
-                newer = await self._newer(device_id, known)
                 self._beats.put(reports[0])
+                newer = await self._newer(device_id, known)
             else:
                 newer = await self._keep(device_id, reports, known)
             if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
@@ -117,30 +117,34 @@ class CloudHub:
         return SyncReply(desired=newer, rejected=rejected)
 
     async def _newer(self, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
+        if len(known) > 1:  # a node's thousands of rows are not for the event loop
+            return await self._database.read(lambda connection: fleet.newer_desired(connection, sender, known))
         return fleet.newer_of(await self._database.look(fleet.ASSIGNED_TO, sender=sender), sender, known)
 
     async def _keep(self, sender: str, reports: tuple[DeviceReport, ...], known: dict[str, int]) -> tuple[Desired, ...]:
         """Commit what was said; returns what is newer than known."""
 
-        def take(connection: sa.Connection) -> tuple[bool, tuple[Desired, ...]]:
+        def take(connection: sa.Connection) -> tuple[bool, tuple[Desired, ...], float]:
+            now_s = self._clock()
             newer = fleet.newer_desired(connection, sender, known)
-            return self._take(connection, sender, reports), newer
+            return self._take(connection, sender, reports, now_s=now_s), newer, now_s
 
-        news, newer = await self._database.write(take, alone=False)
-        self._beats.note_kept(sender, reports)
+        self._beats.forget(sender)
+        news, newer, now_s = await self._database.write(take, alone=False)
+        self._beats.note_kept(sender, reports, now_s=now_s)
         if news:
             self._conductor.nudge()
         return newer
 
-    def _take(self, connection: sa.Connection, sender: str, given: tuple[DeviceReport, ...]) -> bool:
+    def _take(self, connection: sa.Connection, sender: str, given: tuple[DeviceReport, ...], *, now_s: float) -> bool:
         """Keep reports, but for those of revoked devices; True if any of them brings news of an update."""
         reports = given
         if any(report.device_id != sender for report in given):
             heard = fleet.in_good_standing(connection, sender)
             reports = tuple(report for report in given if report.device_id in heard)
-        fleet.save_reports(connection, reports, now_s=self._clock())
+        fleet.save_reports(connection, reports, now_s=now_s)
         updates = [(report.device_id, report.update) for report in reports if report.update is not None]
-        return rollouts.note_reports(connection, updates, now_s=self._clock())
+        return rollouts.note_reports(connection, updates, now_s=now_s)
 
     async def trust(self, device_id: str, request: TrustRequest) -> TrustReply:
         """See Hub.trust."""

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -15,8 +14,8 @@ from edgeloop.cloud.beats import Beats
 from edgeloop.cloud.hub import CloudHub
 from edgeloop.cloud.store import fleet
 from edgeloop.contracts.api import DeviceView
-from edgeloop.contracts.errors import Refused, Unavailable
-from edgeloop.contracts.messages import Desired, DeviceReport, Health, SyncReply, SyncRequest
+from edgeloop.contracts.errors import Refused
+from edgeloop.contracts.messages import Desired, DeviceReport, Health, SourceHealth, SyncReply, SyncRequest
 from edgeloop.contracts.states import Kind, UpdateState
 from small_cloud import PROFILE, START_S, SmallCloud, report, until, update_report
 
@@ -101,23 +100,37 @@ async def test_first_report_is_kept_before_it_is_answered(cloud: SmallCloud) -> 
     assert await is_held_up(cloud, well(1))
 
 
-@pytest.mark.parametrize("news", ["active", "known", "update", "profile"])
+@pytest.mark.parametrize("news", ["active", "known", "profile", "drift", "storage", "source"])
 async def test_news_is_kept_before_it_is_answered(cloud: SmallCloud, news: str) -> None:
     cloud.enrol(CAMERA)
-    await cloud.assign(CAMERA)
-    assignment = cloud.assigned(CAMERA)
-    assert assignment is not None
     said = {
         "active": {"active": "tiny@1.0.0"},
         "known": {"known_generation": 1},
-        "update": {"update": update_report(assignment, UpdateState.ACCEPTING)},
         "profile": {"profile": msgspec.structs.replace(PROFILE, cpu_count=4)},
+        "drift": {"health": Health(readings=2, drift_alarm=True)},
+        "storage": {"health": Health(readings=2, storage="no room")},
+        "source": {"health": Health(readings=2, source=SourceHealth(trouble="unplugged"))},
     }[news]
     await sync(cloud, well(1))
     changed = msgspec.structs.replace(well(2), **said)
     assert await is_held_up(cloud, changed)
     assert readings(cloud) == 2
-    assert not await is_held_up(cloud, msgspec.structs.replace(changed, health=Health(readings=3))), "no news any more"
+    more = msgspec.structs.replace(changed, health=msgspec.structs.replace(changed.health, readings=3))
+    assert not await is_held_up(cloud, more), "no news any more"
+
+
+@pytest.mark.parametrize(
+    ("state", "waits"), [(UpdateState.DOWNLOADING, True), (UpdateState.CONFIRMED, False)], ids=["goes on", "ended"]
+)
+async def test_report_of_an_update_waits_until_it_has_ended(cloud: SmallCloud, state: UpdateState, waits: bool) -> None:
+    """Another replica may have heard of a later state, and then of this one again."""
+    cloud.enrol(CAMERA)
+    await cloud.assign(CAMERA)
+    assignment = cloud.assigned(CAMERA)
+    assert assignment is not None
+    reports = [msgspec.structs.replace(well(count), update=update_report(assignment, state)) for count in (1, 2)]
+    await sync(cloud, reports[0])
+    assert await is_held_up(cloud, reports[1]) == waits
 
 
 async def test_what_a_node_brings_is_kept_before_it_is_answered(cloud: SmallCloud) -> None:
@@ -158,19 +171,70 @@ async def test_revoked_device_is_turned_down_and_a_beat_that_waits_is_not_kept(c
     assert readings(cloud) == 1
 
 
-async def test_older_beat_does_not_take_the_place_of_what_came_after_it(cloud: SmallCloud) -> None:
-    """As where two replicas hear of a device."""
+@pytest.mark.parametrize("other_clock_s", [-30.0, 30.0], ids=["slow", "fast"])
+async def test_beat_gives_way_to_what_another_replica_kept(cloud: SmallCloud, other_clock_s: float) -> None:
+    """Whatever their clocks say."""
     cloud.enrol(CAMERA)
-    other = CloudHub(cloud.stores, cloud.conductor, cloud.waker, clock=cloud.clock)
+    other = CloudHub(cloud.stores, cloud.conductor, cloud.waker, clock=lambda: START_S + other_clock_s)
     await sync(cloud, well(1))
     await sync(cloud, well(2))  # waits here
-    cloud.clock.now_s += 1
     await other.sync(CAMERA, SyncRequest(reports=(well(3, active="tiny@1.0.0"),)))
     await cloud.hub.close()
     await other.close()
     told = seen(cloud)
     assert told.report is not None
-    assert (told.report.active, readings(cloud), told.last_seen_s) == ("tiny@1.0.0", 3, START_S + 1)
+    assert (told.report.active, readings(cloud)) == ("tiny@1.0.0", 3)
+    assert told.last_seen_s == START_S + other_clock_s
+
+
+async def test_after_another_replica_heard_of_a_device_its_next_report_waits(cloud: SmallCloud) -> None:
+    cloud.enrol(CAMERA)
+    other = CloudHub(cloud.stores, cloud.conductor, cloud.waker, clock=lambda: START_S + 5)
+    beats = cloud.hub._beats
+    await sync(cloud, well(1))
+    await other.sync(CAMERA, SyncRequest(reports=(well(2),)))
+    await sync(cloud, well(3))
+
+    async def is_told() -> bool:
+        return not beats.is_beat(CAMERA, (well(4),))
+
+    await until(is_told, "the beat that gave way")
+    assert await is_held_up(cloud, well(4))
+    assert readings(cloud) == 4
+    await other.close()
+
+
+async def test_beats_are_kept_also_after_the_clock_was_set_back(cloud: SmallCloud) -> None:
+    cloud.enrol(CAMERA)
+    await sync(cloud, well(1))
+    cloud.clock.now_s -= 3600
+    await sync(cloud, well(2))
+    await kept(cloud, 2)
+    assert seen(cloud).last_seen_s == START_S - 3600
+
+
+async def test_beat_after_beat_is_kept(cloud: SmallCloud) -> None:
+    cloud.enrol(CAMERA)
+    await sync(cloud, well(1))
+    for count in (2, 3, 4):
+        cloud.clock.now_s += 60
+        await sync(cloud, well(count))
+        await kept(cloud, count)
+    assert seen(cloud).last_seen_s == START_S + 180
+
+
+async def test_beats_that_come_while_others_are_being_kept_are_kept_after_them(cloud: SmallCloud) -> None:
+    cloud.enrol(CAMERA)
+    beats = Beats(cloud.database, clock=cloud.clock, every_s=0.0)
+    cloud.database.write_now(lambda c: fleet.save_reports(c, (well(1),), now_s=cloud.clock()))
+    beats.note_kept(CAMERA, (well(1),), now_s=cloud.clock())
+    with held_up(cloud):
+        for count in range(2, 10):
+            beats.put(well(count))
+            await asyncio.sleep(0.01)
+        assert cloud.database._writer._tasks.qsize() == 1, "one save at a time"
+    await beats.close()
+    assert readings(cloud) == 9
 
 
 async def test_news_takes_the_place_of_a_beat_that_waits(cloud: SmallCloud) -> None:
@@ -190,23 +254,26 @@ async def test_what_waits_is_kept_at_the_end(cloud: SmallCloud) -> None:
     assert readings(cloud) == 2
 
 
-async def test_after_a_beat_could_not_be_kept_the_next_waits_for_its_commit(
-    cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("broken", "event"),
+    [("RAISE(FAIL, 'no')", "beats_broke"), ("no_such_function()", "beats_not_kept")],
+    ids=["as nobody foresaw", "unavailable"],
+)
+async def test_after_beats_could_not_be_kept_the_next_report_waits_for_its_commit(
+    cloud: SmallCloud, broken: str, event: str
 ) -> None:
     cloud.enrol(CAMERA)
-    beats = Beats(cloud.database, clock=cloud.clock, every_s=0.0)
-    beats.note_kept(CAMERA, (well(1),))
-    assert beats.is_beat(CAMERA, (well(2),))
-
-    async def fail(*_: object, **__: object) -> None:
-        raise Unavailable("no space left on the disk")
-
-    monkeypatch.setattr(cloud.database, "write", fail)
+    await sync(cloud, well(1))
+    trigger = f"CREATE TRIGGER broken BEFORE UPDATE ON devices BEGIN SELECT {broken}; END"
+    await cloud.database.write(lambda c: c.exec_driver_sql(trigger).close())
     with capture_logs() as logs:
-        beats.put(well(2))
-        await asyncio.sleep(0.05)
-    assert logs == [
-        {"event": "beats_not_kept", "devices": 1, "code": "unavailable", "detail": ANY, "log_level": "warning"}
-    ]
-    assert not beats.is_beat(CAMERA, (well(3),))
-    await beats.close()
+        await sync(cloud, well(2))
+
+        async def is_told() -> bool:
+            return bool(logs)
+
+        await until(is_told, "a word in the log")
+    assert [one["event"] for one in logs] == [event]
+    await cloud.database.write(lambda c: c.exec_driver_sql("DROP TRIGGER broken").close())
+    assert await is_held_up(cloud, well(3))
+    assert readings(cloud) == 3

@@ -38,11 +38,9 @@ _SAVE_REPORT = (
     .where(devices.c.device_id == sa.bindparam("this"))
     .values(report=sa.bindparam("said"), last_seen_s=sa.bindparam("seen_s"))
 )
-# One that waited: another replica may have kept a newer one meanwhile, or the device was revoked.
 _SAVE_BEAT = _SAVE_REPORT.where(
-    sa.or_(devices.c.last_seen_s.is_(None), devices.c.last_seen_s <= sa.bindparam("seen_s")),
-    devices.c.revoked_at_s.is_(None),
-)
+    devices.c.last_seen_s == sa.bindparam("before_s"), devices.c.revoked_at_s.is_(None)
+).returning(devices.c.device_id)
 
 _ASSIGNED = (
     sa.select(
@@ -271,16 +269,33 @@ def save_reports(connection: sa.Connection, reports: tuple[DeviceReport, ...], *
     known.
     """
     for report in reports:
-        _save(connection, _SAVE_REPORT, report, seen_s=now_s - report.age_s)
+        run_in(connection, _SAVE_REPORT, _said(connection, report, seen_s=now_s - report.age_s))
 
 
-def save_beats(connection: sa.Connection, beats: Iterable[tuple[DeviceReport, float]]) -> None:
-    """The same of reports that were put aside, each with when it was said; where nothing newer was kept since."""
-    for report, seen_s in beats:
-        _save(connection, _SAVE_BEAT, report, seen_s=seen_s)
+class Beat(msgspec.Struct, frozen=True):
+    """A report that was put aside. seen_s: when it was said. before_s: the same of what was kept of its device then."""
+
+    report: DeviceReport
+    seen_s: float
+    before_s: float
 
 
-def _save(connection: sa.Connection, statement: sa.Update, report: DeviceReport, *, seen_s: float) -> None:
+def save_beats(connection: sa.Connection, beats: Iterable[Beat]) -> set[str]:
+    """Keep what devices say of themselves where nothing else was kept of them since, and they are not revoked; returns
+    whose was kept.
+    """
+    rows = (
+        run_in(
+            connection,
+            _SAVE_BEAT,
+            {**_said(connection, beat.report, seen_s=beat.seen_s), "before_s": beat.before_s},
+        )
+        for beat in beats
+    )
+    return {str(device_id) for given in rows for (device_id,) in given}
+
+
+def _said(connection: sa.Connection, report: DeviceReport, *, seen_s: float) -> dict[str, object]:
     kept = report
     if report.profile is None:
         query = sa.select(devices.c.report).where(devices.c.device_id == report.device_id).with_for_update()
@@ -288,7 +303,7 @@ def _save(connection: sa.Connection, statement: sa.Update, report: DeviceReport,
         known, _ = stored_report(before)
         if known is not None:
             kept = msgspec.structs.replace(report, profile=known.profile)
-    run_in(connection, statement, {"this": report.device_id, "said": to_json(kept).decode(), "seen_s": seen_s})
+    return {"this": report.device_id, "said": to_json(kept).decode(), "seen_s": seen_s}
 
 
 def newer_desired(connection: sa.Connection, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:

@@ -143,20 +143,23 @@ class Folder:
             else:
                 tally.add(reopened=int(is_lost))
                 is_lost = False
+            seen_ns = stamp_ns
             for name in names:
                 after = name
                 yield self._folder / name
             if not self._follow:
                 return
-            # A folder's time has a grain: only one that has rested is known to hold nothing new.
-            seen_ns = stamp_ns if abs(time.time_ns() - stamp_ns) > 2 * 10**9 else -1
             if not names:
                 stop.wait(_POLL_S)
 
     def _waiting(self, after: str, seen_ns: int) -> tuple[int, list[str]]:
-        """When the folder changed last, and the names to come; none are looked for if it has not since seen_ns."""
+        """When the folder changed last, -1 where it may change again without showing, and the names to come. None are
+        looked for if it has not changed since seen_ns.
+        """
         stamp_ns = self._folder.stat().st_mtime_ns
-        if stamp_ns == seen_ns or not (seen := self._listed(after)):
+        if abs(time.time_ns() - stamp_ns) <= 2 * 10**9:  # its time has a grain
+            stamp_ns = -1
+        if stamp_ns == seen_ns >= 0 or not (seen := self._listed(after)):
             return stamp_ns, []
         # What comes while a folder is listed may be listed or not, in any order: ext4 goes by hashes of names. But what
         # was there before the newest of these is there now, and what a second look shows beyond it waits for the next.

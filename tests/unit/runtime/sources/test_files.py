@@ -98,6 +98,20 @@ def test_file_that_comes_while_a_folder_is_listed_is_not_passed_over(
     assert _names(frames, 2) == ["a.png", "b.png"]
 
 
+def test_file_that_comes_within_the_grain_of_the_folders_time_is_seen(
+    tmp_path: Path, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where whoever takes the frames is slower than that grain."""
+    _fill(tmp_path, "a.png")
+    stamp_ns = tmp_path.stat().st_mtime_ns
+    frames = _folder(tmp_path).frames(stop)
+    assert next(frames).name == "a.png"
+    _fill(tmp_path, "b.png")
+    os.utime(tmp_path, ns=(stamp_ns, stamp_ns))
+    monkeypatch.setattr(time, "time_ns", lambda: stamp_ns + 3 * 10**9)
+    assert next(frames).name == "b.png"
+
+
 def test_earlier_run_is_taken_up_after_its_last_name(tmp_path: Path, stop: threading.Event) -> None:
     _fill(tmp_path, "a.png", "b.png", "c.png")
     assert _names(_folder(tmp_path, after="b.png").frames(stop), 1) == ["c.png"]
