@@ -67,7 +67,7 @@ def killed(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def powerless(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
-    """Power cuts in each step; controls without fsync."""
+    """Power cuts in each step of a device; controls without fsync."""
     reason = disk.why_not()
     if reason:
         yield Row(work="cuts", test="power cuts", note=f"skipped: {reason}")
@@ -78,20 +78,27 @@ def powerless(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
         at = caught[step]
         told = f"{cuts.CONTROLS[step]} was caught by cut {at}" if at else f"{cuts.CONTROLS[step]} was not caught"
         notes = (f"over {done.versions} versions", f"control: {told}")
-        yield _cut_row(done, step, scale.cuts_each, control_failed=at > 0, notes=notes)
+        yield _cut_row("cuts", done, step, scale.cuts_each, control_failed=at > 0, notes=notes)
+
+
+def powerless_in_trials(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
+    """Power cuts while a version is tried in a process of its own."""
+    reason = disk.why_not()
+    if reason:
+        yield Row(work="trials", test="power cuts of trials", note=f"skipped: {reason}")
+        return
     tried = cuts.run(warm, folder / "trials", each=scale.trials, steps=cuts.TRIAL, until_s=scale.until_s)
     for step in cuts.TRIAL:
-        yield _cut_row(tried, step, scale.trials, notes=("with the real processes for trying and answering",))
-    yield _cloud_cut(warm, folder, scale)
+        yield _cut_row("trials", tried, step, scale.trials, notes=("with the real processes for trying and answering",))
 
 
 def _cut_row(
-    done: cuts.Cuts, step: str, wanted: int, *, notes: tuple[str, ...], control_failed: bool | None = None
+    work: str, done: cuts.Cuts, step: str, wanted: int, *, notes: tuple[str, ...], control_failed: bool | None = None
 ) -> Row:
     wrong = [one for one in done.found if one.step == step]
     corrupt, lost = sum(bool(one.corrupt) or one.none_whole for one in wrong), sum(one.lost for one in wrong)
     return Row(
-        work="cuts",
+        work=work,
         test=f"power cut during {step}",
         runs=done.cuts[step],
         result=f"{corrupt} corrupt, {lost} rows lost",
@@ -102,12 +109,17 @@ def _cut_row(
     )
 
 
-def _cloud_cut(warm: Warm, folder: Path, scale: Scale) -> Row:
+def powerless_above(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
+    """Power cuts of a cloud; controls without fsync."""
+    reason = disk.why_not()
+    if reason:
+        yield Row(work="cloud", test="power cuts of a cloud", note=f"skipped: {reason}")
+        return
     done = cloud_cuts.run(warm, folder / "cloud", cuts=scale.cuts_each, until_s=scale.until_s)
     faulty = {fault: cloud_cuts.control(warm, folder / fault, fault=fault) for fault in cloud_cuts.FAULTS}
     told = ", ".join(f"{fault} lost {one.lost} in {one.cuts} cuts" for fault, one in faulty.items())
-    return Row(
-        work="cuts",
+    yield Row(
+        work="cloud",
         test="power cut of a cloud that takes in events and samples",
         runs=done.cuts,
         result=f"{done.lost} lost of {done.acknowledged:,} acknowledged",
@@ -180,13 +192,15 @@ def once_more(_warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
 
 WORKS: dict[str, Callable[[Warm, Path, Scale], Iterator[Row]]] = {
     "kills": killed,
-    "cuts": powerless,
+    "trials": powerless_in_trials,
+    "cloud": powerless_above,
     "full": crowded,
     "clocks": out_of_time,
     "links": cut_off,
     "suites": once_more,
+    "cuts": powerless,
 }
-"""By name, in the order of the table."""
+"""By name, in the order of the table; last what takes all the time that is left."""
 
 
 def _met(is_good: bool, runs: int, wanted: int) -> bool | None:
