@@ -55,7 +55,7 @@ def table(found: dict[int, dict[str, float]], others: Sequence[Row]) -> str:
         "|---|---|---|---|",
     ]
     for row in others:
-        result = "not run" if row.result is None else told(row.result)
+        result = told(row.result) if row.result is not None else "not reached" if row.runs else "not run"
         met = {True: "yes", False: "no", None: ""}[row.met]
         lines.append(f"| {row.work} | {result} | {row.target} | {met} |")
     return "\n".join(lines)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgeloop import ownership
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 if TYPE_CHECKING:
@@ -24,9 +22,8 @@ time of the tests that train."""
 
 
 def pytest_configure() -> None:
-    """Look for garbage seldom; pytest looks at the end in any case. And have Keras come without its extras."""
+    """Look for garbage seldom; pytest looks at the end in any case."""
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    ownership.take_over()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
