@@ -42,7 +42,7 @@ from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Refused
 from edgeloop.contracts.messages import Assignment, WatchBounds
 from edgeloop.contracts.names import BundleRef
 from edgeloop.contracts.states import Kind, Outcome, RolloutState, UpdateState
-from edgeloop.hub.waker import Waker, wait_for_news
+from edgeloop.hub.waker import News, Waker
 
 _log = structlog.get_logger(__name__)
 _DRIFT_WINDOW = 200
@@ -72,7 +72,7 @@ class Conductor:
         self._waker = waker
         self._clock = clock
         self._listening = Listening(clock=clock, ticks=time.monotonic)
-        self._nudged = asyncio.Event()
+        self._nudged = News()
         self._stepping: set[asyncio.Task[None]] = set()
 
     async def start(self, request: RolloutRequest) -> RolloutView:
@@ -138,7 +138,7 @@ class Conductor:
     async def run(self, *, tick_s: float) -> None:
         """Look at the rollouts at every nudge and every tick, until cancelled."""
         while True:
-            await wait_for_news(self._nudged, tick_s)
+            await self._nudged.wait(tick_s)
             self._nudged.clear()
             began_s = time.monotonic()
             self._listening.look()

@@ -32,6 +32,7 @@ from edgeloop.contracts.messages import (
     Event,
     InferReply,
     InferRequest,
+    RejectedReport,
     Sample,
     SendReply,
     SendRequest,
@@ -45,7 +46,7 @@ from edgeloop.hub.along import SmallFiles
 from edgeloop.hub.batches import answered, sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.reports import sort_out_reports
-from edgeloop.hub.waker import Waker, wait_for_news
+from edgeloop.hub.waker import Waker
 from edgeloop.runtime.answerer import Answerer
 from edgeloop.transport.seal import Keyring
 
@@ -100,21 +101,26 @@ class CloudHub:
 
     async def sync(self, device_id: str, request: SyncRequest) -> SyncReply:
         """See Hub.sync."""
-        known = request.generations()
+        known, wait_s = request.generations(), request.wait_s
         await self._check_carries(device_id, known)
 
-        reports, rejected = sort_out_reports(request.reports, device_id)
-
         # One event a sender: news of a device that a node carries for wakes the node, however new the device is.
-        with self._waker.listening([device_id]) as event:
-            if self._beats.is_beat(device_id, reports):
-                self._beats.put(reports[0])
-                newer = await self._newer(device_id, known)
-            else:
-                newer = await self._keep(device_id, reports, known)
-            if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
+        with self._waker.listening([device_id]) as news:
+            newer, rejected = await self._hear(device_id, request.reports, known)
+            del request  # what was said is kept: thousands wait here, and hold none of it
+            if not newer and wait_s > 0 and await news.wait(wait_s):
                 newer = await self._newer(device_id, known)
         return SyncReply(desired=newer, rejected=rejected)
+
+    async def _hear(
+        self, sender: str, given: tuple[DeviceReport, ...], known: dict[str, int]
+    ) -> tuple[tuple[Desired, ...], tuple[RejectedReport, ...]]:
+        """What is newer than known once reports are kept, or put aside to be; and which are not taken."""
+        reports, rejected = sort_out_reports(given, sender)
+        if self._beats.is_beat(sender, reports):
+            self._beats.put(reports[0])
+            return await self._newer(sender, known), rejected
+        return await self._keep(sender, reports, known), rejected
 
     async def _newer(self, sender: str, known: dict[str, int]) -> tuple[Desired, ...]:
         if len(known) > 1:  # a node's thousands of rows are not for the event loop

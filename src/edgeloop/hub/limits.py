@@ -10,9 +10,9 @@ forgotten first. One a process, used from one event loop; replicas count each fo
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from types import TracebackType
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
 from edgeloop.contracts.messages import MAX_BODY_BYTES
@@ -162,9 +162,12 @@ class Shares:
         self._bytes = Buckets(hz=limits.bytes_hz, burst=limits.bytes_burst, most=most, clock=clock)
         self._at_once: Counter[str] = Counter()
 
-    @contextmanager
-    def taking(self, device_id: str, size_bytes: int) -> Iterator[None]:
-        """Room for one request while it is answered. Raises TooMany."""
+    def taking(self, device_id: str, size_bytes: int) -> "Share":
+        """Room for one request while it is answered, as a context. Raises TooMany as it is entered."""
+        return Share(self, device_id, size_bytes)
+
+    def take(self, device_id: str, size_bytes: int) -> None:
+        """One request more is open, until `give_back`. Raises TooMany."""
         if self._at_once[device_id] >= self._limits.most_at_once:
             raise TooMany(f"{device_id!r} has {self._limits.most_at_once} requests open already; end some first", 1.0)
         wait_s = self._requests.take(device_id) or self._bytes.take(device_id, size_bytes)
@@ -175,9 +178,30 @@ class Shares:
                 wait_s,
             )
         self._at_once[device_id] += 1
-        try:
-            yield
-        finally:
-            self._at_once[device_id] -= 1
-            if not self._at_once[device_id]:
-                del self._at_once[device_id]
+
+    def give_back(self, device_id: str) -> None:
+        """One request is answered."""
+        self._at_once[device_id] -= 1
+        if not self._at_once[device_id]:
+            del self._at_once[device_id]
+
+
+class Share:
+    """A context: see `Shares.taking`. Small, since ten thousand requests are held at once."""
+
+    __slots__ = ("_device_id", "_shares", "_size_bytes")
+
+    def __init__(self, shares: Shares, device_id: str, size_bytes: int) -> None:
+        self._shares = shares
+        self._device_id = device_id
+        self._size_bytes = size_bytes
+
+    def __enter__(self) -> None:
+        """It is taken."""
+        self._shares.take(self._device_id, self._size_bytes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It is given back."""
+        self._shares.give_back(self._device_id)

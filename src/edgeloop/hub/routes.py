@@ -9,24 +9,27 @@ expanded once the signature holds. Every failure is answered with an ErrorReply 
 import io
 import math
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import structlog
 import zstandard
-from litestar import MediaType, Request, Response, Router, get, post
-from litestar.exceptions import HTTPException
+from litestar import MediaType, Request, Response, Router, asgi, get
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.handlers import ASGIRouteHandler
 from litestar.params import FromPath
 from litestar.response import Stream
-from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused, by_code
 from edgeloop.contracts.messages import (
     MAX_BODY_BYTES,
+    EnrolReply,
     EnrolRequest,
     ErrorReply,
     InferRequest,
@@ -35,13 +38,14 @@ from edgeloop.contracts.messages import (
     TrustRequest,
 )
 from edgeloop.contracts.proof import Claim
+from edgeloop.hub.asked import Asked
 from edgeloop.hub.bodies import Bodies, Held
-from edgeloop.hub.limits import Failures, Limits, Shares, TooMany
+from edgeloop.hub.limits import Failures, Limits, Share, Shares, TooMany
 from edgeloop.hub.port import Hub, Served
 from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_claim
 
 T = TypeVar("T")
-AnyRequest = Request[Any, Any, Any]
+_Answer = Callable[[Asked], Awaitable[object]]
 
 _log = structlog.get_logger(__name__)
 _CHUNK_BYTES = 256 * 1024
@@ -52,12 +56,23 @@ _HTTP_CODES = {400: "invalid_input", 401: "refused", 403: "refused", 404: "not_f
                413: "invalid_input", 429: "unavailable", 503: "unavailable"}  # fmt: skip
 
 
+M = TypeVar("M", bound=msgspec.Struct)
+
+
 @dataclass
 class _Asker:
     """Where a request comes from, and who it says it is, once that is read."""
 
     address: str
     claimed: str = ""
+
+
+class _Proven(NamedTuple):
+    """A request whose sender is known; the body as it came."""
+
+    device_id: str
+    claim: Claim
+    body: bytes
 
 
 class _Border:
@@ -70,33 +85,41 @@ class _Border:
         self._failures = Failures(limits)
         self._bodies = Bodies(limits)
 
-    @asynccontextmanager
-    async def proven(self, request: AnyRequest) -> AsyncIterator[tuple[str, bytes]]:
-        """The device that sent this, and the expanded body, while it is answered. Raises Refused or TooMany."""
-        with self._answering_for(request) as asker, self._bodies_of(request, asker) as (claim, held):
+    async def proven(self, asked: Asked) -> _Proven:
+        """Who sent this. Raises Refused or TooMany."""
+        with self._answering_for(asked) as asker, self._bodies_of(asked, asker) as (claim, held):
             key = await self._hub.public_key(claim.device_id)
             # A stranger's is not worth reading, and a GET has none.
-            is_read = key is not None and request.method != "GET"
-            body = await held.read(request.stream(), max_bytes=MAX_BODY_BYTES) if is_read else b""
-            device_id = self._checker.check_sender(_signed(request, body, claim), key)
+            is_read = key is not None and asked.method != "GET"
+            body = await held.read(asked.body(max_bytes=MAX_BODY_BYTES), max_bytes=MAX_BODY_BYTES) if is_read else b""
+            device_id = self._checker.check_sender(_signed(asked, body, claim), key)
         self._failures.note_proven(asker.address, device_id)
-        with self._shares.taking(device_id, len(body)):
-            # After the share is taken: what is remembered of a device's requests is bounded by how many it may send.
-            with self._answering_for(request, device_id):
-                await self._checker.use_nonce(claim)
-            yield device_id, _expand(body, request.headers.get("content-encoding"), MAX_BODY_BYTES)
+        return _Proven(device_id, claim, body)
 
-    async def enrolment(self, request: AnyRequest) -> EnrolRequest:
+    def share_of(self, sender: _Proven) -> Share:
+        """Its share, while it is answered. Raises TooMany."""
+        return self._shares.taking(sender.device_id, len(sender.body))
+
+    async def take_in(self, asked: Asked, sender: _Proven) -> bytes:
+        """The expanded body, of a request that comes for the first time. Raises Refused.
+
+        After the share is taken: what is remembered of a device's requests is bounded by how many it may send.
+        """
+        with self._answering_for(asked, sender.device_id):
+            await self._checker.use_nonce(sender.claim)
+        return _expand(sender.body, asked.header("content-encoding"), MAX_BODY_BYTES)
+
+    async def enrolment(self, asked: Asked) -> EnrolRequest:
         """Who asks to be let in: the key that is enrolled signed for it; the request around is that key's, or an
         enrolled node's. Raises Refused or TooMany.
         """
-        with self._answering_for(request) as asker, self._bodies_of(request, asker) as (claim, held):
-            body = await held.read(request.stream(), max_bytes=_MAX_ENROL_BYTES)
-            message = _message(_expand(body, request.headers.get("content-encoding"), _MAX_ENROL_BYTES), EnrolRequest)
+        with self._answering_for(asked) as asker, self._bodies_of(asked, asker) as (claim, held):
+            body = await held.read(asked.body(max_bytes=MAX_BODY_BYTES), max_bytes=_MAX_ENROL_BYTES)
+            message = _message(_expand(body, asked.header("content-encoding"), _MAX_ENROL_BYTES), EnrolRequest)
             self._checker.check_possession(message)
             is_carried = message.via is not None
             key = await self._hub.public_key(claim.device_id) if is_carried else message.public_key
-            await self._checker.check(_signed(request, body, claim), key)
+            await self._checker.check(_signed(asked, body, claim), key)
             if claim.device_id != (message.via or message.device_id):
                 raise InvalidInput(
                     f"signed as {claim.device_id!r}, but enrolling {message.device_id!r} via {message.via!r}"
@@ -104,14 +127,14 @@ class _Border:
         return message
 
     @contextmanager
-    def admitting(self, request: AnyRequest) -> Iterator[None]:
+    def admitting(self, asked: Asked) -> Iterator[None]:
         """Around the decision on an enrolment: a wrong join token counts against the address."""
-        with self._answering_for(request):
+        with self._answering_for(asked):
             yield
 
     @contextmanager
-    def _answering_for(self, request: AnyRequest, claimed: str = "") -> Iterator[_Asker]:
-        asker = _Asker(request.client.host if request.client else "unknown", claimed)
+    def _answering_for(self, asked: Asked, claimed: str = "") -> Iterator[_Asker]:
+        asker = _Asker(asked.address, claimed)
         try:
             yield asker
         except StaleSignature:
@@ -121,9 +144,9 @@ class _Border:
             raise
 
     @contextmanager
-    def _bodies_of(self, request: AnyRequest, asker: _Asker) -> Iterator[tuple[Claim, Held]]:
+    def _bodies_of(self, asked: Asked, asker: _Asker) -> Iterator[tuple[Claim, Held]]:
         """What is looked at before the body: who this says it is, whether they may ask now, and when it is from."""
-        claim = read_claim(request.headers.get)
+        claim = read_claim(asked.header)
         asker.claimed = claim.device_id
         self._failures.check(asker.address, claim.device_id)
         self._checker.check_time(claim)
@@ -135,57 +158,72 @@ def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) ->
     """The routes under /v1 for one hub."""
     border = _Border(hub, checker, limits or Limits())
 
-    @post("/enrol", status_code=200)
-    async def enrol(request: AnyRequest) -> ASGIResponse:
-        """Ask for an identity."""
-        message = await border.enrolment(request)
-        with border.admitting(request):
-            return _reply(await hub.enrol(message))
+    async def enrol(asked: Asked) -> EnrolReply:
+        message = await border.enrolment(asked)
+        with border.admitting(asked):
+            return await hub.enrol(message)
 
-    @post("/sync", status_code=200)
-    async def sync(request: AnyRequest) -> ASGIResponse:
-        """Report and be told what is desired."""
-        async with border.proven(request) as (device_id, body):
-            return _reply(await hub.sync(device_id, _message(body, SyncRequest)))
+    def proven(kind: type[M], verb: Callable[[str, M], Awaitable[object]]) -> _Answer:
+        """A verb for those who have proven who they are."""
 
-    @post("/send", status_code=200)
-    async def send(request: AnyRequest) -> ASGIResponse:
-        """Hand over events."""
-        async with border.proven(request) as (device_id, body):
-            return _reply(await hub.send(device_id, _message(body, SendRequest)))
+        async def answer(asked: Asked) -> object:
+            sender = await border.proven(asked)
+            with border.share_of(sender):
+                message = _message(await border.take_in(asked, sender), kind)
+                answering = verb(sender.device_id, message)
+                del sender, message  # ten thousand may wait here for news
+                return await answering
 
-    @post("/infer", status_code=200)
-    async def infer(request: AnyRequest) -> ASGIResponse:
-        """Ask for a prediction."""
-        async with border.proven(request) as (device_id, body):
-            return _reply(await hub.infer(device_id, _message(body, InferRequest)))
-
-    @post("/trust", status_code=200)
-    async def trust(request: AnyRequest) -> ASGIResponse:
-        """Ask for the signed metadata that is not held."""
-        async with border.proven(request) as (device_id, body):
-            return _reply(await hub.trust(device_id, _message(body, TrustRequest)))
+        return answer
 
     @get("/fetch/{path:path}", middleware=[_answered_to_the_end])
-    async def fetch(request: AnyRequest, path: FromPath[str]) -> Response[bytes] | Stream:
+    async def fetch(request: Request[Any, Any, Any], path: FromPath[str]) -> Response[bytes] | Stream:
         """A file, or a range of it. It has its share until the last byte is on its way."""
-        device_id, _ = await request.state.until_answered.enter_async_context(border.proven(request))
-        served = await hub.fetch(device_id, path.lstrip("/"))
-        return await _file(served, request.headers.get("range"))
+        asked = Asked(request.scope, request.receive)
+        sender = await border.proven(asked)
+        request.state.until_answered.enter_context(border.share_of(sender))
+        await border.take_in(asked, sender)
+        served = await hub.fetch(sender.device_id, path.lstrip("/"))
+        return await _file(served, asked.header("range"))
+
+    verbs = {
+        "/enrol": enrol,
+        "/sync": proven(SyncRequest, hub.sync),
+        "/send": proven(SendRequest, hub.send),
+        "/infer": proven(InferRequest, hub.infer),
+        "/trust": proven(TrustRequest, hub.trust),
+    }
 
     return Router(
         path="/v1",
-        route_handlers=[enrol, sync, send, infer, trust, fetch],
+        route_handlers=[fetch, *(_posted(path, answer) for path, answer in verbs.items())],
         include_in_schema=False,
-        request_max_body_size=MAX_BODY_BYTES,
     )
+
+
+def _posted(path: str, answer: _Answer) -> ASGIRouteHandler:
+    """A route for POST alone, without what Litestar makes of a request: see `asked`."""
+
+    @asgi(path, copy_scope=False)
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            raise NotFoundException("there are no web sockets here")
+        asked = Asked(scope, receive)
+        if asked.method != "POST":
+            raise MethodNotAllowedException(f"{asked.method} is not taken here; send a POST")
+        body = to_msgpack(await answer(asked))
+        headers = [(b"content-type", b"application/msgpack"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    return answering
 
 
 def _answered_to_the_end(app: ASGIApp) -> ASGIApp:
     """What a route enters into `request.state.until_answered` is left when its answer is out, or the asker gone."""
 
     async def answering(scope: Scope, receive: Receive, send: Send) -> None:
-        async with AsyncExitStack() as stack:
+        with ExitStack() as stack:
             Request[Any, Any, Any](scope).state.until_answered = stack
             await app(scope, receive, send)
 
@@ -197,7 +235,7 @@ def error_handlers() -> dict[type[Exception] | int, Any]:
     return {EdgeloopError: _answer_ours, HTTPException: _answer_http, Exception: _answer_bug}
 
 
-def _answer_ours(_: AnyRequest, error: EdgeloopError) -> Response[bytes]:
+def _answer_ours(_: Request[Any, Any, Any], error: EdgeloopError) -> Response[bytes]:
     reply = ErrorReply(
         code=error.code,
         message=str(error),
@@ -210,13 +248,13 @@ def _answer_ours(_: AnyRequest, error: EdgeloopError) -> Response[bytes]:
     return answer
 
 
-def _answer_http(_: AnyRequest, error: HTTPException) -> Response[bytes]:
+def _answer_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     detail = f"{error.detail} {error.extra}" if error.extra else error.detail
     code = _HTTP_CODES.get(error.status_code, "error")
     return _error(error.status_code, ErrorReply(code=code, message=detail))
 
 
-def _answer_bug(request: AnyRequest, error: Exception) -> Response[bytes]:
+def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     _log.error("request_failed", path=request.url.path, exc_info=error)
     return _error(500, ErrorReply(code=by_code("").code, message="the server failed; its log says why"))
 
@@ -225,19 +263,12 @@ def _error(status: int, reply: ErrorReply) -> Response[bytes]:
     return Response(to_json(reply), status_code=status, media_type=MediaType.JSON)
 
 
-def _reply(message: object) -> ASGIResponse:
-    """As Litestar sends it: to make that of a Response takes a twentieth of a sync."""
-    return ASGIResponse(body=to_msgpack(message), status_code=200, media_type="application/msgpack")
-
-
 def _message(body: bytes, kind: type[T]) -> T:
     return from_msgpack(body, kind, what=f"the request ({kind.__name__})")
 
 
-def _signed(request: AnyRequest, body: bytes, claim: Claim) -> SignedRequest:
-    query = request.scope.get("query_string", b"").decode("latin-1")
-    path = request.scope.get("raw_path", request.scope["path"].encode()).decode("latin-1")
-    return SignedRequest(request.method, path, query, body, request.headers.get("content-digest"), claim)
+def _signed(asked: Asked, body: bytes, claim: Claim) -> SignedRequest:
+    return SignedRequest(asked.method, asked.path, asked.query, body, asked.header("content-digest"), claim)
 
 
 def _expand(body: bytes, encoding: str | None, max_bytes: int) -> bytes:

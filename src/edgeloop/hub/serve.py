@@ -6,9 +6,11 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from edgeloop.contracts.errors import InvalidInput, Unavailable
 from edgeloop.contracts.names import is_loopback
@@ -99,7 +101,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def serve(
-    app: Any,
+    app: ASGIApp,
     handle: socket.socket,
     listen: Listen,
     *,
@@ -123,7 +125,7 @@ async def serve(
         on_ending()
 
     config = uvicorn.Config(
-        app,
+        _forgetting(app),
         log_level="warning",
         access_log=False,
         lifespan="on",
@@ -147,6 +149,18 @@ async def serve(
             renewing.cancel()
     if not server.started:
         raise Unavailable("the server could not start; the lines above say why")
+
+
+def _forgetting(app: ASGIApp) -> ASGIApp:
+    """uvicorn holds a connection's last request until the next one comes; of thousands that lie idle, 2 KB each."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+        if scope["type"] == ScopeType.HTTP:
+            cast("list[Any]", scope["headers"]).clear()
+            scope["state"].clear()
+
+    return answering
 
 
 def url_of(handle: socket.socket, *, tls: bool = False) -> str:

@@ -35,7 +35,7 @@ from edgeloop.hub.batches import answered, sort_out
 from edgeloop.hub.port import Served
 from edgeloop.hub.reports import sort_out_reports
 from edgeloop.hub.together import IMAGES, device_of, devices_of
-from edgeloop.hub.waker import Waker, wait_for_news
+from edgeloop.hub.waker import Waker
 from edgeloop.node.answer import Answering
 from edgeloop.node.cache import Cache
 from edgeloop.node.words import CarriedWords
@@ -132,9 +132,11 @@ class NodeHub:
         reports, rejected = sort_out_reports(request.reports, device_id)
         for report in reports:
             self._take(report)
-        with self._waker.listening([device_id]) as event:
+        wait_s = request.wait_s
+        del request, reports  # a held sync holds none of it
+        with self._waker.listening([device_id]) as news:
             newer = self._newer(device_id, known)
-            if not newer and request.wait_s > 0 and await wait_for_news(event, request.wait_s):
+            if not newer and wait_s > 0 and await news.wait(wait_s):
                 newer = self._newer(device_id, known)
         if self._is_revoked(device_id):
             raise Refused(f"{device_id!r} was revoked; nothing is taken from it any more")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar import Litestar
 
 from edgeloop.contracts.codec import to_msgpack
-from edgeloop.contracts.messages import EnrolReply, InferReply, SendReply, SyncReply, SyncRequest
+from edgeloop.contracts.messages import EnrolReply, InferReply, SendReply, SyncReply, SyncRequest, TrustReply
 from edgeloop.hub.limits import Limits
 from edgeloop.hub.port import Served
 from edgeloop.hub.proof import OwnNonces, ProofChecker
@@ -49,6 +49,9 @@ class FakeHub:
 
     async def send(self, device_id: str, request: Any) -> SendReply:
         return SendReply(accepted=0, repeated=0)
+
+    async def trust(self, device_id: str, request: Any) -> TrustReply:
+        raise NotImplementedError
 
     async def infer(self, device_id: str, request: Any) -> InferReply:
         raise NotImplementedError

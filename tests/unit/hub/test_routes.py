@@ -442,6 +442,9 @@ def test_bug_while_fetching_is_answered_too() -> None:
         ("GET", "/v1/nothing", 404, "not_found"),
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/sync", 405, "invalid_input"),
+        ("OPTIONS", "/v1/enrol", 405, "invalid_input"),
+        ("POST", "/v1/fetch/a", 405, "invalid_input"),
+        ("POST", "/v1/sync/more", 404, "not_found"),
     ],
 )
 def test_route_that_is_not_there_is_answered_with_an_error(method: str, path: str, status: int, code: str) -> None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, Unavailable
-from edgeloop.hub.serve import Listen, _Announcing, bind, is_loopback, serve, url_of
+from edgeloop.hub.serve import Listen, _Announcing, _forgetting, bind, is_loopback, serve, url_of
 
 
 @pytest.fixture
@@ -168,6 +168,62 @@ def test_app_that_cannot_start_is_unavailable() -> None:
     listen = Listen()
     with bind(listen) as handle, pytest.raises(Unavailable, match="could not start"):
         asyncio.run(serve(_broken_app, handle, listen, on_ready=lambda _: None, on_ending=lambda: None))
+
+
+async def _telling_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Answers with what the request said in its header `name`."""
+    if scope["type"] == "lifespan":
+        await _app(scope, receive, send)
+        return
+    name = dict(scope["headers"])[b"name"]
+    scope["state"]["noted"] = name
+    await asyncio.sleep(0.05)  # time for what comes after it to be read
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+    await send({"type": "http.response.body", "body": name})
+
+
+def test_requests_that_come_at_once_on_one_connection_are_each_answered_from_their_own_headers() -> None:
+    """What was answered is forgotten, and what has come meanwhile is not."""
+    answers: list[bytes] = []
+
+    def ready(url: str) -> None:
+        threading.Thread(target=ask, args=(int(url.rpartition(":")[2]),)).start()
+
+    def ask(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            whole = b"".join(b"GET / HTTP/1.1\r\nhost: a\r\nname: %c\r\n\r\n" % one for one in b"abc")
+            connection.sendall(whole[:-20])
+            answers.extend(_read_answer(connection) for _ in range(2))
+            connection.sendall(whole[-20:])
+            answers.append(_read_answer(connection))
+        signal.raise_signal(signal.SIGTERM)
+
+    listen = Listen()
+    with bind(listen) as handle:
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            asyncio.run(serve(_telling_app, handle, listen, on_ready=ready, on_ending=lambda: None))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert answers == [b"a", b"b", b"c"]
+
+
+def _read_answer(connection: socket.socket) -> bytes:
+    """The body, of one byte, of the next answer."""
+    read = b""
+    while b"\r\n\r\n" not in read[:-1]:
+        read += connection.recv(1)
+    return read[-1:]
+
+
+def test_what_was_answered_is_not_held_until_the_next_request() -> None:
+    scope = {"type": "http", "headers": [(b"name", b"a")], "state": {}}
+
+    async def nobody(*_: Any) -> None:
+        """What is answered goes nowhere."""
+
+    asyncio.run(_forgetting(_telling_app)(scope, nobody, nobody))  # type: ignore[arg-type]
+    assert scope == {"type": "http", "headers": [], "state": {}}
 
 
 async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from edgeloop.hub.waker import Waker, wait_for_news
+from edgeloop.hub.waker import News, Waker
 
 
 def test_news_of_a_device_sets_its_event() -> None:
@@ -82,7 +82,7 @@ def test_waiting_ends_with_the_news() -> None:
     async def scenario() -> bool:
         waker = Waker()
         with waker.listening(["a"]) as event:
-            waiting = asyncio.create_task(wait_for_news(event, 30.0))
+            waiting = asyncio.create_task(event.wait(30.0))
             await asyncio.sleep(0)
             waker.wake(["a"])
             async with asyncio.timeout(1.0):
@@ -92,14 +92,14 @@ def test_waiting_ends_with_the_news() -> None:
 
 
 def test_waiting_ends_without_news_after_its_time() -> None:
-    assert asyncio.run(wait_for_news(asyncio.Event(), 0.01)) is False
+    assert asyncio.run(News().wait(0.01)) is False
 
 
 @pytest.mark.parametrize("turns", range(4))
 def test_news_at_the_moment_of_being_cancelled_does_not_undo_the_cancelling(turns: int) -> None:
     async def scenario() -> bool:
-        event = asyncio.Event()
-        waiting = asyncio.create_task(wait_for_news(event, 30.0))
+        event = News()
+        waiting = asyncio.create_task(event.wait(30.0))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         event.set()
@@ -108,5 +108,33 @@ def test_news_at_the_moment_of_being_cancelled_does_not_undo_the_cancelling(turn
         asked = waiting.cancel()
         await asyncio.wait([waiting], timeout=5)
         return waiting.cancelled() or not asked
+
+    assert asyncio.run(scenario())
+
+
+def test_news_that_was_cleared_is_waited_for_anew() -> None:
+    async def scenario() -> list[bool]:
+        news = News()
+        news.set()
+        heard = [await news.wait(30.0)]
+        news.clear()
+        heard.append(await news.wait(0.01))
+        news.set()
+        return [*heard, await news.wait(30.0)]
+
+    assert asyncio.run(scenario()) == [True, False, True]
+
+
+def test_who_was_cancelled_leaves_the_place_to_the_next() -> None:
+    async def scenario() -> bool:
+        news = News()
+        first = asyncio.create_task(news.wait(30.0))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        second = asyncio.create_task(news.wait(30.0))
+        await asyncio.sleep(0)
+        news.set()
+        return await second
 
     assert asyncio.run(scenario())
