@@ -124,16 +124,7 @@ async def serve(
         heard.ending()
         on_ending()
 
-    config = uvicorn.Config(
-        _forgetting(app),
-        log_level="warning",
-        access_log=False,
-        lifespan="on",
-        timeout_graceful_shutdown=_GRACE_S,
-        timeout_keep_alive=_LONG_S,
-        ssl_certfile=listen.tls_cert,
-        ssl_keyfile=listen.tls_key,
-    )
+    config = server_config(app, listen)
     server = _Announcing(config, ready, ending)
     config.load()
     renewing = None if config.ssl is None else asyncio.create_task(follow(config.ssl, listen.tls_cert, listen.tls_key))
@@ -149,6 +140,20 @@ async def serve(
             renewing.cancel()
     if not server.started:
         raise Unavailable("the server could not start; the lines above say why")
+
+
+def server_config(app: ASGIApp, listen: Listen) -> uvicorn.Config:
+    """How our servers serve, wherever they run."""
+    return uvicorn.Config(
+        _forgetting(app),
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_LONG_S,
+        ssl_certfile=listen.tls_cert,
+        ssl_keyfile=listen.tls_key,
+    )
 
 
 def _forgetting(app: ASGIApp) -> ASGIApp:

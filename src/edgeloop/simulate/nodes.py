@@ -16,7 +16,7 @@ import uvicorn
 from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.join import Join
 from edgeloop.contracts.states import Kind
-from edgeloop.hub.serve import Listen, bind, url_of
+from edgeloop.hub.serve import Listen, bind, server_config, url_of
 from edgeloop.hub.waker import Waker
 from edgeloop.node.app import make_app
 from edgeloop.node.config import NodeConfig
@@ -106,7 +106,7 @@ async def _start(stack: AsyncExitStack, wanted: Carriers, number: int, counter: 
     waker = Waker()
     app = make_app(config, member, Uplink(client, open_identity(config.folder, name)), waker)
     handle = bind(config.listen)
-    server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_keep_alive=75))
+    server = _Server(server_config(app, config.listen))
     serving = asyncio.create_task(server.serve(sockets=[handle]))
 
     async def end() -> None:
@@ -136,6 +136,8 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
+    from edgeloop.crowd import expect_a_crowd
     from edgeloop.simulate.program import run_quietly
 
+    expect_a_crowd()
     run_quietly(_main())
