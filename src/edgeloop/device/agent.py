@@ -338,10 +338,11 @@ class Agent:
                 _log.error("update_broke", retry_in_s=round(wait_s, 2), exc_info=error)
             await asyncio.sleep(wait_s)
 
-    def _on_desired(self, desired: Desired) -> None:
-        if desired.device_id == self._member.device_id and desired.generation > self._wanted_generation:
-            self._wanted_generation = desired.generation
-            self._wanted.set()
+    def _on_desired(self, news: tuple[Desired, ...]) -> None:
+        for desired in news:
+            if desired.device_id == self._member.device_id and desired.generation > self._wanted_generation:
+                self._wanted_generation = desired.generation
+                self._wanted.set()
 
     def _on_change(self) -> None:
         self._alert_if_failed()

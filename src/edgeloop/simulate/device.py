@@ -135,10 +135,11 @@ class SimulatedDevice:
             health=Health(readings=self._sequence, outbox_rows=len(self._waiting), clock_ms=int(time.time() * 1000)),
         )
 
-    def _on_desired(self, desired: Desired) -> None:
-        if desired.device_id == self._device_id and desired.generation > self._wanted_generation:
-            self._wanted_generation = desired.generation
-            self._wanted.set()
+    def _on_desired(self, news: tuple[Desired, ...]) -> None:
+        for desired in news:
+            if desired.device_id == self._device_id and desired.generation > self._wanted_generation:
+                self._wanted_generation = desired.generation
+                self._wanted.set()
 
     # ---- send
 

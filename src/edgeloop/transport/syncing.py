@@ -44,8 +44,8 @@ class Pace:
 class SyncLoop:
     """Reports and listens for as long as its task lives.
 
-    reports, known: what the next request says; see SyncRequest. on_failed: told of each sync that was turned down, or
-    not answered: what it said may have arrived or not.
+    reports, known: what the next request says; see SyncRequest. on_desired: told of all that an answer brings, at once.
+    on_failed: told of each sync that was turned down, or not answered: what it said may have arrived or not.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SyncLoop:
         uplink: Uplink,
         *,
         reports: Callable[[], tuple[DeviceReport, ...]],
-        on_desired: Callable[[Desired], None],
+        on_desired: Callable[[tuple[Desired, ...]], None],
         pace: Pace,
         known: Callable[[], dict[str, int]] = dict,
         on_failed: Callable[[Exception], None] = lambda _: None,
@@ -119,8 +119,8 @@ class SyncLoop:
         self.is_reachable = True
         for one in reply.rejected:
             _log.warning("report_turned_down", device_id=one.device_id, reason=one.reason)
-        for desired in reply.desired:
-            self._on_desired(desired)
+        if reply.desired:
+            self._on_desired(reply.desired)
         return reply
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:

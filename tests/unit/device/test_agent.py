@@ -110,7 +110,7 @@ async def test_wish_is_granted_once_however_often_something_else_is_wanted_meanw
             for generation in itertools.count(3):
                 if versions.wish is None:
                     break
-                agent._on_desired(Desired(device_id="cam", generation=generation))
+                agent._on_desired((Desired(device_id="cam", generation=generation),))
                 await asyncio.sleep(0.02)
             running.cancel()
             await asyncio.wait([running])

@@ -30,14 +30,16 @@ NODE = "gateway"
 
 
 class FullKeep(Keep):
-    """A keep whose disk may be full."""
+    """A keep whose disk may be full, and that counts what it was given."""
 
     is_full = True
+    writes = 0
 
     def set(self, changes: Mapping[str, Any]) -> None:
         if self.is_full:
             raise Unavailable("the keep cannot write: database or disk is full")
         super().set(changes)
+        self.writes += 1
 
 
 @asynccontextmanager
@@ -75,13 +77,36 @@ async def test_news_that_finds_the_disk_full_is_news_again_when_there_is_room(tm
         news = Desired(device_id="camera-1", generation=3)
         with hub._waker.listening(["camera-1"]) as woken:
             with pytest.raises(Unavailable):
-                hub.on_desired(news)
+                hub.on_desired((news,))
             assert hub.known() == {}, "the hub above must be asked for it again"
             keep.is_full = False
-            hub.on_desired(news)
+            hub.on_desired((news,))
             assert woken.is_set()
         assert hub.known() == {"camera-1": 3}
         assert keep.get("desired", dict[str, int]) == {"camera-1": 3}
+
+
+async def test_news_of_all_devices_is_written_down_at_once(tmp_path: Path) -> None:
+    """A rollout brings news of thousands in one answer; each write waits for the disk."""
+    keep = FullKeep(tmp_path / "node.db")
+    async with _node(tmp_path, keep=keep) as hub:
+        keep.is_full = False
+        hub.on_desired(tuple(Desired(device_id=f"camera-{number}", generation=3) for number in range(500)))
+        assert (keep.writes, len(hub.known())) == (1, 500)
+        hub.on_desired((Desired(device_id="camera-7", generation=3), Desired(device_id="camera-8", generation=2)))
+        assert keep.writes == 1, "nothing was new"
+
+
+async def test_device_that_moved_here_from_a_node_below_is_spoken_for_by_itself(
+    cloud: SmallCloud, tmp_path: Path
+) -> None:
+    keep = Keep(tmp_path / "node" / "node.db")
+    keep.set({"child camera-1": Child(public_key=public_key_of("camera-1"), speaker="below")})
+    async with _node(tmp_path / "node", keep=keep, cloud=cloud) as hub:
+        hub.on_desired((Desired(device_id="camera-1", generation=3),))
+        assert [one.device_id for one in hub._newer("below", {})] == ["camera-1"]
+        await hub.enrol(enrol_request("camera-1", cloud.join_secret()))
+        assert (hub._newer("below", {}), len(hub._newer("camera-1", {}))) == ((), 1)
 
 
 async def test_device_is_not_known_before_it_is_kept(cloud: SmallCloud, tmp_path: Path) -> None:
@@ -110,7 +135,7 @@ async def test_revocation_of_a_device_is_remembered(cloud: SmallCloud, tmp_path:
     path = tmp_path / "node"
     async with _node(path, cloud=cloud) as hub:
         await _with_children(hub, cloud, "camera-1", "camera-2")
-        hub.on_desired(Desired(device_id="camera-1", generation=3, revoked=True))
+        hub.on_desired((Desired(device_id="camera-1", generation=3, revoked=True),))
     async with _node(path) as again:
         assert await again.public_key("camera-1") is None
         assert await again.public_key("camera-2") == public_key_of("camera-2")
@@ -176,7 +201,7 @@ async def test_all_reports_go_up_now_and_then_with_their_age(cloud: SmallCloud, 
 async def test_sync_that_was_refused_forgets_what_devices_said(cloud: SmallCloud, tmp_path: Path) -> None:
     async with _node(tmp_path / "node", cloud=cloud) as hub:
         await _with_children(hub, cloud, "camera-1", "camera-2")
-        hub.on_desired(Desired(device_id="camera-1", generation=3))
+        hub.on_desired((Desired(device_id="camera-1", generation=3),))
         hub.on_sync_failed(Refused("camera-1 moved"))
         assert (_told(hub.reports()), hub.known()) == ([], {})
 

@@ -57,7 +57,7 @@ class Harness:
         self.loop = SyncLoop(
             hub,  # type: ignore[arg-type]
             reports=lambda: (DeviceReport(device_id="camera-1", known_generation=self.generation),),
-            on_desired=self.told.append,
+            on_desired=self.told.extend,
             pace=pace,
             on_failed=self.lost.append,
         )
