@@ -34,6 +34,9 @@ _RATE_HZ = 150.0
 _STILL_S = 1.5
 _WAIT_S = 20.0
 _SETTLED_S = 300.0
+_ENDED_S = 300.0
+"""For an update's end: each of its states has a deadline of its own, and a machine with other work takes long to start
+the processes that try a version, which may be killed as well."""
 _LATE_S = 0.5
 _DEVICES = {"far": ("accept_here", "answer_here"), "near": ()}
 """far: through the node. near: straight to the cloud, with the real processes for trying and answering."""
@@ -215,7 +218,7 @@ class _Updates:
         why = []
         for rollout, is_bad in self._rollouts.items():
             with suppress(AssertionError):  # what did not end is told by the devices below
-                until(partial(self._has_ended, rollout, spools), "its end", every_s=0.1)
+                until(partial(self._has_ended, rollout, spools), "its end", timeout_s=_ENDED_S, every_s=0.1)
             view = self._world.api.rollout(rollout)
             for one in view.devices:
                 self.confirmed += one.outcome is Outcome.CONFIRMED
