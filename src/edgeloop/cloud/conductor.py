@@ -47,7 +47,7 @@ from edgeloop.hub.waker import News, Waker
 _log = structlog.get_logger(__name__)
 _DRIFT_WINDOW = 200
 _MOST_ROUNDS = 20
-_GIVEN_AT_ONCE = 500
+_GIVEN_AT_ONCE = 1000
 """Devices that one write gives a bundle: others' writes wait for it."""
 _PATIENCE_S = 2.0
 """For whoever starts, resumes or aborts a rollout: what takes longer goes on by itself."""
@@ -73,6 +73,7 @@ class Conductor:
         self._clock = clock
         self._listening = Listening(clock=clock, ticks=time.monotonic)
         self._nudged = News()
+        self._turn = asyncio.Lock()
         self._stepping: set[asyncio.Task[None]] = set()
 
     async def start(self, request: RolloutRequest) -> RolloutView:
@@ -151,16 +152,18 @@ class Conductor:
             await asyncio.sleep(min(_REST * (time.monotonic() - began_s), tick_s))
 
     async def step(self) -> None:
-        """Take every open rollout as far as it can go now."""
-
-        for _ in range(_MOST_ROUNDS):
-            due = await self._database.read(self._due)
-            if not due.something:
-                return
-            woken, is_more = await self._database.write(partial(self._step, drifted=due.drifted))
-            self._waker.wake(woken)
-            if not is_more:
-                return
+        """Take every open rollout as far as it can go now. Who asks meanwhile comes after it: two would look through
+        the same devices twice.
+        """
+        async with self._turn:
+            for _ in range(_MOST_ROUNDS):
+                due = await self._database.read(self._due)
+                if not due.something:
+                    return
+                woken, is_more = await self._database.write(partial(self._step, drifted=due.drifted))
+                self._waker.wake(woken)
+                if not is_more:
+                    return
         self.nudge()
 
     async def _done(self, rollout_id: str, woken: set[str]) -> RolloutView:
@@ -203,10 +206,12 @@ class Conductor:
         drifted: of devices that were looked at. Returns who is to be woken, and whether more is to be done.
         """
         woken: set[str] = set()
-        if self._is_ahead(connection, rollouts.given(connection)):
+        given = rollouts.given(connection)
+        if self._is_ahead(connection, given):
             rollouts.set_back(connection, now_s=self._clock())
-        for given, outcome, reason in self._changed_outcomes(rollouts.given(connection)):
-            rollouts.note_outcome(connection, given, outcome, reason)
+            given = rollouts.given(connection)
+        for waited, outcome, reason in self._changed_outcomes(given):
+            rollouts.note_outcome(connection, waited, outcome, reason)
         for _ in range(_MOST_ROUNDS):
             decisions = self._decisions(connection)
             ready = [(one, _ready(decision, drifted)) for one, decision in decisions]
@@ -214,6 +219,8 @@ class Conductor:
                 woken |= self._carry_out(connection, one, decision, drifted)
             if all(isinstance(decision, Hold) for _, decision in ready):
                 return woken, bool(decisions)
+            if any(_is_part(decision, of) for (_, decision), (_, of) in zip(ready, decisions, strict=True)):
+                return woken, True  # the rest is known to be due, and is looked at first
         return woken, True
 
     def _is_ahead(self, connection: sa.Connection, given: list[rollouts.Given]) -> bool:
@@ -229,6 +236,9 @@ class Conductor:
         for one in given:
             if one.is_paused:
                 continue
+            patience_s = min(one.gate.unreachable_after_s, one.gate.stuck_after_s, one.gate.wave_deadline_s)
+            if one.outcome is None and now_s - min(one.since_s, one.given_at_s) <= patience_s:
+                continue  # too soon for any of its deadlines
             waited = Waited(
                 state=one.state,
                 for_s=min(now_s - one.given_at_s, listening_s),
@@ -247,11 +257,12 @@ class Conductor:
         opened = rollouts.open_rollouts(connection)
         if not opened:
             return []
-        held = rollouts.holders(connection)
+        # Alone, it holds each device that has not come to an end.
+        held = rollouts.holders(connection) if len(opened) > 1 else None
         decided = [(one, self._decide(connection, one, held)) for one in opened]
         return [(one, decision) for one, decision in decided if not isinstance(decision, Hold)]
 
-    def _decide(self, connection: sa.Connection, one: rollouts.Open, held: dict[str, str]) -> Decision:
+    def _decide(self, connection: sa.Connection, one: rollouts.Open, held: dict[str, str] | None) -> Decision:
         now_s = self._clock()
         members = tuple(
             Member(
@@ -261,7 +272,7 @@ class Conductor:
                 outcome=row.outcome,
                 reason=row.reason,
                 is_given=row.generation is not None,
-                has_turn=held.get(row.device_id) == one.rollout_id,
+                has_turn=row.outcome is None if held is None else held.get(row.device_id) == one.rollout_id,
             )
             for row in one.rows
         )
@@ -349,6 +360,11 @@ def _ready(decision: Decision, drifted: dict[str, bool]) -> Decision:
         return decision
     looked_at = tuple(device_id for device_id in decision.device_ids if device_id in drifted)
     return Give(looked_at) if looked_at else Hold()
+
+
+def _is_part(decision: Decision, of: Decision) -> bool:
+    """Whether others than these are to be given the bundle, too."""
+    return isinstance(decision, Give) and isinstance(of, Give) and len(decision.device_ids) < len(of.device_ids)
 
 
 def _withdraw(connection: sa.Connection, rollout_id: str, device_id: str) -> Outcome | None:

@@ -38,6 +38,7 @@ from edgeloop.contracts.states import UpdateState
 from edgeloop.simulate.link import held_s
 from edgeloop.simulate.plan import Plan
 from edgeloop.simulate.tally import Tally
+from edgeloop.simulate.turns import Turns
 from edgeloop.transport.syncing import HOLD_BACK_S, Pace, SyncLoop
 from edgeloop.transport.uplink import Uplink
 
@@ -83,14 +84,19 @@ class HeldUplink(Uplink):
 
 
 class SimulatedDevice:
-    """One device, enrolled. rng: its own. Belongs to one event loop."""
+    """One device, enrolled. rng: its own. turns: in which it begins to bring what it is assigned. Belongs to one event
+    loop.
+    """
 
-    def __init__(self, uplink: Uplink, plan: Plan, tally: Tally, *, supply: Supply, rng: random.Random) -> None:
+    def __init__(
+        self, uplink: Uplink, plan: Plan, tally: Tally, *, supply: Supply, rng: random.Random, turns: Turns
+    ) -> None:
         self._device_id = uplink.identity.device_id
         self._uplink = uplink
         self._plan = plan
         self._tally = tally
         self._supply = supply
+        self._turns = turns
         self._rng = rng
         self._sync = SyncLoop(
             uplink,
@@ -187,6 +193,7 @@ class SimulatedDevice:
     async def _updates(self) -> None:
         while True:
             await self._wanted.wait()
+            await self._turns.come()
             self._wanted.clear()
             await self._insist(self._bring)
 

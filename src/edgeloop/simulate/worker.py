@@ -28,6 +28,7 @@ from edgeloop.simulate.link import LinkTransport, Way
 from edgeloop.simulate.plan import Plan
 from edgeloop.simulate.supply import Checked, Unchecked
 from edgeloop.simulate.tally import Tally
+from edgeloop.simulate.turns import Turns
 from edgeloop.transport.identity import Identity
 from edgeloop.transport.membership import CONNECTIONS, Membership, ask_to_join
 
@@ -79,6 +80,7 @@ class Worker:
         self._tally = Tally()
         self._devices: list[SimulatedDevice] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = Turns()
         self._tls = ssl.create_default_context(cafile=crew.ca, cadata=crew.join.ca_pem if crew.join.ca else None)
 
     async def work(self, steps: Callable[[], Awaitable[str]]) -> None:
@@ -144,7 +146,7 @@ class Worker:
         is_checked = rng.random() < plan.checked
         folder = Path(crew.folder) / identity.device_id
         supply = Checked(uplink, member, folder) if is_checked else Unchecked(uplink, member)
-        return SimulatedDevice(uplink, plan, self._tally, supply=supply, rng=rng)
+        return SimulatedDevice(uplink, plan, self._tally, supply=supply, rng=rng, turns=self._turns)
 
     async def _joined(self, uplink: HeldUplink, hub_url: str) -> Membership:
         """Enrolled, however the link behaves. Raises Unavailable when it stays away."""

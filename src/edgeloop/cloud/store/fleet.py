@@ -332,16 +332,17 @@ def with_carriers(connection: sa.Connection, device_ids: set[str]) -> set[str]:
 
 def assigned(connection: sa.Connection, device_id: str) -> Assigned:
     """What a device was given last. Raises NotFound if it is not enrolled."""
-    row = connection.execute(_ASSIGNED, {"device_id": device_id}).first()
+    row = first_in(connection, _ASSIGNED, {"device_id": device_id})
     if row is None:
         raise NotFound(f"there is no device {device_id!r}; 'edgeloop fleet list' shows those there are")
-    if row.generation is None:
-        return Assigned(generation=0, assigned_at_s=row.enrolled_at_s, assignment=None, floor=row.floor)
+    enrolled_at_s, generation, assigned_at_s, body, floor = row
+    if generation is None:
+        return Assigned(generation=0, assigned_at_s=enrolled_at_s, assignment=None, floor=floor)
     return Assigned(
-        generation=row.generation,
-        assigned_at_s=row.assigned_at_s,
-        assignment=None if row.body is None else from_json(row.body.encode(), Assignment, what="an assignment"),
-        floor=row.floor,
+        generation=generation,
+        assigned_at_s=assigned_at_s,
+        assignment=None if body is None else from_json(body.encode(), Assignment, what="an assignment"),
+        floor=floor,
     )
 
 
@@ -354,9 +355,9 @@ def assign(connection: sa.Connection, device_id: str, wanted: Assignment | None,
     generation = max(before.generation, before.floor) + 1
     body = None if wanted is None else to_json(msgspec.structs.replace(wanted, generation=generation)).decode()
     values = {"this": device_id, "number": generation, "at_s": now_s, "wanted": body}
-    connection.execute(_REASSIGN if before.generation else _ASSIGN_FIRST, values)
-    via = connection.execute(_VIA, {"device_id": device_id}).scalar()
-    tell(connection, (device_id, via))
+    run_in(connection, _REASSIGN if before.generation else _ASSIGN_FIRST, values)
+    via = first_in(connection, _VIA, {"device_id": device_id})
+    tell(connection, (device_id, None if via is None else via[0]))
     return generation
 
 

@@ -24,10 +24,11 @@ def run_in(connection: sa.Connection, statement: sa.Executable, values: dict[str
     """Run a statement within a transaction, handed to the driver as it is; the rows that it gives. For texts and
     numbers; put together once.
     """
-    text, names = _compiled(connection.dialect, statement)
+    text, names, constants = _compiled(connection.dialect, statement)
+    given = constants | values
     if not is_postgresql(connection):
-        return straight(connection, text, [values[name] for name in names]).rows
-    done = connection.exec_driver_sql(text, values)
+        return straight(connection, text, [given[name] for name in names]).rows
+    done = connection.exec_driver_sql(text, given)
     return done.all() if done.returns_rows else ()
 
 
@@ -64,9 +65,10 @@ class Glance:
 
     def rows(self, query: sa.Select[Any], values: dict[str, str]) -> Sequence[Sequence[Any]]:
         """What a query gives. values: of its parameters. Raises Unavailable."""
-        text, names = _compiled(self._engine.dialect, query)
+        text, names, constants = _compiled(self._engine.dialect, query)
+        given = constants | values
         try:
-            return self._opened().execute(text, [values[name] for name in names]).fetchall()
+            return self._opened().execute(text, [given[name] for name in names]).fetchall()
         except sqlite3.Error as error:
             self.close()
             raise unavailable(error) from error
@@ -92,8 +94,10 @@ def open_beside(engine: sa.Engine) -> sqlite3.Connection:
 
 
 @lru_cache(maxsize=64)
-def _compiled(dialect: sa.Dialect, statement: sa.Executable) -> tuple[str, tuple[str, ...]]:
+def _compiled(dialect: sa.Dialect, statement: sa.Executable) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """The text, its parameters in order, and those that the statement has a value for itself."""
     assert isinstance(statement, sa.ClauseElement)
     made = statement.compile(dialect=dialect)
     assert isinstance(made, SQLCompiler)
-    return str(made), tuple(made.positiontup or ())
+    constants = {name: value for name, value in made.params.items() if value is not None}
+    return str(made), tuple(made.positiontup or ()), constants
