@@ -25,6 +25,7 @@ from edgeloop.cloud.store.nonces import SharedNonces
 from edgeloop.cloud.store.sole import sole_server
 from edgeloop.cloud.tidy import Tidier
 from edgeloop.cloud.trust import forget_retired, warn_daily
+from edgeloop.contracts.codec import ready_all
 from edgeloop.hub.proof import OwnNonces, ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, loop_factory, serve
@@ -53,6 +54,7 @@ def open_stores(config: CloudConfig) -> Stores:
 
 def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
     """The ASGI app over opened stores; it closes them when it ends."""
+    ready_all()  # the API's bodies are decoded by Litestar
     conductor = Conductor(stores.database, waker)
     hub = CloudHub(stores, conductor, waker)
     shared = is_postgresql(stores.database.engine)

@@ -3,9 +3,11 @@
 Rules kept here (docs/wire.md states them for people):
 - a document from a newer schema is refused with InvalidInput that names both versions;
 - unknown fields are ignored, except in types that change what a model computes: those forbid them;
-- malformed bytes are Corrupt, well-formed bytes of a wrong shape are InvalidInput.
+- malformed bytes are Corrupt, well-formed bytes of a wrong shape are InvalidInput;
+- no type is used by a thread while another one finds out about it: see `ready`.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +19,33 @@ T = TypeVar("T")
 
 SCHEMA = 1
 """The newest schema version that this edgeloop writes and reads."""
+
+_ready: set[object] = set()
+_readying = threading.Lock()
+
+
+def ready(kind: type[T]) -> type[T]:
+    """The type itself, once msgspec knows all about it: for whoever decodes with msgspec's own functions.
+
+    msgspec (0.22) finds out about a type and those within it when it is first used, and gives the interpreter away
+    meanwhile: another thread that uses one of them then reads what is not there yet, and the process ends by SIGSEGV.
+    """
+    if kind not in _ready:
+        with _readying:
+            msgspec.json.Decoder(kind)
+            _ready.add(kind)
+    return kind
+
+
+def ready_all() -> None:
+    """The same for all of the contracts' types that are loaded: where others decode them, too, as Litestar does."""
+    found = set(msgspec.Struct.__subclasses__())
+    while more := {sub for kind in found for sub in kind.__subclasses__()} - found:
+        found |= more
+    for kind in found:
+        if kind.__module__.startswith("edgeloop.contracts."):
+            ready(kind)
+
 
 _json_encoder = msgspec.json.Encoder(order="deterministic")
 _msgpack_encoder = msgspec.msgpack.Encoder()
@@ -43,7 +72,7 @@ def from_json(data: bytes, kind: type[T], *, what: str) -> T:
     Raises Corrupt if it is not JSON, InvalidInput if it is of another shape or a newer schema.
     """
     try:
-        return require_known_schema(msgspec.json.decode(data, type=kind), what)
+        return require_known_schema(msgspec.json.decode(data, type=ready(kind)), what)
     except msgspec.ValidationError as error:
         raise _mismatch(data, msgspec.json.decode, error, what=what, form="JSON") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -53,7 +82,7 @@ def from_json(data: bytes, kind: type[T], *, what: str) -> T:
 def from_msgpack(data: bytes, kind: type[T], *, what: str) -> T:
     """Decode MessagePack into `kind`; errors as in `from_json`."""
     try:
-        return require_known_schema(msgspec.msgpack.decode(data, type=kind), what)
+        return require_known_schema(msgspec.msgpack.decode(data, type=ready(kind)), what)
     except msgspec.ValidationError as error:
         raise _mismatch(data, msgspec.msgpack.decode, error, what=what, form="MessagePack") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

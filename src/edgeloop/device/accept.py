@@ -17,7 +17,7 @@ import psutil
 import structlog
 
 from edgeloop.bundle.archive import Bundle
-from edgeloop.contracts.codec import to_json
+from edgeloop.contracts.codec import ready, to_json
 from edgeloop.contracts.manifest import Variant
 from edgeloop.device.config import Pace
 from edgeloop.device.examine import Findings, Question
@@ -196,7 +196,7 @@ def outcome_of(code: int, said: bytes, noise: bytes) -> Findings:
     """What a process found by its return code, as `subprocess` gives it, its answer, and what it wrote beside it."""
     if code == 0:
         try:
-            return msgspec.json.decode(said, type=Findings)
+            return msgspec.json.decode(said, type=ready(Findings))
         except msgspec.DecodeError as error:
             return Findings(failure=f"its process gave no answer ({error}): {last_line(noise)}", is_passing=True)
     if -code in FROM_OUTSIDE:

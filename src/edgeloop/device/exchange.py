@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from edgeloop.contracts.codec import ready
 from edgeloop.contracts.errors import Corrupt, InvalidInput
 from edgeloop.contracts.prediction import Prediction
 
@@ -131,4 +132,4 @@ def read_header(stream: BufferedReader, kind: type[T]) -> tuple[T, int] | None:
         return None
     header_bytes, body_bytes = lengths_of(prefix)
     header = stream.read(header_bytes)
-    return None if len(header) < header_bytes else (msgspec.msgpack.decode(header, type=kind), body_bytes)
+    return None if len(header) < header_bytes else (msgspec.msgpack.decode(header, type=ready(kind)), body_bytes)

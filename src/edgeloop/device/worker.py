@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 import structlog
 
+from edgeloop.contracts.codec import ready
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, Unavailable, by_code
 from edgeloop.contracts.prediction import Prediction
 from edgeloop.device.exchange import PREFIX, Loaded, Order, Said, asked_of, lengths_of, packed, write_some
@@ -193,7 +194,7 @@ class Worker:
         if len(self._received) < size_bytes:
             return None
         received, self._received = self._received, bytearray()
-        return msgspec.msgpack.decode(memoryview(received)[PREFIX.size : PREFIX.size + header_bytes], type=Said)
+        return msgspec.msgpack.decode(memoryview(received)[PREFIX.size : PREFIX.size + header_bytes], type=ready(Said))
 
     def _silent(self) -> Unavailable:
         lived_s = time.monotonic() - self._began_s

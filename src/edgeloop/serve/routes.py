@@ -23,7 +23,7 @@ import structlog
 from numpy.typing import NDArray
 
 from edgeloop import __version__
-from edgeloop.contracts.codec import to_json
+from edgeloop.contracts.codec import ready, to_json
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Unavailable
 from edgeloop.contracts.manifest import Manifest, Modality
 from edgeloop.serve import tensors
@@ -358,6 +358,6 @@ def _failed(error: Exception, asked: str) -> Reply:
 
 def _decoded(body: bytes, kind: type[Any]) -> Any:
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        return msgspec.json.decode(body or b"{}", type=ready(kind))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is not the JSON that is expected here: {error}") from error

@@ -5,6 +5,7 @@ import ssl
 import httpx
 import msgspec
 
+from edgeloop.contracts.codec import ready
 from edgeloop.contracts.errors import EdgeloopError, InvalidInput, NotFound, Refused, Unavailable, by_code
 from edgeloop.contracts.messages import ErrorReply
 
@@ -26,7 +27,7 @@ def raise_for_reply(response: httpx.Response, content: bytes | None = None) -> N
     if response.is_success:
         return
     try:
-        reply = msgspec.json.decode(response.content if content is None else content, type=ErrorReply)
+        reply = msgspec.json.decode(response.content if content is None else content, type=ready(ErrorReply))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _by_status(response) from None
     if reply.server_time_s is not None:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from edgeloop.contracts.codec import ready
 from edgeloop.contracts.errors import EdgeloopError, NotFound
 from edgeloop.contracts.manifest import EngineName
 from edgeloop.runtime.child import command_of, end_of, last_line, take_stdout
@@ -82,7 +83,7 @@ def try_out(trial: Trial, model: bytes = b"", *, timeout_s: float = TIMEOUT_S) -
         return Outcome(problem=f"it did not answer within {timeout_s:g} s and was stopped")
     if done.returncode == 0:
         lines = done.stderr.decode(errors="replace").split("\n")
-        return _with_reason(msgspec.json.decode(done.stdout, type=Outcome), complaint(lines))
+        return _with_reason(msgspec.json.decode(done.stdout, type=ready(Outcome)), complaint(lines))
     return Outcome(problem=f"its process {end_of(done.returncode)}: {last_line(done.stderr)}")
 
 
