@@ -12,7 +12,7 @@ from edgeloop.contracts.errors import InvalidInput, Unavailable
 
 
 class TooLarge(InvalidInput):
-    """A body that is said to be larger than any that is taken."""
+    """A body that is larger than any that is taken. Whoever says so beforehand is not read."""
 
     http_status = 413
 
@@ -57,17 +57,18 @@ class Asked:
         return None
 
     async def body(self, *, max_bytes: int) -> AsyncIterator[bytes]:
-        """Piece by piece. Raises TooLarge at once if it is said to be larger, Unavailable if its sender
-        goes before its end.
-        """
+        """Piece by piece. Raises TooLarge once it is, or is said to be; Unavailable if its sender goes before its end."""
         announced = self.header("content-length") or ""
         if announced.isdecimal() and int(announced[:20]) > max_bytes:
-            raise TooLarge(f"the body is {announced} bytes long; at most {max_bytes:,} are taken")
-        is_more = True
+            raise TooLarge(f"the body is {announced[:20]} bytes long; at most {max_bytes:,} are taken")
+        is_more, received = True, 0
         while is_more:
             message: HTTPReceiveMessage = await self._receive()  # type: ignore[assignment]
             if message["type"] == "http.disconnect":
                 raise Unavailable("the sender went before the end of its request")
+            received += len(message["body"])
+            if received > max_bytes:
+                raise TooLarge(f"the body is larger than {max_bytes:,} bytes; send smaller batches")
             if message["body"]:
                 yield message["body"]
             is_more = message.get("more_body", False)

@@ -38,7 +38,7 @@ from edgeloop.contracts.messages import (
     TrustRequest,
 )
 from edgeloop.contracts.proof import Claim
-from edgeloop.hub.asked import Asked
+from edgeloop.hub.asked import Asked, TooLarge
 from edgeloop.hub.bodies import Bodies, Held
 from edgeloop.hub.limits import Failures, Limits, Share, Shares, TooMany
 from edgeloop.hub.port import Hub, Served
@@ -137,8 +137,8 @@ class _Border:
         asker = _Asker(asked.address, claimed)
         try:
             yield asker
-        except StaleSignature:
-            raise  # a wrong clock; and to say so cost nothing
+        except (StaleSignature, TooLarge):
+            raise  # a wrong clock, too long a batch: of devices that mean well
         except (Refused, InvalidInput, Corrupt):
             self._failures.note_failure(asker.address, asker.claimed)
             raise

@@ -24,6 +24,7 @@ from edgeloop.contracts.messages import (
     Health,
     InferReply,
     InferRequest,
+    RejectedReport,
     SendReply,
     SendRequest,
     SyncReply,
@@ -134,11 +135,9 @@ class NodeHub:
         """See Hub.sync."""
         known = request.generations()
         self._check_carries(device_id, known)
-        reports, rejected = sort_out_reports(request.reports, device_id)
-        for report in reports:
-            self._take(report)
+        rejected = self._hear(device_id, request.reports)
         wait_s = request.wait_s
-        del request, reports  # a held sync holds none of it
+        del request  # what was said is taken: a held sync holds none of it
         with self._waker.listening([device_id]) as news:
             newer = self._newer(device_id, known)
             if not newer and wait_s > 0 and await news.wait(wait_s):
@@ -248,6 +247,13 @@ class NodeHub:
             day=day,
             storage=self._outbox.trouble,
         )
+
+    def _hear(self, sender: str, given: tuple[DeviceReport, ...]) -> tuple[RejectedReport, ...]:
+        """Take what devices say; returns what is not taken."""
+        reports, rejected = sort_out_reports(given, sender)
+        for report in reports:
+            self._take(report)
+        return rejected
 
     def _take(self, report: DeviceReport) -> None:
         _, before = self._reports.get(report.device_id, (0.0, None))

@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 
 _A_TURN = 16
-_TURN_S = 0.02
 
 
 class Turns:
@@ -31,9 +30,11 @@ class Turns:
 
     async def _call(self) -> None:
         while self._waiting:
-            for _ in range(min(self._a_turn, len(self._waiting))):
+            begun = 0
+            while self._waiting and begun < self._a_turn:
                 one = self._waiting.popleft()
                 if not one.done():
                     one.set_result(None)
-            await asyncio.sleep(_TURN_S)
+                    begun += 1
+            await asyncio.sleep(0)
         self._calling = None

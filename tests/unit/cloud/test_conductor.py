@@ -78,6 +78,45 @@ async def test_start_is_answered_while_its_steps_go_on(cloud: SmallCloud, monkey
     await asyncio.wait_for(ended.wait(), 60)
 
 
+async def test_wave_of_more_devices_than_are_given_it_at_once_is_given_it_in_parts(
+    cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "_GIVEN_AT_ONCE", 2)
+    await cloud.publish()
+    names = [f"camera-{number}" for number in range(7)]
+    cloud.enrol(*names)
+    parts: list[int] = []
+    give = cloud.conductor._give
+
+    def noting(connection: sa.Connection, one: rollouts.Open, drifted: dict[str, bool]) -> set[str]:
+        parts.append(len(drifted))
+        return give(connection, one, drifted)
+
+    monkeypatch.setattr(cloud.conductor, "_give", noting)
+    await _start(cloud, waves=("100%",))
+    assert parts == [2, 2, 2, 1]
+    assert all(cloud.assigned(name) is not None for name in names)
+
+
+async def test_one_looks_at_a_time(cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would look through the same devices, and each hold up writes for it."""
+    looks, most = 0, 0
+    due = cloud.conductor._due
+
+    def counting(connection: sa.Connection) -> conductor._Due:
+        nonlocal looks, most
+        looks += 1
+        most = max(most, looks)
+        threading.Event().wait(0.02)
+        found = due(connection)
+        looks -= 1
+        return found
+
+    monkeypatch.setattr(cloud.conductor, "_due", counting)
+    await asyncio.gather(*(cloud.conductor.step() for _ in range(4)))
+    assert most == 1
+
+
 async def test_assignment_says_which_manifest(cloud: SmallCloud) -> None:
     view = await cloud.publish()
     cloud.enrol("a")

@@ -10,10 +10,11 @@ from edgeloop.contracts.codec import ready, ready_all
 from edgeloop.contracts.messages import SyncRequest
 
 _PROGRAM = """
-import sys, threading
+import resource, sys, threading
 import msgspec
 from edgeloop.contracts.codec import from_json
 
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 sys.setswitchinterval(1e-5)
 
 def inner(name):
@@ -39,7 +40,9 @@ for thread in threads:
 
 
 def _ended(decode: str) -> int:
-    return subprocess.run([sys.executable, "-c", _PROGRAM.replace("DECODE", decode)], check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-c", _PROGRAM.replace("DECODE", decode)], check=False, timeout=60
+    ).returncode
 
 
 def test_threads_may_decode_a_type_for_the_first_time_at_once() -> None:

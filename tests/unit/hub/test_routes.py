@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -220,6 +221,28 @@ def test_encoding_that_is_not_taken_is_invalid_input() -> None:
 def test_body_that_is_too_large_is_turned_down() -> None:
     response = _ask(FakeHub(), "POST", "/v1/send", bytes(MAX_BODY_BYTES + 1))
     assert (response.status_code, _error(response).code) == (413, "invalid_input")
+
+
+def test_body_that_turns_out_too_large_is_turned_down_alike_and_counts_as_no_failure() -> None:
+    app = _app(Limits(failures_hz=0.01, failures_burst=1))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY_BYTES // 2**20 + 1):
+            yield bytes(2**20)
+
+    async def exchange() -> list[int]:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://hub.test") as client:
+            answers = []
+            for content in (pieces(), bytes(MAX_BODY_BYTES + 1), pieces(), None):
+                small = client.build_request("POST", "/v1/sync", content=SYNC)
+                Identity(CAMERA, KEY).sign(small, created_s=int(NOW_S))
+                kept = {name: small.headers[name] for name in ("signature", "signature-input", "content-digest")}
+                other = client.build_request("POST", "/v1/sync", content=content, headers=kept)
+                answers.append(await client.send(small if content is None else other))
+        return [one.status_code for one in answers]
+
+    assert asyncio.run(exchange()) == [413, 413, 413, 200]
 
 
 def test_body_that_expands_beyond_the_bound_is_turned_down() -> None:
@@ -455,14 +478,18 @@ def test_route_that_is_not_there_is_answered_with_an_error(method: str, path: st
 # ---- limits
 
 
-def _burst(requests: int, *, identity: Identity, limits: Limits) -> list[httpx.Response]:
-    """Requests one after another at one app, all from one address."""
-    app = Litestar(
+def _app(limits: Limits) -> Litestar:
+    return Litestar(
         route_handlers=[hub_router(FakeHub(), ProofChecker(clock=lambda: NOW_S), limits)],
         exception_handlers=error_handlers(),
         openapi_config=None,
         logging_config=None,
     )
+
+
+def _burst(requests: int, *, identity: Identity, limits: Limits) -> list[httpx.Response]:
+    """Requests one after another at one app, all from one address."""
+    app = _app(limits)
 
     async def exchange() -> list[httpx.Response]:
         answers = []

@@ -187,16 +187,21 @@ def test_requests_that_come_at_once_on_one_connection_are_each_answered_from_the
     answers: list[bytes] = []
 
     def ready(url: str) -> None:
-        threading.Thread(target=ask, args=(int(url.rpartition(":")[2]),)).start()
+        threading.Thread(target=ask, args=(int(url.rpartition(":")[2]),), daemon=True).start()
 
     def ask(port: int) -> None:
+        try:
+            ask_three(port)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    def ask_three(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             whole = b"".join(b"GET / HTTP/1.1\r\nhost: a\r\nname: %c\r\n\r\n" % one for one in b"abc")
             connection.sendall(whole[:-20])
             answers.extend(_read_answer(connection) for _ in range(2))
             connection.sendall(whole[-20:])
             answers.append(_read_answer(connection))
-        signal.raise_signal(signal.SIGTERM)
 
     listen = Listen()
     with bind(listen) as handle:
@@ -212,7 +217,9 @@ def _read_answer(connection: socket.socket) -> bytes:
     """The body, of one byte, of the next answer."""
     read = b""
     while b"\r\n\r\n" not in read[:-1]:
-        read += connection.recv(1)
+        one = connection.recv(1)
+        assert one, f"the server hung up after {read!r}"
+        read += one
     return read[-1:]
 
 

@@ -61,6 +61,9 @@ _HOLDERS = (
     .where(_IS_OPEN, rollout_devices.c.outcome.is_(None))
     .order_by(*_OLDEST_FIRST)
 )
+_COMES_STILL = sa.or_(
+    rollout_devices.c.outcome.is_(None), rollout_devices.c.outcome == sa.literal_column(f"'{Outcome.UNREACHABLE}'")
+)
 _WAITED_FOR = (
     sa.select(
         rollout_devices.c.rollout_id,
@@ -76,15 +79,17 @@ _WAITED_FOR = (
     .join(assignments, assignments.c.device_id == rollout_devices.c.device_id)
     .where(
         rollout_devices.c.generation == assignments.c.generation,
-        sa.or_(
-            rollout_devices.c.outcome.is_(None),
-            rollout_devices.c.outcome == sa.literal_column(f"'{Outcome.UNREACHABLE}'"),
-        ),
+        _COMES_STILL,
     )
 )
 _ABOUT = sa.select(
-    rollouts.c.gate, rollouts.c.time_window, rollouts.c.paused_at_s, rollouts.c.wave, rollouts.c.wave_started_at_s
-).where(rollouts.c.rollout_id == sa.bindparam("rollout"))
+    rollouts.c.rollout_id,
+    rollouts.c.gate,
+    rollouts.c.time_window,
+    rollouts.c.paused_at_s,
+    rollouts.c.wave,
+    rollouts.c.wave_started_at_s,
+).where(rollouts.c.rollout_id.in_(sa.select(rollout_devices.c.rollout_id).where(_COMES_STILL)))
 _NOTE_ASSIGNED = (
     rollout_devices.update()
     .where(_MEMBER)
@@ -202,7 +207,7 @@ def holders(connection: sa.Connection) -> dict[str, str]:
 def given(connection: sa.Connection) -> list[Given]:
     """Everyone who is waited for, or whose return is; in rollouts that are over, too."""
     found = run_in(connection, _WAITED_FOR, {})
-    about = {rollout_id: _about(connection, rollout_id) for rollout_id in {row[0] for row in found}}
+    about = _about(connection) if found else {}
     return [
         Given(
             rollout_id,
@@ -252,11 +257,19 @@ class _About(NamedTuple):
     wave_started_at_s: float
 
 
-def _about(connection: sa.Connection, rollout_id: str) -> _About:
-    row = first_in(connection, _ABOUT, {"rollout": rollout_id})
-    assert row is not None, rollout_id
-    gate, window, paused_at_s, wave, wave_started_at_s = row
-    return _About(_gate(gate), window is not None, paused_at_s is not None, wave, wave_started_at_s)
+def _about(connection: sa.Connection) -> dict[str, _About]:
+    """By rollout, of all that have such devices: those that are over, too, of which there may be many alike."""
+    gates: dict[str, Gate] = {}
+    return {
+        rollout_id: _About(
+            gates.get(gate) or gates.setdefault(gate, _gate(gate)),
+            window is not None,
+            paused_at_s is not None,
+            wave,
+            wave_started_at_s,
+        )
+        for rollout_id, gate, window, paused_at_s, wave, wave_started_at_s in run_in(connection, _ABOUT, {})
+    }
 
 
 def note_assigned(
