@@ -57,7 +57,7 @@ class Asked:
         return None
 
     async def body(self, *, max_bytes: int) -> AsyncIterator[bytes]:
-        """Piece by piece. Raises TooLarge once it is, or is said to be; Unavailable if its sender goes before the end."""
+        """Piece by piece. Raises TooLarge once it is, or is said to be; Unavailable if its sender goes too soon."""
         announced = self.header("content-length") or ""
         if announced.isdecimal() and int(announced[:20]) > max_bytes:
             raise TooLarge(f"the body is {announced[:20]} bytes long; at most {max_bytes:,} are taken")
