@@ -5,6 +5,7 @@ With large numbers they are `make torture`, with small ones tests of the suite.
 
 import time
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,9 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     is_large: bool = True
 
 
+Work = Callable[[Warm, Path, Scale], Iterator[Row]]
+
+
 def large(*, minutes: float) -> Scale:
     """The numbers of `make torture`."""
     until_s = time.monotonic() + 60 * minutes
@@ -39,6 +43,22 @@ def large(*, minutes: float) -> Scale:
 def small(scale: Scale) -> Scale:
     """The suite's numbers."""
     return msgspec.structs.replace(scale, kills=24, cuts_each=20, trials=3, jumps=4, absences=2, is_large=False)
+
+
+def _unless(why_not: Callable[[], str], *, work: str, test: str) -> Callable[[Work], Work]:
+    """A work that this machine may not allow: a row says why it was skipped."""
+
+    def guard(run: Work) -> Work:
+        @wraps(run)
+        def guarded(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
+            if reason := why_not():
+                yield Row(work=work, test=test, note=f"skipped: {reason}")
+                return
+            yield from run(warm, folder, scale)
+
+        return guarded
+
+    return guard
 
 
 def killed(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
@@ -66,12 +86,9 @@ def killed(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     )
 
 
+@_unless(disk.why_not, work="cuts", test="power cuts")
 def powerless(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     """Power cuts in each step of a device; controls without fsync."""
-    reason = disk.why_not()
-    if reason:
-        yield Row(work="cuts", test="power cuts", note=f"skipped: {reason}")
-        return
     done = cuts.run(warm, folder / "cuts", each=scale.cuts_each, until_s=scale.until_s)
     caught = cuts.control(warm, folder / "control")
     for step in cuts.STEPS:
@@ -81,12 +98,9 @@ def powerless(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
         yield _cut_row("cuts", done, step, scale.cuts_each, control_failed=at > 0, notes=notes)
 
 
+@_unless(disk.why_not, work="trials", test="power cuts of trials")
 def powerless_in_trials(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     """Power cuts while a version is tried in a process of its own."""
-    reason = disk.why_not()
-    if reason:
-        yield Row(work="trials", test="power cuts of trials", note=f"skipped: {reason}")
-        return
     tried = cuts.run(warm, folder / "trials", each=scale.trials, steps=cuts.TRIAL, until_s=scale.until_s)
     for step in cuts.TRIAL:
         yield _cut_row("trials", tried, step, scale.trials, notes=("with the real processes for trying and answering",))
@@ -109,12 +123,9 @@ def _cut_row(
     )
 
 
+@_unless(disk.why_not, work="cloud", test="power cuts of a cloud")
 def powerless_above(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     """Power cuts of a cloud; controls without fsync."""
-    reason = disk.why_not()
-    if reason:
-        yield Row(work="cloud", test="power cuts of a cloud", note=f"skipped: {reason}")
-        return
     done = cloud_cuts.run(warm, folder / "cloud", cuts=scale.cuts_each, until_s=scale.until_s)
     faulty = {fault: cloud_cuts.control(warm, folder / fault, fault=fault) for fault in cloud_cuts.FAULTS}
     told = ", ".join(f"{fault} lost {one.lost} in {one.cuts} cuts" for fault, one in faulty.items())
@@ -130,12 +141,9 @@ def powerless_above(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     )
 
 
+@_unless(disk.why_not, work="full", test="disk full at each write point")
 def crowded(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     """Disks that are full at each write point."""
-    reason = disk.why_not()
-    if reason:
-        yield Row(work="full", test="disk full at each write point", note=f"skipped: {reason}")
-        return
     found = full.run(warm, folder / "full", names=scale.points)
     unsound = [one for one in found if not one.is_sound]
     yield Row(
@@ -149,12 +157,9 @@ def crowded(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     )
 
 
+@_unless(clocks.why_not, work="clocks", test="clock jumps")
 def out_of_time(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     """A device's clock that jumps by years."""
-    reason = clocks.why_not()
-    if reason:
-        yield Row(work="clocks", test="clock jumps", note=f"skipped: {reason}")
-        return
     done = clocks.run(folder / "clocks", jumps=scale.jumps)
     yield Row(
         work="clocks",
@@ -168,12 +173,9 @@ def out_of_time(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     )
 
 
+@_unless(links.why_not, work="links", test="network cut between node and device")
 def cut_off(warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     """A device in a network of its own, whose cable is pulled."""
-    reason = links.why_not()
-    if reason:
-        yield Row(work="links", test="network cut between node and device", note=f"skipped: {reason}")
-        return
     done = links.run(warm, folder / "links", absences=scale.absences)
     yield Row(
         work="links",
@@ -190,7 +192,7 @@ def once_more(_warm: Warm, folder: Path, scale: Scale) -> Iterator[Row]:
     yield from suites.rows(folder / "suites", is_large=scale.is_large, until_s=scale.until_s)
 
 
-WORKS: dict[str, Callable[[Warm, Path, Scale], Iterator[Row]]] = {
+WORKS: dict[str, Work] = {
     "kills": killed,
     "trials": powerless_in_trials,
     "cloud": powerless_above,
