@@ -25,7 +25,7 @@ TRIALS = 3
 LARGEST_KB = 6
 # Ray takes 127.0.0.1 for "the address of this machine's network"; these stay on loopback.
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(800)
 
 
 def _compress(model: Path, out: Path, *more: str) -> list[str]:
