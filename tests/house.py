@@ -95,7 +95,7 @@ class House:
         """A blocking call of the API, off the event loop that answers it."""
         return await asyncio.to_thread(call)
 
-    async def until(self, is_true: Callable[[], Awaitable[bool]], what: str, *, timeout_s: float = 20.0) -> None:
+    async def until(self, is_true: Callable[[], Awaitable[bool]], what: str, *, timeout_s: float = 60.0) -> None:
         """Look again and again, with an end."""
         try:
             async with asyncio.timeout(timeout_s):

@@ -56,7 +56,8 @@ def test_control_outbox_that_tells_before_its_commit_is_caught_as_loss(tmp_path:
 
 
 def test_control_cloud_without_an_idempotency_key_is_caught_as_doubling(tmp_path: Path) -> None:
-    assert _run(tmp_path, cloud_fault="no-idempotency-key").doubled > 0
+    # Whether an answer is cut off between two of its steps hangs on chance: it has some.
+    assert any(_run(tmp_path / str(turn), cloud_fault="no-idempotency-key").doubled for turn in range(4))
 
 
 def _run(folder: Path, *faults: str, cloud_fault: str = "") -> Outcome:
