@@ -1,7 +1,6 @@
 """Downloads within a day's budget."""
 
 import asyncio
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from edgeloop.contracts.messages import Assignment
 from edgeloop.device.metered import MeteredSupply
 from edgeloop.transport.budget import DOWNLOAD, Budget
 from edgeloop.transport.keep import Keep
+from evening import Evening
 
 pytestmark = pytest.mark.anyio
 
@@ -47,22 +47,27 @@ class Warehouse:
 
 
 class World:
-    """A supply with a budget of 1,000 bytes a day; `said` notes whether it waited each time that it told."""
+    """A supply with a budget of 1,000 bytes a day; `said` notes whether it waited each time that it told. The clock
+    goes once it waits."""
 
     def __init__(self, folder: Path, *, day_ends_in_s: float) -> None:
-        offset_s = 86_400 - time.time() % 86_400 - day_ends_in_s
+        self.clock = Evening(ends_in_s=day_ends_in_s)
         self.link = SimpleNamespace(traffic_bytes=Counter())
         self.keep = Keep(folder / "device.db")
-        self.budget = Budget(self.keep, limit_bytes=1_000, clock=lambda: time.time() + offset_s)
+        self.budget = Budget(self.keep, limit_bytes=1_000, clock=self.clock)
         self.warehouse = Warehouse(self.link)
         self.said: list[bool] = []
         self.supply = MeteredSupply(
             self.warehouse,
             self.link,  # type: ignore[arg-type]
             self.budget,
-            on_wait=lambda: self.said.append(self.supply.is_waiting),
+            on_wait=self._on_wait,
         )
         self.shelf = Shelf(folder / "bundles")
+
+    def _on_wait(self) -> None:
+        self.said.append(self.supply.is_waiting)
+        self.clock.go()
 
     async def fetch(self, size_bytes: int) -> None:
         """One file."""

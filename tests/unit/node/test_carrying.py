@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgeloop.transport.identity import Identity
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.metering import Meter
 from edgeloop.transport.uplink import Patience, Uplink
+from evening import Evening
 from hostile_link import Drip, HostileLink, Reply, Request, Reset, file_at, plainly
 from small_cloud import key_of, until
 from small_disk import small_disk
@@ -30,7 +30,6 @@ FILE = random.Random(2).randbytes(SIZE_BYTES)
 SHA256 = digest(FILE)
 PATH = f"targets/files/{SHA256}"
 SHORT = Patience(window_s=0.2, least_bytes=2_000)
-DAY_S = 86_400.0
 
 
 @pytest.fixture
@@ -50,12 +49,12 @@ async def _node(
     longest_answer_s: float = 30.0,
 ) -> AsyncIterator[tuple[Cache, Budget]]:
     """A node's cache, as it is after a start on this folder."""
-    offset_s = DAY_S - time.time() % DAY_S - day_ends_in_s
+    clock = Evening(ends_in_s=day_ends_in_s)
     keep = Keep(folder / "node.db")
-    budget = Budget(keep, limit_bytes=day_bytes, clock=lambda: time.time() + offset_s)
+    budget = Budget(keep, limit_bytes=day_bytes, clock=clock)
     async with httpx.AsyncClient(base_url=link.url) as client:
         uplink = Uplink(client, Identity("gateway", key_of("gateway")), patience=patience)
-        meter = Meter(budget, on_wait=lambda: None)
+        meter = Meter(budget, on_wait=clock.go)
         cache = Cache(folder / "cache", uplink, meter, longest_answer_s=longest_answer_s)
         yield cache, budget
         await cache.close()
