@@ -89,6 +89,12 @@ def _holds(after: Rows, before: Rows) -> bool:
     )
 
 
+def _told(index: Any) -> Any:
+    """An index with its conditions as texts, which can be compared."""
+    options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+    return index | {"dialect_options": options}
+
+
 def _schema(connection: sa.Connection) -> Any:
     """Everything that a step could have forgotten to undo."""
     inspector = sa.inspect(connection)
@@ -100,7 +106,7 @@ def _schema(connection: sa.Connection) -> Any:
             ),
             "key": inspector.get_pk_constraint(name),
             "foreign": sorted(inspector.get_foreign_keys(name), key=str),
-            "indexes": sorted(inspector.get_indexes(name), key=str),
+            "indexes": sorted((_told(index) for index in inspector.get_indexes(name)), key=str),
             "unique": sorted(inspector.get_unique_constraints(name), key=str),
         }
         for name in sorted(inspector.get_table_names())

@@ -7,7 +7,9 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +20,7 @@ from edgeloop.bundle.archive import digest
 from edgeloop.cloud.store import access, analysis, cutting, fleet, inbox, jobs, registry, rollouts
 from edgeloop.cloud.store.database import Database, insert_ignoring
 from edgeloop.cloud.store.engine import open_engine
-from edgeloop.cloud.store.tables import api_tokens, metadata
+from edgeloop.cloud.store.tables import api_tokens, metadata, rollout_devices
 from edgeloop.contracts.access import Role
 from edgeloop.contracts.api import (
     DriftRow,
@@ -857,6 +859,43 @@ def test_device_that_confirms_while_the_rollout_is_aborted_elsewhere_stays_confi
     assert not pair[0].write_now(lambda c: rollouts.note_outcome(c, was, Outcome.ROLLED_BACK, "told to go back"))
     now = pair[0].read_now(lambda c: rollouts.get_row(c, rollout_id, CAMERA))
     assert (now.outcome, now.reason) == (Outcome.CONFIRMED, "")
+
+
+def test_rollouts_that_are_over_cost_a_look_nothing(sqlite: Database) -> None:
+    """Whose part is over in all of them is not read again; counted in steps of SQLite's machine."""
+    _enrol(sqlite)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    def of_a_look() -> int:
+        nonlocal steps
+
+        def look(connection: sa.Connection) -> list[rollouts.Given]:
+            driver: Any = connection.connection.driver_connection
+            driver.set_progress_handler(count, 1)
+            try:
+                return rollouts.given(connection)
+            finally:
+                driver.set_progress_handler(None, 0)
+
+        steps = 0
+        assert [one.outcome for one in sqlite.read_now(look)] == [Outcome.UNREACHABLE]
+        return steps
+
+    def end_another(connection: sa.Connection, outcome: Outcome) -> None:
+        given = _begin_rollout(connection)
+        was = rollouts.get_row(connection, given.rollout_id, CAMERA)
+        rollouts.note_outcome(connection, was, outcome, "over")
+
+    for _ in range(50):
+        sqlite.write_now(partial(end_another, outcome=Outcome.CONFIRMED))
+    sqlite.write_now(partial(end_another, outcome=Outcome.UNREACHABLE))
+    after_many = of_a_look()
+    sqlite.write_now(lambda c: c.execute(rollout_devices.delete().where(rollout_devices.c.outcome == "confirmed")))
+    assert 0 < of_a_look() == after_many
 
 
 def test_report_whose_reason_holds_a_nul_is_kept_without_it(database: Database) -> None:

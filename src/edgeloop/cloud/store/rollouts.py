@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from edgeloop.cloud.store import fleet
 from edgeloop.cloud.store.glance import first_in, run_in
-from edgeloop.cloud.store.tables import assignments, devices, rollout_devices, rollouts
+from edgeloop.cloud.store.tables import COMES_STILL, assignments, devices, rollout_devices, rollouts
 from edgeloop.contracts.api import Gate, RolloutDevice, RolloutRequest, RolloutView
 from edgeloop.contracts.codec import from_json, to_json
 from edgeloop.contracts.errors import NotFound
@@ -27,30 +27,26 @@ _STATES: dict[str | None, UpdateState | None] = {None: None, **{state.value: sta
 _OUTCOMES: dict[str | None, Outcome | None] = {None: None, **{outcome.value: outcome for outcome in Outcome}}
 _AT_ONCE = 500
 _REASON = 2000
-
+_OF_ROLLOUT = rollout_devices.c.rollout_id == sa.bindparam("rollout")
+_MEMBER = sa.and_(_OF_ROLLOUT, rollout_devices.c.device_id == sa.bindparam("device"))
 
 # Put together once: every sync of a device that was ever updated asks it.
 _NOTE_REPORT = (
     rollout_devices.update()
     .where(
-        rollout_devices.c.rollout_id == sa.bindparam("rollout"),
-        rollout_devices.c.device_id == sa.bindparam("device"),
+        _MEMBER,
         rollout_devices.c.generation == sa.bindparam("of"),
         sa.or_(rollout_devices.c.state.is_(None), rollout_devices.c.state != sa.bindparam("state")),
     )
     .values({name: sa.bindparam(name) for name in ("state", "outcome", "reason", "since_s")})
 )
 
-
 # Put together once, and asked in plain rows: each look at a rollout reads all of its devices, 10,000 where there are so
 # many, and SQLAlchemy's rows took five times as long.
-_MEMBER = sa.and_(
-    rollout_devices.c.rollout_id == sa.bindparam("rollout"), rollout_devices.c.device_id == sa.bindparam("device")
-)
 _COLUMNS = ("rollout_id", "device_id", "wave", "generation", "state", "outcome", "reason", "since_s")
 _MEMBERS = (
     sa.select(*(rollout_devices.c[name] for name in _COLUMNS))
-    .where(rollout_devices.c.rollout_id == sa.bindparam("rollout"))
+    .where(_OF_ROLLOUT)
     .order_by(rollout_devices.c.wave, rollout_devices.c.device_id)
 )
 _ONE_MEMBER = sa.select(*(rollout_devices.c[name] for name in _COLUMNS)).where(_MEMBER)
@@ -60,9 +56,6 @@ _HOLDERS = (
     .join_from(rollout_devices, rollouts)
     .where(_IS_OPEN, rollout_devices.c.outcome.is_(None))
     .order_by(*_OLDEST_FIRST)
-)
-_COMES_STILL = sa.or_(
-    rollout_devices.c.outcome.is_(None), rollout_devices.c.outcome == sa.literal_column(f"'{Outcome.UNREACHABLE}'")
 )
 _WAITED_FOR = (
     sa.select(
@@ -77,10 +70,7 @@ _WAITED_FOR = (
     )
     .join_from(rollout_devices, devices)
     .join(assignments, assignments.c.device_id == rollout_devices.c.device_id)
-    .where(
-        rollout_devices.c.generation == assignments.c.generation,
-        _COMES_STILL,
-    )
+    .where(rollout_devices.c.generation == assignments.c.generation, COMES_STILL)
 )
 _ABOUT = sa.select(
     rollouts.c.rollout_id,
@@ -89,7 +79,16 @@ _ABOUT = sa.select(
     rollouts.c.paused_at_s,
     rollouts.c.wave,
     rollouts.c.wave_started_at_s,
-).where(rollouts.c.rollout_id.in_(sa.select(rollout_devices.c.rollout_id).where(_COMES_STILL)))
+).where(rollouts.c.rollout_id.in_(sa.select(rollout_devices.c.rollout_id).where(COMES_STILL)))
+_NOTE_OUTCOME = (
+    rollout_devices.update()
+    .where(
+        _MEMBER,
+        rollout_devices.c.state.is_not_distinct_from(sa.bindparam("was_state")),
+        rollout_devices.c.outcome.is_not_distinct_from(sa.bindparam("was_outcome")),
+    )
+    .values({name: sa.bindparam(name) for name in ("outcome", "reason")})
+)
 _NOTE_ASSIGNED = (
     rollout_devices.update()
     .where(_MEMBER)
@@ -291,13 +290,15 @@ def note_outcome(connection: sa.Connection, was: Row | Given, outcome: Outcome |
 
     Another replica may have heard of the device since: its own word counts. From here on it waits for the commit.
     """
-    mine = sa.and_(
-        _member(was.rollout_id, was.device_id),
-        rollout_devices.c.state.is_not_distinct_from(was.state),
-        rollout_devices.c.outcome.is_not_distinct_from(was.outcome),
-    )
-    done = connection.execute(rollout_devices.update().where(mine).values(outcome=outcome, reason=reason[:_REASON]))
-    return bool(done.rowcount)
+    judged = {
+        "rollout": was.rollout_id,
+        "device": was.device_id,
+        "was_state": was.state,
+        "was_outcome": was.outcome,
+        "outcome": outcome,
+        "reason": reason[:_REASON],
+    }
+    return bool(connection.execute(_NOTE_OUTCOME, judged).rowcount)
 
 
 def newest_wave_s(connection: sa.Connection) -> float:
@@ -400,10 +401,6 @@ def list_rollouts(
 
 def _no_rollout(rollout_id: str) -> NotFound:
     return NotFound(f"there is no rollout {rollout_id!r}; 'edgeloop rollout list' shows those there are")
-
-
-def _member(rollout_id: str, device_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(rollout_devices.c.rollout_id == rollout_id, rollout_devices.c.device_id == device_id)
 
 
 def _rows(connection: sa.Connection, rollout_id: str) -> tuple[Row, ...]:

@@ -144,6 +144,16 @@ rollout_devices = sa.Table(
     sa.Column("outcome", sa.String(16), nullable=True),
     sa.Column("since_s", sa.Float, nullable=True),
 )
+COMES_STILL = sa.or_(
+    rollout_devices.c.outcome.is_(None), rollout_devices.c.outcome == sa.literal_column("'unreachable'")
+)
+"""A device's part in a rollout is not over, or it was left behind and may be heard of again."""
+sa.Index(
+    "ix_rollout_devices_comes_still",
+    rollout_devices.c.rollout_id,
+    sqlite_where=COMES_STILL,
+    postgresql_where=COMES_STILL,
+)
 
 events = sa.Table(
     "events",
