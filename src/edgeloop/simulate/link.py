@@ -2,7 +2,7 @@
 
 The model is round trip and rate: a request arrives after half a round trip and its bytes' time, the answer likewise. A
 lost packet is sent again after a round trip or 200 ms, whichever is longer (TCP's smallest retransmission timeout on
-Linux). Below it are httpx's own connections, over loopback. Every device has a link of its own; nothing is shared.
+Linux). Below it are real connections, over loopback. Every device has a link of its own; nothing is shared.
 """
 
 import asyncio

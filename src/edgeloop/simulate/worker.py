@@ -23,6 +23,7 @@ from edgeloop.contracts.codec import from_json
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, NotFound, Unavailable
 from edgeloop.contracts.join import Join
 from edgeloop.contracts.states import Kind
+from edgeloop.simulate.connections import Connections
 from edgeloop.simulate.device import PROFILE, HeldUplink, SimulatedDevice
 from edgeloop.simulate.link import LinkTransport, Way
 from edgeloop.simulate.plan import Plan
@@ -30,7 +31,7 @@ from edgeloop.simulate.supply import Checked, Unchecked
 from edgeloop.simulate.tally import Tally
 from edgeloop.simulate.turns import Turns
 from edgeloop.transport.identity import Identity
-from edgeloop.transport.membership import CONNECTIONS, Membership, ask_to_join
+from edgeloop.transport.membership import Membership, ask_to_join
 
 _ENROL_AT_ONCE = 16
 _ENROL_TRIES = 20
@@ -137,8 +138,8 @@ class Worker:
         plan = crew.plan
         rng = random.Random(f"{plan.seed}.{number}")  # noqa: S311 - a simulation, repeated by its seed
         hub_url = crew.hubs[number % len(crew.hubs)]
-        inner = httpx.AsyncHTTPTransport(verify=self._tls, limits=CONNECTIONS)
-        transport = LinkTransport(inner, Way(plan.link, plan.faults, rng), self._tally)
+        way = Way(plan.link, plan.faults, rng)
+        transport = LinkTransport(Connections(self._tls), way, self._tally)
         client = httpx.AsyncClient(transport=transport, base_url=hub_url, trust_env=False)
         identity = Identity(f"{crew.name}-{number}", Ed25519PrivateKey.generate())
         uplink = HeldUplink(client, identity)
