@@ -413,7 +413,7 @@ async def test_held_open_sync_ends_empty_after_its_wait(hop: Hop) -> None:
     before_s = time.monotonic()
     reply = await hop.sync(wait_s=0.2)
     assert reply.desired == ()
-    assert 0.2 <= time.monotonic() - before_s < 2.0
+    assert 0.2 <= time.monotonic() - before_s < 10.0
 
 
 async def test_device_may_not_report_for_another(hop: Hop) -> None:

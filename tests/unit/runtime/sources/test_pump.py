@@ -76,7 +76,7 @@ def test_end_does_not_wait_for_a_thread_that_hangs() -> None:
     took_s = time.monotonic() - began_s
     assert pump.is_alive
     let_go.set()
-    assert took_s < 1.0
+    assert took_s < 10.0
 
 
 def test_nothing_is_put_after_the_end() -> None:
