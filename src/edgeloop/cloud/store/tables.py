@@ -2,6 +2,8 @@
 
 import sqlalchemy as sa
 
+from edgeloop.contracts.states import Outcome
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -145,7 +147,7 @@ rollout_devices = sa.Table(
     sa.Column("since_s", sa.Float, nullable=True),
 )
 COMES_STILL = sa.or_(
-    rollout_devices.c.outcome.is_(None), rollout_devices.c.outcome == sa.literal_column("'unreachable'")
+    rollout_devices.c.outcome.is_(None), rollout_devices.c.outcome == sa.literal_column(f"'{Outcome.UNREACHABLE}'")
 )
 """A device's part in a rollout is not over, or it was left behind and may be heard of again."""
 sa.Index(
