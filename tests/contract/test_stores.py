@@ -5,6 +5,8 @@ Neighbours: `test_migrations` over the steps between, `test_blobs` over what lie
 
 import asyncio
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
@@ -18,7 +20,7 @@ import sqlalchemy as sa
 from builders import LABELS, make_parts
 from edgeloop.bundle.archive import digest
 from edgeloop.cloud.store import access, analysis, cutting, fleet, inbox, jobs, registry, rollouts
-from edgeloop.cloud.store.database import Database, insert_ignoring
+from edgeloop.cloud.store.database import Database, TooLate, insert_ignoring
 from edgeloop.cloud.store.engine import open_engine
 from edgeloop.cloud.store.tables import api_tokens, metadata, rollout_devices
 from edgeloop.contracts.access import Role
@@ -740,6 +742,62 @@ def test_write_whose_caller_gave_up_does_not_stop_the_writer(fresh: Database) ->
             return await fresh.write(_add_token("b"))
 
     assert asyncio.run(scenario()) == 1
+
+
+def test_write_whose_time_is_over_before_its_turn_is_left_out_and_told(fresh: Database) -> None:
+    async def scenario() -> None:
+        _, go = _hold(fresh)
+        late = asyncio.create_task(fresh.write(_add_token("a"), until_s=time.monotonic() + 0.3))
+        patient = asyncio.create_task(fresh.write(_add_token("b"), until_s=time.monotonic() + 600.0))
+        whenever = asyncio.create_task(fresh.write(_add_token("c")))
+        await asyncio.sleep(0.5)
+        with pytest.raises(TooLate):
+            await fresh.write(_add_token("d"), until_s=time.monotonic() + 0.1)  # what it would have to wait for has
+        go.set()
+        with pytest.raises(TooLate):
+            await late
+        await asyncio.gather(patient, whenever)
+
+    asyncio.run(scenario())
+    assert _names(_url_of(fresh)) == ["b", "c"]
+
+
+def test_queue_is_as_long_as_the_oldest_that_is_being_written_has_waited(fresh: Database) -> None:
+    assert fresh.queue_s() == 0.0
+    _, go = _hold(fresh)
+    first_s = fresh.queue_s()
+    time.sleep(0.01)
+    assert fresh.queue_s() >= first_s + 0.01
+    go.set()
+    fresh.write_now(_add_token("a"))
+    while fresh.queue_s() > 0.0:  # it is told a moment after whoever waits
+        time.sleep(0.001)
+
+
+def test_groups_that_took_long_are_followed_by_smaller_ones_and_grow_again(fresh: Database) -> None:
+    commits: list[object] = []
+    groups: Counter[int] = Counter()
+
+    def work(connection: sa.Connection, *, for_s: float) -> None:
+        groups[len(commits)] += 1
+        time.sleep(for_s)
+
+    def sizes(count: int, *, for_s: float) -> list[int]:
+        groups.clear()
+        _, go = _hold(fresh)
+        futures = [fresh._writer.submit(partial(work, for_s=for_s)) for _ in range(count)]
+        go.set()
+        for future in futures:
+            future.result(60)
+        return list(groups.values())
+
+    sa.event.listen(fresh.engine, "commit", commits.append)
+    assert sizes(100, for_s=0.006) == [100]
+    smaller = sizes(100, for_s=0.0)
+    assert (smaller[0], sum(smaller)) == (50, 100)
+    for _ in range(5):
+        sizes(256, for_s=0.0)
+    assert max(sizes(256, for_s=0.0)) > 50
 
 
 def test_what_is_queued_is_committed_before_it_closes(url: str) -> None:

@@ -26,6 +26,7 @@ from edgeloop.cloud.store.sole import sole_server
 from edgeloop.cloud.tidy import Tidier
 from edgeloop.cloud.trust import forget_retired, warn_daily
 from edgeloop.contracts.codec import ready_all
+from edgeloop.hub.load import Load
 from edgeloop.hub.proof import OwnNonces, ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.hub.serve import bind, loop_factory, serve
@@ -56,7 +57,8 @@ def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
     """The ASGI app over opened stores; it closes them when it ends."""
     ready_all()  # the API's bodies are decoded by Litestar
     conductor = Conductor(stores.database, waker)
-    hub = CloudHub(stores, conductor, waker)
+    load = Load(stores.database.queue_s)
+    hub = CloudHub(stores, conductor, waker, load)
     shared = is_postgresql(stores.database.engine)
     checker = ProofChecker(nonces=SharedNonces(stores.database) if shared else OwnNonces())
 
@@ -82,7 +84,10 @@ def make_app(config: CloudConfig, stores: Stores, waker: Waker) -> Litestar:
             await asyncio.to_thread(stores.database.close)
 
     return Litestar(
-        route_handlers=[hub_router(hub, checker, config.limits), api_router(Services(config, stores, conductor))],
+        route_handlers=[
+            hub_router(hub, checker, config.limits, load),
+            api_router(Services(config, stores, conductor)),
+        ],
         exception_handlers=error_handlers(),
         lifespan=[lifespan],
         request_max_body_size=_MAX_UPLOAD_BYTES,

@@ -7,6 +7,7 @@ device reports only the counts in its health may come later (`beats`).
 import re
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from edgeloop.cloud.repository import Given, MetadataName, director_metadata, im
 from edgeloop.cloud.signed import SignedWords
 from edgeloop.cloud.store import fleet, inbox, registry, rollouts, roots
 from edgeloop.cloud.store.blobs import Blobs
-from edgeloop.cloud.store.database import Database
+from edgeloop.cloud.store.database import Database, Operation, TooLate
 from edgeloop.cloud.store.samples import SampleBytes
 from edgeloop.contracts.errors import NotFound, Refused
 from edgeloop.contracts.messages import (
@@ -44,11 +45,14 @@ from edgeloop.contracts.messages import (
 from edgeloop.contracts.names import BundleRef, parse_offer_path
 from edgeloop.hub.along import SmallFiles
 from edgeloop.hub.batches import answered, sort_out
+from edgeloop.hub.load import Load, answer_by_s
 from edgeloop.hub.port import Served
 from edgeloop.hub.reports import sort_out_reports
 from edgeloop.hub.waker import Waker
 from edgeloop.runtime.answerer import Answerer
 from edgeloop.transport.seal import Keyring
+
+T = TypeVar("T")
 
 _MANIFEST = re.compile(r"targets/bundles/(?P<name>[a-z0-9-]{1,63})/(?P<version>[0-9.]{5,32})/manifest\.json")
 _FILE = re.compile(r"targets/files/(?P<sha256>[0-9a-f]{64})")
@@ -74,8 +78,15 @@ class CloudHub:
     """Implements hub.port.Hub."""
 
     def __init__(
-        self, stores: Stores, conductor: Conductor, waker: Waker, *, clock: Callable[[], float] = time.time
+        self,
+        stores: Stores,
+        conductor: Conductor,
+        waker: Waker,
+        load: Load | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._load = load or Load()
         self._database = stores.database
         self._blobs = stores.blobs
         self._stores = stores
@@ -136,7 +147,7 @@ class CloudHub:
             return self._take(connection, sender, reports, now_s=now_s), newer, now_s
 
         self._beats.forget(sender)
-        news, newer, now_s = await self._database.write(take, alone=False)
+        news, newer, now_s = await self._written(take)
         self._beats.note_kept(sender, reports, now_s=now_s)
         if news:
             self._conductor.nudge()
@@ -195,10 +206,17 @@ class CloudHub:
             removed = inbox.claim_blobs(connection, blobs, now_s=self._clock()) if blobs else set[str]()
             return new, inbox.reused(connection, taken) if new < len(taken) else (), removed
 
-        new, reused, removed = await self._database.write(add, alone=False)
+        new, reused, removed = await self._written(add)
         for sha256 in removed:  # by one who tidied, after they were put here and before rows named them
             await self._stores.samples.put(inbox.sample_key(sha256), blobs[sha256])
         return answered(request, taken, rejected, new=new, reused=reused)
+
+    async def _written(self, operation: Operation[T]) -> T:
+        """What it gave, once that is committed. Raises Busy where its turn would come too late for whoever asks."""
+        try:
+            return await self._database.write(operation, alone=False, until_s=answer_by_s.get())
+        except TooLate as error:
+            raise self._load.busy() from error
 
     async def close(self) -> None:
         """Keep what was put aside, let go of the loaded models, and of patches that are being made."""

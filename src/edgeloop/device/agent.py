@@ -44,12 +44,13 @@ from edgeloop.device.state import KEPT, Ended, Versions
 from edgeloop.device.supply import HubSupply
 from edgeloop.device.update import Updater
 from edgeloop.transport import reopen, syncing
+from edgeloop.transport.again import FIRST_WAIT_S, asked_wait_s
 from edgeloop.transport.budget import DOWNLOAD, Budget, DaySettings
 from edgeloop.transport.keep import Keep
 from edgeloop.transport.membership import Membership
 from edgeloop.transport.outbox import Outbox
 from edgeloop.transport.seal import Keyring
-from edgeloop.transport.sender import FIRST_WAIT_S, Sender
+from edgeloop.transport.sender import Sender
 from edgeloop.transport.syncing import SyncLoop
 from edgeloop.transport.uplink import Uplink
 from edgeloop.transport.worth import NO_BOUNDS, SAMPLE
@@ -331,7 +332,7 @@ class Agent:
             try:
                 return await step()
             except EdgeloopError as error:
-                wait_s = backoff.failed()
+                wait_s = asked_wait_s(error, backoff)
                 _log.warning("update_waits", code=error.code, detail=str(error), retry_in_s=round(wait_s, 2))
             except Exception as error:  # noqa: BLE001 - the outer guard: an update must not end the device
                 wait_s = backoff.failed()

@@ -2,8 +2,9 @@
 
 Bodies are MessagePack (contracts.messages), zstd where the sender says so, bounded before and after expansion. What
 nobody has proven yet costs little: a body is read once the sender is known by name and the signature of this time, and
-expanded once the signature holds. Every failure is answered with an ErrorReply in JSON. Neighbours: `port`, `proof`,
-`limits`, `bodies`; `serve` runs the app.
+expanded once the signature holds; where more is asked than can be answered, that is said before any of it. Every
+failure is answered with an ErrorReply in JSON. Neighbours: `port`, `proof`, `limits`, `load`, `bodies`; `serve` runs
+the app.
 """
 
 import io
@@ -26,7 +27,7 @@ from litestar.response import Stream
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from edgeloop.contracts.codec import from_msgpack, to_json, to_msgpack
-from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused, by_code
+from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Refused, Unavailable, by_code
 from edgeloop.contracts.messages import (
     MAX_BODY_BYTES,
     EnrolReply,
@@ -40,7 +41,8 @@ from edgeloop.contracts.messages import (
 from edgeloop.contracts.proof import Claim
 from edgeloop.hub.asked import Asked, TooLarge
 from edgeloop.hub.bodies import Bodies, Held
-from edgeloop.hub.limits import Failures, Limits, Share, Shares, TooMany
+from edgeloop.hub.limits import Failures, Limits, Share, Shares
+from edgeloop.hub.load import Load
 from edgeloop.hub.port import Hub, Served
 from edgeloop.hub.proof import ProofChecker, SignedRequest, StaleSignature, read_claim
 
@@ -154,42 +156,53 @@ class _Border:
             yield claim, held
 
 
-def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None) -> Router:
-    """The routes under /v1 for one hub."""
+def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None, load: Load | None = None) -> Router:
+    """The routes under /v1 for one hub. load: the hub's, where it has one."""
+    load = load or Load()
     border = _Border(hub, checker, limits or Limits())
 
     async def enrol(asked: Asked) -> EnrolReply:
+        load.let_in(writes=True)
         message = await border.enrolment(asked)
         with border.admitting(asked):
-            return await hub.enrol(message)
+            reply = await hub.enrol(message)
+        load.answered()
+        return reply
 
-    def proven(kind: type[M], verb: Callable[[str, M], Awaitable[object]]) -> _Answer:
+    def proven(kind: type[M], verb: Callable[[str, M], Awaitable[object]], *, writes: bool = False) -> _Answer:
         """A verb for those who have proven who they are."""
 
         async def answer(asked: Asked) -> object:
+            load.let_in(writes=writes)
             sender = await border.proven(asked)
+            load.let_in(writes=writes)  # once more: its body may have been on the way for minutes
             with border.share_of(sender):
                 message = _message(await border.take_in(asked, sender), kind)
                 answering = verb(sender.device_id, message)
                 del sender, message  # ten thousand may wait here for news
-                return await answering
+                reply = await answering
+            load.answered()
+            return reply
 
         return answer
 
     @get("/fetch/{path:path}", middleware=[_answered_to_the_end])
     async def fetch(request: Request[Any, Any, Any], path: FromPath[str]) -> Response[bytes] | Stream:
         """A file, or a range of it. It has its share until the last byte is on its way."""
+        load.let_in(writes=False)
         asked = Asked(request.scope, request.receive)
         sender = await border.proven(asked)
         request.state.until_answered.enter_context(border.share_of(sender))
         await border.take_in(asked, sender)
         served = await hub.fetch(sender.device_id, path.lstrip("/"))
-        return await _file(served, asked.header("range"))
+        answer = await _file(served, asked.header("range"))
+        load.answered()
+        return answer
 
     verbs = {
         "/enrol": enrol,
         "/sync": proven(SyncRequest, hub.sync),
-        "/send": proven(SendRequest, hub.send),
+        "/send": proven(SendRequest, hub.send, writes=True),
         "/infer": proven(InferRequest, hub.infer),
         "/trust": proven(TrustRequest, hub.trust),
     }
@@ -240,7 +253,7 @@ def _answer_ours(_: Request[Any, Any, Any], error: EdgeloopError) -> Response[by
         code=error.code,
         message=str(error),
         server_time_s=error.server_time_s if isinstance(error, StaleSignature) else None,
-        retry_after_s=error.retry_after_s if isinstance(error, TooMany) else None,
+        retry_after_s=(error.retry_after_s or None) if isinstance(error, Unavailable) else None,
     )
     answer = _error(error.http_status, reply)
     if reply.retry_after_s is not None:

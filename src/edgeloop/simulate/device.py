@@ -39,11 +39,11 @@ from edgeloop.simulate.link import held_s
 from edgeloop.simulate.plan import Plan
 from edgeloop.simulate.tally import Tally
 from edgeloop.simulate.turns import Turns
+from edgeloop.transport.again import FIRST_WAIT_S, asked_wait_s
 from edgeloop.transport.syncing import HOLD_BACK_S, Pace, SyncLoop
 from edgeloop.transport.uplink import Uplink
 
 _LONGEST_BACKOFF_S = 30.0
-_FIRST_BACKOFF_S = 0.2
 _BATCH = 500
 _MOST_WAITING = 3600
 _ACCEPTING_S = 1.0
@@ -223,12 +223,12 @@ class SimulatedDevice:
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """Until it succeeds, with the device's own waits between."""
-        backoff = Backoff(first_s=_FIRST_BACKOFF_S, longest_s=_LONGEST_BACKOFF_S, draw=self._rng.random)
+        backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=_LONGEST_BACKOFF_S, draw=self._rng.random)
         while True:
             try:
                 await step()
-            except EdgeloopError:
-                await asyncio.sleep(backoff.failed())
+            except EdgeloopError as error:
+                await asyncio.sleep(asked_wait_s(error, backoff))
             else:
                 return
 

@@ -30,6 +30,7 @@ from edgeloop.simulate.plan import Plan
 from edgeloop.simulate.supply import Checked, Unchecked
 from edgeloop.simulate.tally import Tally
 from edgeloop.simulate.turns import Turns
+from edgeloop.transport.again import asked_wait_s
 from edgeloop.transport.identity import Identity
 from edgeloop.transport.membership import Membership, ask_to_join
 
@@ -157,7 +158,7 @@ class Worker:
                 reply = await ask_to_join(uplink, self._crew.join, kind=Kind.DEVICE, profile=PROFILE)
             except (Unavailable, Corrupt, NotFound) as error:
                 last = error
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(asked_wait_s(error, backoff))
             else:
                 return Membership(
                     device_id=reply.device_id,

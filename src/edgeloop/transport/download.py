@@ -13,6 +13,7 @@ from collections.abc import Callable
 from edgeloop.backoff import Backoff
 from edgeloop.bundle.shelf import Shelf
 from edgeloop.contracts.errors import Corrupt, Unavailable
+from edgeloop.transport.again import asked_wait_s
 from edgeloop.transport.uplink import Uplink
 
 _PAUSE_S = 0.1
@@ -74,7 +75,7 @@ class Download:
             begun_s = time.monotonic()
             try:
                 await self._take_up(have_bytes)
-            except Unavailable:
+            except Unavailable as error:
                 took_s = time.monotonic() - begun_s
                 if self._was_worth_it(self._have_bytes - have_bytes, took_s):
                     fruitless = 0
@@ -83,7 +84,7 @@ class Download:
                 fruitless += 1
                 if fruitless == _MOST_FRUITLESS or took_s >= self._uplink.patience.quick_s:
                     raise
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(asked_wait_s(error, backoff))
         await asyncio.to_thread(self._shelf.finish_part, self._sha256)
 
     def _was_worth_it(self, gained_bytes: int, took_s: float) -> bool:

@@ -15,6 +15,7 @@ import structlog
 from edgeloop.backoff import Backoff
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.messages import SendReply, SendRequest
+from edgeloop.transport.again import FIRST_WAIT_S, asked_wait_s
 from edgeloop.transport.batch import Queued
 from edgeloop.transport.budget import Budget
 from edgeloop.transport.outbox import LONGEST_REASON, Outbox
@@ -28,17 +29,9 @@ _BATCH_ROWS = 500
 _BATCH_BYTES = 1_000_000
 BACKLOG_EVERY = 4
 """One batch in so many takes the oldest rows: the backlog's share."""
-FIRST_WAIT_S = 0.2
-"""Before a link that failed is tried again."""
 _LONGEST_WAIT_S = 30.0
 _REPEATS = 2
 """Of failures in a row, before a batch is suspected and not the hub."""
-
-
-def asked_wait_s(error: EdgeloopError, backoff: Backoff) -> float:
-    """How long to wait after a failure: as the back-off says, and not for less than the other side asked for."""
-    wait_s = backoff.failed()
-    return max(wait_s, error.retry_after_s) if isinstance(error, Unavailable) else wait_s
 
 
 class Sender:

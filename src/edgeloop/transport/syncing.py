@@ -16,7 +16,7 @@ import structlog
 from edgeloop.backoff import Backoff
 from edgeloop.contracts.errors import EdgeloopError
 from edgeloop.contracts.messages import Desired, DeviceReport, SyncReply, SyncRequest
-from edgeloop.transport.sender import FIRST_WAIT_S, asked_wait_s
+from edgeloop.transport.again import FIRST_WAIT_S, asked_wait_s
 from edgeloop.transport.uplink import Uplink
 
 _log = structlog.get_logger(__name__)

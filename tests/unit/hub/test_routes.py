@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any
 
 import httpx
@@ -30,11 +31,12 @@ from edgeloop.contracts.messages import (
 )
 from edgeloop.contracts.states import Kind
 from edgeloop.hub.limits import Limits
+from edgeloop.hub.load import Load, answer_by_s
 from edgeloop.hub.port import Served
 from edgeloop.hub.proof import ProofChecker
 from edgeloop.hub.routes import error_handlers, hub_router
 from edgeloop.transport.identity import Identity
-from small_cloud import PROFILE
+from small_cloud import PROFILE, Clock
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
@@ -88,6 +90,14 @@ class FakeHub:
             raise self.failure
 
 
+class _Parts(httpx.AsyncByteStream):
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        self._parts = parts
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._parts
+
+
 def _ask(
     hub: FakeHub,
     method: str,
@@ -97,10 +107,12 @@ def _ask(
     *,
     identity: Identity | None = None,
     signed: bool = True,
+    load: Load | None = None,
+    comes: Callable[[bytes], AsyncIterator[bytes]] | None = None,
 ) -> httpx.Response:
-    """One request, signed by the enrolled device unless told otherwise."""
+    """One request, signed by the enrolled device unless told otherwise. comes: how its body does, all at once if None."""
     app = Litestar(
-        route_handlers=[hub_router(hub, ProofChecker(clock=lambda: NOW_S))],
+        route_handlers=[hub_router(hub, ProofChecker(clock=lambda: NOW_S), load=load)],
         exception_handlers=error_handlers(),
         openapi_config=None,
         logging_config=None,
@@ -112,6 +124,8 @@ def _ask(
             request = client.build_request(method, path, content=content, headers=headers)
             if signed:
                 (identity or Identity(CAMERA, KEY)).sign(request, created_s=int(NOW_S))
+            if comes is not None:
+                request.stream = _Parts(comes(content))
             return await client.send(request)
 
     return asyncio.run(exchange())
@@ -514,6 +528,80 @@ def test_address_with_too_many_wrong_signatures_is_held_up() -> None:
     limits = Limits(failures_hz=0.01, failures_burst=3)
     answers = _burst(5, identity=Identity(CAMERA, OTHER_KEY), limits=limits)
     assert [one.status_code for one in answers] == [403, 403, 403, 429, 429, 429]
+
+
+class _Asking(FakeHub):
+    """Notes that somebody's key was asked for."""
+
+    async def public_key(self, device_id: str) -> bytes | None:
+        self._note(device_id, "key")
+        return await super().public_key(device_id)
+
+
+VERBS = [
+    ("POST", "sync"),
+    ("POST", "send"),
+    ("POST", "trust"),
+    ("POST", "infer"),
+    ("POST", "enrol"),
+    ("GET", "fetch/a"),
+]
+
+
+@pytest.mark.parametrize(("method", "verb"), VERBS)
+def test_hub_that_comes_too_late_says_so_before_it_does_anything(method: str, verb: str) -> None:
+    hub, load = _Asking(), Load(clock=count(0.0, 11.0).__next__, draw=lambda: 1.0)
+    response = _ask(hub, method, f"/v1/{verb}", b"" if method == "GET" else SYNC, load=load)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert (_error(response).code, 0.0 < (_error(response).retry_after_s or 0) < 0.01) == ("unavailable", True)
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(("method", "verb"), VERBS)
+def test_hub_whose_disk_comes_too_late_keeps_out_only_what_waits_for_it(method: str, verb: str) -> None:
+    response = _ask(FakeHub(), method, f"/v1/{verb}", b"" if method == "GET" else SYNC, load=Load(lambda: 3.0))
+    assert (response.status_code == 503) == (verb in ("send", "enrol"))
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/sync"), ("GET", "/v1/fetch/some")])
+def test_hub_is_told_by_when_its_answer_is_of_use_and_what_was_answered(method: str, path: str) -> None:
+    class Looking(FakeHub):
+        def _note(self, device_id: str, what: Any) -> None:
+            seen.append(answer_by_s.get())
+
+    seen: list[float] = []
+    clock = Clock(0.0)
+    load = Load(clock=clock)
+    for _ in range(3000):
+        clock.now_s += 0.001
+        _ask(Looking(), method, path, SYNC if method == "POST" else b"", load=load)
+    assert seen == pytest.approx([10.0 + 0.001 * number for number in range(1, 3001)])
+    assert load.rate_hz == pytest.approx(1000.0, rel=0.01)
+
+
+def test_body_that_takes_a_minute_takes_nothing_off_the_time_for_its_answer() -> None:
+    class Looking(FakeHub):
+        def _note(self, device_id: str, what: Any) -> None:
+            seen.append(answer_by_s.get())
+
+    async def slowly(body: bytes) -> AsyncIterator[bytes]:
+        yield body[:5]
+        for _ in range(3):  # turns of the event loop, in which nobody comes
+            await asyncio.sleep(0)
+        clock.now_s += 60.0
+        yield body[5:]
+
+    seen: list[float] = []
+    clock = Clock(0.0)
+    response = _ask(Looking(), "POST", "/v1/sync", SYNC, load=Load(clock=clock), comes=slowly)
+    assert (response.status_code, seen) == (200, [70.0])
+
+
+def test_time_that_the_hub_above_asks_for_is_passed_on() -> None:
+    failure = Unavailable("much to do above")
+    failure.retry_after_s = 7.0
+    response = _ask(FakeHub(failure), "POST", "/v1/sync", SYNC)
+    assert (response.status_code, response.headers["retry-after"], _error(response).retry_after_s) == (503, "7", 7.0)
 
 
 def test_body_of_a_stranger_is_not_expanded() -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeloop.backoff import Backoff
 from edgeloop.contracts.errors import Corrupt, EdgeloopError, InvalidInput, Unavailable
 from edgeloop.contracts.messages import Alert, Event, Rejected, SendReply, SendRequest
 from edgeloop.transport.outbox import LONGEST_REASON, Outbox
-from edgeloop.transport.sender import Sender, asked_wait_s
+from edgeloop.transport.sender import Sender
 
 Identity3 = tuple[str, int, int]
 
@@ -396,11 +395,3 @@ def test_what_cannot_be_marked_for_another_reason_goes_up_once_more(outbox: Outb
     disk = FullDisk(outbox, failures=1, error=EdgeloopError("a fault of edgeloop's"))
     asyncio.run(_run_until(_sender(disk, hub), lambda: outbox.stats().pending_rows == 0))  # type: ignore[arg-type]
     assert (hub.calls, _sequences(hub)) == (2, list(range(1, 11)))
-
-
-def test_hub_that_asks_for_patience_gets_it() -> None:
-    busy = Unavailable("too much was asked for")
-    busy.retry_after_s = 7.0
-    backoff = Backoff(first_s=0.1, longest_s=1.0)
-    assert asked_wait_s(busy, backoff) == 7.0
-    assert asked_wait_s(Unavailable("away"), backoff) <= 0.2

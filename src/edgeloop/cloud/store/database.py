@@ -10,6 +10,7 @@ the replicas of one another.
 """
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -17,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
@@ -38,6 +39,10 @@ T = TypeVar("T")
 Operation = Callable[[sa.Connection], T]
 
 _LARGEST_GROUP = 256
+_GROUP_S = 0.5
+"""A group that took longer is followed by smaller ones: who comes during one waits for all of it, and some large
+batches each would have 256 requests wait for 15 s.
+"""
 _GATHER_S = 0.004
 _CROWD_WITHIN_S = 0.02
 """A group that is begun so soon after the last one waits a moment for others: each costs a commit, and at 300 requests
@@ -47,6 +52,14 @@ _TRIES = 3
 _LARGEST_PART = 64
 _ROLLED_BACK = ("40001", "40P01")
 """SQLSTATE of serialization failure and deadlock: the server undid the transaction, which may simply go again."""
+
+
+class TooLate(Exception):
+    """What was to be written has not begun by when it had to."""
+
+
+def _too_late() -> TooLate:
+    return TooLate("what waits to be written is more than can be in time")
 
 
 class Database:
@@ -103,15 +116,23 @@ class Database:
         with self.engine.connect() as connection:
             return operation(connection)
 
-    async def write(self, operation: Operation[T], *, alone: bool = True) -> T:
+    async def write(self, operation: Operation[T], *, alone: bool = True, until_s: float = math.inf) -> T:
         """Run a write in the next group; returns after its commit. Errors of the operation undo it alone.
 
         alone: no other replica decides anything meanwhile. False is for what has the same outcome in any order.
+        until_s: by the monotonic clock; what has not begun by then is left out. Raises TooLate, also where that is to
+        be expected.
         """
-        waiting = _Awaited()
+        if time.monotonic() + self.queue_s() > until_s:
+            raise _too_late()
+        waiting = _Awaited(until_s)
         self._writer.put(_Task(operation, alone, waiting))
         result: T = await waiting.future
         return result
+
+    def queue_s(self) -> float:
+        """How long what is being written now has waited for that; 0.0 while nothing is."""
+        return self._writer.queue_s()
 
     async def transact(self, operation: Operation[T]) -> T:
         """Run an operation on a thread, in a transaction beside the writer's: for what groups its writes itself.
@@ -137,7 +158,8 @@ class Database:
 class _Awaited:
     """Where a task of this event loop waits for the writer."""
 
-    def __init__(self) -> None:
+    def __init__(self, until_s: float) -> None:
+        self.until_s = until_s
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
@@ -153,9 +175,21 @@ class _Awaited:
 
 @dataclass(frozen=True)
 class _Task:
+    """put_s: when it was queued, by the monotonic clock."""
+
     operation: Operation[Any]
     alone: bool
     waiting: "_Awaited | Future[Any]"
+    put_s: float = field(default_factory=time.monotonic)
+
+    def is_wanted(self, now_s: float) -> bool:
+        """Whether anybody waits for it: from here on nobody can give up. Those for whom it is too late are told."""
+        if not self.waiting.set_running_or_notify_cancel():
+            return False
+        is_late = isinstance(self.waiting, _Awaited) and now_s > self.waiting.until_s
+        if is_late:
+            _tell([self], [_too_late()])
+        return not is_late
 
 
 class Writer:
@@ -168,6 +202,8 @@ class Writer:
         self._lock = threading.Lock()
         self._is_closed = False
         self._ended_s = 0.0
+        self._oldest_s: float | None = None
+        self._largest = _LARGEST_GROUP
         self._thread = threading.Thread(target=self._run, name="cloud-writer", daemon=True)
         self._thread.start()
 
@@ -187,6 +223,11 @@ class Writer:
             future.set_exception(error)
         return future
 
+    def queue_s(self) -> float:
+        """See Database.queue_s."""
+        oldest_s = self._oldest_s
+        return 0.0 if oldest_s is None else time.monotonic() - oldest_s
+
     def close(self) -> None:
         """Commit what is queued and end the thread."""
         with self._lock:
@@ -197,13 +238,16 @@ class Writer:
     def _run(self) -> None:
         while True:
             group, ending = self._next_group()
-            # Whoever gave up waiting before its turn is left out; from here on nobody can give up.
-            wanted = [task for task in group if task.waiting.set_running_or_notify_cancel()]
+            now_s = time.monotonic()
+            wanted = [task for task in group if task.is_wanted(now_s)]
             if wanted:
+                self._oldest_s = wanted[0].put_s
                 _tell(wanted, self._commit(wanted))
                 if self._checkpoints is not None:
                     self._checkpoints.committed()
+            self._oldest_s = None
             self._ended_s = time.monotonic()
+            self._measure(len(group), self._ended_s - now_s)
             if ending:
                 return
 
@@ -214,7 +258,7 @@ class Writer:
         if self._tasks.empty() and time.monotonic() - self._ended_s < _CROWD_WITHIN_S:
             time.sleep(_GATHER_S)
         group = [first]
-        while len(group) < _LARGEST_GROUP:
+        while len(group) < self._largest:
             try:
                 task = self._tasks.get_nowait()
             except queue.Empty:
@@ -223,6 +267,13 @@ class Writer:
                 return group, True
             group.append(task)
         return group, False
+
+    def _measure(self, count: int, took_s: float) -> None:
+        """How large the next group may be, after one of so many."""
+        if took_s > _GROUP_S and count > 1:
+            self._largest = count // 2
+        elif count >= self._largest and took_s < _GROUP_S / 2:
+            self._largest = min(_LARGEST_GROUP, 2 * self._largest)
 
     def _commit(self, group: list[_Task]) -> list[Any]:
         """What each operation gave, or raised; all the same where the group could not be committed."""
