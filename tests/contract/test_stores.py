@@ -774,30 +774,65 @@ def test_queue_is_as_long_as_the_oldest_that_is_being_written_has_waited(fresh: 
         time.sleep(0.001)
 
 
-def test_groups_that_took_long_are_followed_by_smaller_ones_and_grow_again(fresh: Database) -> None:
-    commits: list[object] = []
-    groups: Counter[int] = Counter()
+class _Groups:
+    """Has the writer commit in groups of its choice, and notes how many operations were in each."""
 
-    def work(connection: sa.Connection, *, for_s: float) -> None:
-        groups[len(commits)] += 1
+    def __init__(self, database: Database, *, commit_s: float = 0.0) -> None:
+        self._database = database
+        self._commits = 0
+        self._commit_s = commit_s
+        self._sizes: Counter[int] = Counter()
+        sa.event.listen(database.engine, "commit", self._committed)
+
+    def _committed(self, _connection: sa.Connection) -> None:
+        self._commits += 1
+        time.sleep(self._commit_s)
+
+    def _work(self, _connection: sa.Connection, *, for_s: float) -> None:
+        self._sizes[self._commits] += 1
         time.sleep(for_s)
 
-    def sizes(count: int, *, for_s: float) -> list[int]:
-        groups.clear()
-        _, go = _hold(fresh)
-        futures = [fresh._writer.submit(partial(work, for_s=for_s)) for _ in range(count)]
+    def sizes(self, count: int, *, for_s: float = 0.0) -> list[int]:
+        """Of the groups in which so many were done that waited together."""
+        self._sizes.clear()
+        _, go = _hold(self._database)
+        futures = [self._database._writer.submit(partial(self._work, for_s=for_s)) for _ in range(count)]
         go.set()
         for future in futures:
             future.result(60)
-        return list(groups.values())
+        return list(self._sizes.values())
 
-    sa.event.listen(fresh.engine, "commit", commits.append)
-    assert sizes(100, for_s=0.006) == [100]
-    smaller = sizes(100, for_s=0.0)
-    assert (smaller[0], sum(smaller)) == (50, 100)
-    for _ in range(5):
-        sizes(256, for_s=0.0)
-    assert max(sizes(256, for_s=0.0)) > 50
+
+def test_groups_that_took_long_are_followed_by_smaller_ones_and_grow_again(fresh: Database) -> None:
+    groups = _Groups(fresh)
+    assert groups.sizes(100, for_s=0.008) == [100]
+    smaller = groups.sizes(100)
+    assert (smaller[0] <= 65, sum(smaller)) == (True, 100)
+    for _ in range(30):
+        if groups.sizes(100) == [100]:
+            return
+    pytest.fail("they did not grow again")
+
+
+def test_commit_that_takes_long_makes_no_smaller_groups(fresh: Database) -> None:
+    groups = _Groups(fresh, commit_s=0.6)
+    assert [groups.sizes(100) for _ in range(2)] == [[100], [100]]
+
+
+def test_those_whom_it_is_too_late_for_make_no_larger_groups(fresh: Database) -> None:
+    async def come_too_late() -> None:
+        _, go = _hold(fresh)
+        until_s = time.monotonic() + 0.2
+        late = [asyncio.create_task(fresh.write(_add_token(f"{one}"), until_s=until_s)) for one in range(400)]
+        await asyncio.sleep(0.3)
+        go.set()
+        told = await asyncio.gather(*late, return_exceptions=True)
+        assert {type(one) for one in told} == {TooLate}
+
+    groups = _Groups(fresh)
+    assert groups.sizes(100, for_s=0.02) == [100]
+    asyncio.run(come_too_late())
+    assert groups.sizes(100)[0] <= 25
 
 
 def test_what_is_queued_is_committed_before_it_closes(url: str) -> None:

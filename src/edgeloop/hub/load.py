@@ -3,8 +3,8 @@
 A hub that is asked for more than it can do must not take it all: what waits too long is given up by its askers, asked
 for again, and answered to nobody, until nothing that is done is of use to anyone. Rules kept here: who would be
 answered too late is turned away at once, before their body is read and their proof looked at; what gets late all the
-same is not begun; each is told a time of their own, so that about as many come back at a time as can be answered. One a
-process, used from one event loop; replicas count each for itself. Neighbours: `limits` bounds single senders.
+same is not begun; each is told a time of their own, spread over as long as it takes to answer all. One a process, used
+from one event loop; replicas count each for itself. Neighbours: `limits` bounds single senders.
 """
 
 import asyncio
@@ -26,19 +26,11 @@ _WITHIN_S = 10.0
 """Askers give up after 15; a third of that is for the link, and for what is guessed wrong here."""
 _QUEUE_S = 2.0
 """What waits to be written is let in no more once its oldest has waited so long: its youngest will wait for longer."""
-_BOOKED = 1.25
-"""Times the rate as many are told to come again: to turn one away twice costs a tenth of an answer, and to have one
-come later than needed is lost time. So the rate is found out anew, too, as in BBR (see `_Rate`)."""
-_LONGEST_S = 60.0
-"""What is booked further ahead than this is drawn: nobody knows the load of then."""
+_FIRST_SPREAD_S = 2.0
+_LONGEST_SPREAD_S = 60.0
+"""Over how long those who are turned away are spread: doubled as long as it does not help, and halved when it did."""
+_STRANGERS_S = 10.0
 _TELL_EVERY_S = 10.0
-
-_FIRST_RATE_HZ = 500.0
-"""What is believed before anything was measured."""
-_LEAST_RATE_HZ = 10.0
-_MEASURE_S = 2.0
-_WEIGHT = 0.3
-"""Of the newest measurement, where it is lower."""
 
 
 class Busy(TooMany):
@@ -63,43 +55,43 @@ class Load:
         self._clock = clock
         self._draw = draw
         self._turn = _Turn(clock)
-        self._rate = _Rate(clock())
-        self._booked_until_s = 0.0
+        self._spread_s = _FIRST_SPREAD_S
+        self._spread_at_s = self._last_s = float("-inf")
         self._turned_away = 0
         self._told_s = float("-inf")
 
-    @property
-    def rate_hz(self) -> float:
-        """What can be answered a second, as far as is known."""
-        return self._rate.hz
-
-    def let_in(self, *, writes: bool) -> None:
+    def let_in(self, *, writes: bool = False, is_known: bool = True) -> None:
         """One request more, which is to be answered by `answer_by_s`. Raises Busy if that is not to be expected.
 
-        writes: whether its answer has to wait for what is queued to be written.
+        writes: whether its answer has to wait for what is queued to be written. is_known: whether its sender proved
+        itself before; what strangers ask for says nothing of when the others may come.
         """
         self._turn.come()
         now_s = self._clock()
         waited_s = self._turn.waited_s(now_s)
         if waited_s > _WITHIN_S or (writes and self._queue_s() > _QUEUE_S):
-            raise self.busy()
+            raise self.busy(is_known=is_known)
         answer_by_s.set(now_s - waited_s + _WITHIN_S)
 
-    def answered(self) -> None:
-        """One that was let in has its answer."""
-        self._rate.answered(self._clock())
-
-    def busy(self) -> Busy:
+    def busy(self, *, is_known: bool = True) -> Busy:
         """What to tell one who cannot be answered in time."""
         now_s = self._clock()
-        self._rate.is_enough_to_do = True
-        self._booked_until_s = max(self._booked_until_s, now_s) + 1.0 / (_BOOKED * self.rate_hz)
-        again_s = self._booked_until_s - now_s
-        if again_s > _LONGEST_S:
-            self._booked_until_s = now_s + _LONGEST_S
-            again_s = _LONGEST_S * (0.5 + 0.5 * self._draw())
+        again_s = self._draw() * (self._spread(now_s) if is_known else _STRANGERS_S)
         self._tell(now_s)
         return Busy(f"more is asked here than can be answered in time; come again in {again_s:.1f} s", again_s)
+
+    def _spread(self, now_s: float) -> float:
+        """Over how long to spread those who are turned away now. As long as there are any after that time, it was too
+        short for as many as there are; where for as long nobody was, they were let in.
+        """
+        quiet_s, self._last_s = now_s - self._last_s, now_s
+        if quiet_s > 2 * _LONGEST_SPREAD_S:
+            self._spread_s, self._spread_at_s = _FIRST_SPREAD_S, now_s
+        elif quiet_s > self._spread_s:
+            self._spread_s, self._spread_at_s = max(_FIRST_SPREAD_S, self._spread_s / 2), now_s
+        elif now_s - self._spread_at_s > self._spread_s:
+            self._spread_s, self._spread_at_s = min(_LONGEST_SPREAD_S, self._spread_s * 2), now_s
+        return self._spread_s
 
     def _tell(self, now_s: float) -> None:
         self._turned_away += 1
@@ -109,42 +101,9 @@ class Load:
                 turned_away=self._turned_away,
                 turn_s=round(self._turn.waited_s(now_s), 2),
                 queue_s=round(self._queue_s(), 2),
-                answered_hz=round(self.rate_hz),
+                spread_s=round(self._spread_s),
             )
             self._turned_away, self._told_s = 0, now_s
-
-
-class _Rate:
-    """What can be answered a second: the most that was, and less only once there was more to do and no more came of it.
-
-    Source: the filter of delivery rates in Cardwell et al. 2016, "BBR: Congestion-Based Congestion Control".
-    """
-
-    def __init__(self, now_s: float) -> None:
-        self.hz = _FIRST_RATE_HZ
-        self._begin(now_s)
-
-    def _begin(self, now_s: float) -> None:
-        self._since_s = self._last_s = now_s
-        self._count = 0
-        self.is_enough_to_do = False
-
-    def answered(self, now_s: float) -> None:
-        """One more is answered."""
-        if now_s - self._last_s >= _MEASURE_S:  # there was nothing to do, or one long turn of the event loop
-            self._begin(now_s)
-            return
-        self._last_s = now_s
-        self._count += 1
-        passed_s = now_s - self._since_s
-        if passed_s < _MEASURE_S:
-            return
-        measured_hz = max(_LEAST_RATE_HZ, self._count / passed_s)
-        if measured_hz > self.hz:
-            self.hz = measured_hz
-        elif self.is_enough_to_do:
-            self.hz += _WEIGHT * (measured_hz - self.hz)
-        self._begin(now_s)
 
 
 class _Turn:

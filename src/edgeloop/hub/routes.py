@@ -80,22 +80,24 @@ class _Proven(NamedTuple):
 class _Border:
     """Where requests are read, their senders proven, and both held to the limits."""
 
-    def __init__(self, hub: Hub, checker: ProofChecker, limits: Limits) -> None:
+    def __init__(self, hub: Hub, checker: ProofChecker, limits: Limits, load: Load) -> None:
         self._hub = hub
+        self._load = load
         self._checker = checker
         self._shares = Shares(limits)
         self._failures = Failures(limits)
         self._bodies = Bodies(limits)
 
-    async def proven(self, asked: Asked) -> _Proven:
-        """Who sent this. Raises Refused or TooMany."""
-        with self._answering_for(asked) as asker, self._bodies_of(asked, asker) as (claim, held):
+    async def proven(self, asked: Asked, *, writes: bool = False) -> _Proven:
+        """Who sent this. writes: see Load.let_in. Raises Refused or TooMany."""
+        with self._answering_for(asked) as asker, self._bodies_of(asked, asker, writes=writes) as (claim, held):
             key = await self._hub.public_key(claim.device_id)
             # A stranger's is not worth reading, and a GET has none.
             is_read = key is not None and asked.method != "GET"
             body = await held.read(asked.body(max_bytes=MAX_BODY_BYTES), max_bytes=MAX_BODY_BYTES) if is_read else b""
             device_id = self._checker.check_sender(_signed(asked, body, claim), key)
         self._failures.note_proven(asker.address, device_id)
+        self._load.let_in(writes=writes)  # once more: its body may have been on the way for minutes
         return _Proven(device_id, claim, body)
 
     def share_of(self, sender: _Proven) -> Share:
@@ -146,58 +148,51 @@ class _Border:
             raise
 
     @contextmanager
-    def _bodies_of(self, asked: Asked, asker: _Asker) -> Iterator[tuple[Claim, Held]]:
-        """What is looked at before the body: who this says it is, whether they may ask now, and when it is from."""
+    def _bodies_of(self, asked: Asked, asker: _Asker, *, writes: bool = False) -> Iterator[tuple[Claim, Held]]:
+        """What is looked at before the body: who this says it is, whether they may ask now and would be answered in
+        time, and when it is from.
+        """
         claim = read_claim(asked.header)
         asker.claimed = claim.device_id
         self._failures.check(asker.address, claim.device_id)
+        is_known = self._failures.is_known(asker.address, claim.device_id)
+        self._load.let_in(writes=writes, is_known=is_known)
         self._checker.check_time(claim)
-        with self._bodies.of(asker.address, is_known=self._failures.is_known(asker.address, claim.device_id)) as held:
+        with self._bodies.of(asker.address, is_known=is_known) as held:
             yield claim, held
 
 
 def hub_router(hub: Hub, checker: ProofChecker, limits: Limits | None = None, load: Load | None = None) -> Router:
     """The routes under /v1 for one hub. load: the hub's, where it has one."""
-    load = load or Load()
-    border = _Border(hub, checker, limits or Limits())
+    border = _Border(hub, checker, limits or Limits(), load or Load())
 
     async def enrol(asked: Asked) -> EnrolReply:
-        load.let_in(writes=True)
         message = await border.enrolment(asked)
         with border.admitting(asked):
-            reply = await hub.enrol(message)
-        load.answered()
-        return reply
+            return await hub.enrol(message)
 
     def proven(kind: type[M], verb: Callable[[str, M], Awaitable[object]], *, writes: bool = False) -> _Answer:
         """A verb for those who have proven who they are."""
 
         async def answer(asked: Asked) -> object:
-            load.let_in(writes=writes)
-            sender = await border.proven(asked)
-            load.let_in(writes=writes)  # once more: its body may have been on the way for minutes
+            sender = await border.proven(asked, writes=writes)
             with border.share_of(sender):
                 message = _message(await border.take_in(asked, sender), kind)
                 answering = verb(sender.device_id, message)
                 del sender, message  # ten thousand may wait here for news
-                reply = await answering
-            load.answered()
-            return reply
+                return await answering
 
         return answer
 
     @get("/fetch/{path:path}", middleware=[_answered_to_the_end])
     async def fetch(request: Request[Any, Any, Any], path: FromPath[str]) -> Response[bytes] | Stream:
         """A file, or a range of it. It has its share until the last byte is on its way."""
-        load.let_in(writes=False)
         asked = Asked(request.scope, request.receive)
         sender = await border.proven(asked)
         request.state.until_answered.enter_context(border.share_of(sender))
         await border.take_in(asked, sender)
         served = await hub.fetch(sender.device_id, path.lstrip("/"))
-        answer = await _file(served, asked.header("range"))
-        load.answered()
-        return answer
+        return await _file(served, asked.header("range"))
 
     verbs = {
         "/enrol": enrol,

@@ -9,11 +9,12 @@ may have forgotten it. Questions go to `answer`.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import msgspec
 
-from edgeloop.contracts.errors import Refused
+from edgeloop.contracts.errors import Refused, Unavailable
 from edgeloop.contracts.messages import (
     MAX_BODY_BYTES,
     MAX_REPORT_BYTES,
@@ -101,6 +102,8 @@ class NodeHub:
         self._reports: dict[str, tuple[float, DeviceReport]] = {}
         # Whose newest report the hub above has, as far as is known: a sync that fails begins that anew.
         self._told: set[str] = set()
+        # Of the last requests, of which two are under way at most.
+        self._lately: deque[list[str]] = deque(maxlen=2)
         self._told_all_at_s = float("-inf")
         self._desired: dict[str, int] = keep.get("desired", dict[str, int]) or {}
         self._words = CarriedWords(uplink, keep, cache, told=self._told_of, clock_s=clock_s)
@@ -188,11 +191,16 @@ class NodeHub:
             self.sync_loop.changed()  # the rest goes with the next one
         due = due[:_MOST_REPORTS]
         self._told.update(due)
+        self._lately.append(due)
         return (own, *(_aged(report, now_s - since_s) for since_s, report in map(self._reports.__getitem__, due)))
 
     def on_sync_failed(self, error: Exception) -> None:
         """What the hub above has of the reports is not known: all of them are due. Where it turned them down, a device
-        may have moved to another hub: what is known is taken anew."""
+        may have moved to another hub: what is known is taken anew. Where it asked for patience, it keeps what it has.
+        """
+        if isinstance(error, Unavailable) and error.retry_after_s:
+            self._told.difference_update(*self._lately)
+            return
         self._told.clear()
         if isinstance(error, Refused):
             self._reports.clear()

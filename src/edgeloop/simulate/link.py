@@ -125,7 +125,7 @@ class LinkTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.ReadError("the simulated device went offline") from error
         took_s = time.monotonic() - began_s
-        if response.status_code >= 400:
+        if response.status_code >= 500 or response.status_code == 429:
             return response  # no answer to what was asked
         if verb == "sync" and took_s < asked_to_hold_s:
             self._tally.news += 1

@@ -176,8 +176,8 @@ class Trust:
             reply = self._fetch_all(TrustRequest(held={place: one.held for place, one in kept.items()}))
         except NotFound:  # a hub that is older than this question
             return None
-        except Unavailable:
-            self._broke_off = True
+        except Unavailable as error:
+            self._broke_off = not error.retry_after_s  # a hub that asks for patience is not to be asked for more
             raise
         except EdgeloopError as error:
             _log.warning("signed_words_asked_for_singly", code=error.code, detail=str(error))
@@ -337,6 +337,9 @@ class _translated:  # noqa: N801 - reads as a clause in `with`
         if isinstance(cause, RepositoryError) and not isinstance(cause, DownloadError):
             raise Refused(f"the {self._repository} metadata does not hold: {cause}. Nothing was changed.") from error
         if isinstance(error, DownloadError):
-            raise Unavailable(f"cannot fetch the {self._repository} metadata: {error.__cause__ or error}") from error
+            failure = Unavailable(f"cannot fetch the {self._repository} metadata: {error.__cause__ or error}")
+            if isinstance(cause, Unavailable):
+                failure.retry_after_s = cause.retry_after_s
+            raise failure from error
         if isinstance(error, OSError):
             raise storage_error(error, Path(f"the {self._repository} metadata"), size_bytes=0) from error

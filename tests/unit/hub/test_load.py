@@ -32,15 +32,6 @@ def _is_let_in(load: Load, *, writes: bool = False) -> bool:
     return True
 
 
-def _answers(load: Load, clock: Clock, *, rate_hz: float, seconds: float, is_enough_to_do: bool) -> None:
-    """So many a second for a while; where there is enough to do, somebody is turned away now and then."""
-    for _ in range(round(rate_hz * seconds)):
-        clock.now_s += 1.0 / rate_hz
-        if is_enough_to_do:
-            load.busy()
-        load.answered()
-
-
 @pytest.mark.parametrize(("waits_s", "is_in"), [(0.0, True), (1.9, True), (2.1, False)])
 def test_what_waits_to_be_written_keeps_out_who_would_have_to_wait_for_it_and_nobody_else(
     waits_s: float, is_in: bool
@@ -106,35 +97,51 @@ def test_what_was_waited_for_already_is_taken_off_the_time_that_is_left() -> Non
 
 
 def test_busy_is_unavailable_and_says_when_to_come_again() -> None:
-    busy = Load(clock=Clock()).busy()
-    assert (busy.code, busy.http_status) == ("unavailable", 503)
-    assert 0.0 < busy.retry_after_s < 0.01
-    assert "come again in 0.0 s" in str(busy)
+    busy = Load(clock=Clock(), draw=lambda: 0.75).busy()
+    assert (busy.code, busy.http_status, busy.retry_after_s) == ("unavailable", 503, 1.5)
+    assert "come again in 1.5 s" in str(busy)
 
 
-def test_each_is_told_a_time_of_its_own_and_a_quarter_more_come_than_can_be_answered() -> None:
-    load = Load(clock=Clock(0.0))
-    times_s = [load.busy().retry_after_s for _ in range(500)]
-    gaps_s = [later - earlier for earlier, later in pairwise(times_s)]
-    assert min(gaps_s) == pytest.approx(max(gaps_s)) == pytest.approx(1 / (1.25 * load.rate_hz))
+def _spread_s(load: Load) -> float:
+    """Over how long those who come now are spread."""
+    times_s = [load.busy().retry_after_s for _ in range(200)]
+    assert min(times_s) < 0.1 * max(times_s)
+    return max(times_s)
 
 
-def test_nobody_is_told_to_stay_away_for_more_than_a_minute() -> None:
-    load = Load(clock=Clock(), draw=random.Random(1).random)
-    late_s = [load.busy().retry_after_s for _ in range(60_000)][50_000:]
-    assert 30.0 <= min(late_s) < 31.0
-    assert 59.0 < max(late_s) <= 60.0
-
-
-@pytest.mark.parametrize("rate_hz", [50.0, 2000.0])
-def test_rate_is_what_was_answered_while_there_was_enough_to_do(rate_hz: float) -> None:
+def test_those_who_are_turned_away_are_spread_over_ever_longer_as_long_as_that_does_not_help() -> None:
     clock = Clock()
-    load = Load(clock=clock)
-    _answers(load, clock, rate_hz=rate_hz, seconds=40, is_enough_to_do=True)
-    assert load.rate_hz == pytest.approx(rate_hz, rel=0.05)
-    clock.now_s += 3600
-    _answers(load, clock, rate_hz=3.0, seconds=100, is_enough_to_do=False)
-    assert load.rate_hz == pytest.approx(rate_hz, rel=0.05), "a quiet hour says nothing"
+    load = Load(clock=clock, draw=random.Random(1).random)
+    seen_s = []
+    for _ in range(80):
+        seen_s.append(_spread_s(load))
+        clock.now_s += 1.9
+    assert seen_s[0] == pytest.approx(2.0, rel=0.05)
+    assert all(later >= 0.9 * earlier for earlier, later in pairwise(seen_s))
+    assert seen_s[-1] == pytest.approx(60.0, rel=0.05)
+
+
+def test_spread_gets_shorter_again_once_nobody_was_turned_away_after_it() -> None:
+    clock = Clock()
+    load = Load(clock=clock, draw=random.Random(1).random)
+    for _ in range(80):
+        load.busy()
+        clock.now_s += 1.9
+    clock.now_s += 61
+    assert _spread_s(load) == pytest.approx(30.0, rel=0.05)
+    clock.now_s += 31
+    assert _spread_s(load) == pytest.approx(15.0, rel=0.05)
+    clock.now_s += 121
+    assert _spread_s(load) == pytest.approx(2.0, rel=0.05)
+
+
+def test_strangers_come_within_ten_seconds_and_keep_nobody_else_away() -> None:
+    clock = Clock()
+    load = Load(clock=clock, draw=random.Random(1).random)
+    for _ in range(1000):
+        assert load.busy(is_known=False).retry_after_s <= 10.0
+        clock.now_s += 0.1
+    assert _spread_s(load) == pytest.approx(2.0, rel=0.05)
 
 
 def test_it_is_told_once_in_ten_seconds_and_how_many_it_were() -> None:
@@ -177,7 +184,6 @@ class _Hub:
         """Whom, and how long it waited."""
         self._free_s = self._clock.now_s
         came_s, device = self.queue.popleft()
-        self.load.answered()
         return device, self._clock.now_s - came_s
 
 

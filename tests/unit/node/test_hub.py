@@ -186,6 +186,21 @@ async def test_all_reports_go_up_after_a_sync_that_failed(cloud: SmallCloud, tmp
         assert _told(hub.reports()) == [("camera-1", None), ("camera-2", None)]
 
 
+async def test_only_what_was_in_it_goes_up_again_after_a_sync_for_which_the_hub_asked_for_patience(
+    cloud: SmallCloud, tmp_path: Path
+) -> None:
+    busy = Unavailable("much to do")
+    busy.retry_after_s = 3.0
+    async with _node(tmp_path / "node", cloud=cloud) as hub:
+        await _with_children(hub, cloud, "camera-1", "camera-2")
+        hub.reports()
+        hub.reports()
+        await _hear(hub, "camera-2", active="tiny@1.0.0")
+        hub.reports()
+        hub.on_sync_failed(busy)
+        assert _told(hub.reports()) == [("camera-2", "tiny@1.0.0")]
+
+
 async def test_all_reports_go_up_now_and_then_with_their_age(cloud: SmallCloud, tmp_path: Path) -> None:
     clock_s = Clock(0.0)
     async with _node(tmp_path / "node", cloud=cloud, clock_s=clock_s) as hub:

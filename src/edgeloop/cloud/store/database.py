@@ -40,8 +40,8 @@ Operation = Callable[[sa.Connection], T]
 
 _LARGEST_GROUP = 256
 _GROUP_S = 0.5
-"""A group that took longer is followed by smaller ones: who comes during one waits for all of it, and some large
-batches each would have 256 requests wait for 15 s.
+"""A group whose operations took longer is followed by smaller ones: who comes during one waits for all of it, and 256
+large batches took 15 s. The commit does not count: it costs as much for few.
 """
 _GATHER_S = 0.004
 _CROWD_WITHIN_S = 0.02
@@ -182,14 +182,9 @@ class _Task:
     waiting: "_Awaited | Future[Any]"
     put_s: float = field(default_factory=time.monotonic)
 
-    def is_wanted(self, now_s: float) -> bool:
-        """Whether anybody waits for it: from here on nobody can give up. Those for whom it is too late are told."""
-        if not self.waiting.set_running_or_notify_cancel():
-            return False
-        is_late = isinstance(self.waiting, _Awaited) and now_s > self.waiting.until_s
-        if is_late:
-            _tell([self], [_too_late()])
-        return not is_late
+    def is_late(self, now_s: float) -> bool:
+        """Whether it is of use to nobody any more."""
+        return isinstance(self.waiting, _Awaited) and now_s > self.waiting.until_s
 
 
 class Writer:
@@ -238,8 +233,12 @@ class Writer:
     def _run(self) -> None:
         while True:
             group, ending = self._next_group()
+            # Whoever gave up waiting before its turn is left out; from here on nobody can give up.
+            group = [task for task in group if task.waiting.set_running_or_notify_cancel()]
             now_s = time.monotonic()
-            wanted = [task for task in group if task.is_wanted(now_s)]
+            late = [task for task in group if task.is_late(now_s)]
+            _tell(late, [_too_late()] * len(late))
+            wanted = [task for task in group if not task.is_late(now_s)]
             if wanted:
                 self._oldest_s = wanted[0].put_s
                 _tell(wanted, self._commit(wanted))
@@ -247,7 +246,6 @@ class Writer:
                     self._checkpoints.committed()
             self._oldest_s = None
             self._ended_s = time.monotonic()
-            self._measure(len(group), self._ended_s - now_s)
             if ending:
                 return
 
@@ -268,10 +266,17 @@ class Writer:
             group.append(task)
         return group, False
 
+    def _measured(self, connection: sa.Connection, group: list[_Task]) -> list[Any]:
+        _take_turns(connection, group)
+        began_s = time.monotonic()
+        outcomes = _all_or_none(connection, group)
+        self._measure(len(group), time.monotonic() - began_s)
+        return outcomes
+
     def _measure(self, count: int, took_s: float) -> None:
         """How large the next group may be, after one of so many."""
         if took_s > _GROUP_S and count > 1:
-            self._largest = count // 2
+            self._largest = max(1, int(count * _GROUP_S / took_s))
         elif count >= self._largest and took_s < _GROUP_S / 2:
             self._largest = min(_LARGEST_GROUP, 2 * self._largest)
 
@@ -288,7 +293,7 @@ class Writer:
         Nearly always all go well, so they are first run without savepoints, which cost as much as a small operation.
         """
         try:
-            return _in_transaction(self._engine, lambda connection: _all_or_none(connection, group))
+            return _in_transaction(self._engine, lambda connection: self._measured(connection, group))
         except _OneFailed:
             return _in_transaction(self._engine, lambda connection: _one_by_one(connection, group))
 
@@ -343,7 +348,6 @@ def _in_transaction(engine: sa.Engine, work: Operation[T]) -> T:
 
 def _all_or_none(connection: sa.Connection, group: list[_Task]) -> list[Any]:
     """What all operations gave. Raises _OneFailed if one raised anything."""
-    _take_turns(connection, group)
     try:
         return [task.operation(connection) for task in group]
     except Exception as error:
