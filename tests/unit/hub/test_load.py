@@ -4,7 +4,6 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import pytest
@@ -16,12 +15,7 @@ from edgeloop.hub.load import Busy, Load, answer_by_s
 from edgeloop.transport.again import FIRST_WAIT_S, asked_wait_s
 from small_cloud import Clock
 
-
-def _run(step: Callable[[], Awaitable[None]]) -> None:
-    async def run() -> None:
-        await step()
-
-    asyncio.run(run())
+pytestmark = pytest.mark.anyio
 
 
 def _is_let_in(load: Load, *, writes: bool = False) -> bool:
@@ -33,67 +27,51 @@ def _is_let_in(load: Load, *, writes: bool = False) -> bool:
 
 
 @pytest.mark.parametrize(("waits_s", "is_in"), [(0.0, True), (1.9, True), (2.1, False)])
-def test_what_waits_to_be_written_keeps_out_who_would_have_to_wait_for_it_and_nobody_else(
+async def test_what_waits_to_be_written_keeps_out_who_would_have_to_wait_for_it_and_nobody_else(
     waits_s: float, is_in: bool
 ) -> None:
     load = Load(lambda: waits_s, clock=Clock())
-
-    async def step() -> None:
-        assert _is_let_in(load, writes=True) is is_in
-        assert _is_let_in(load)
-
-    _run(step)
+    assert _is_let_in(load, writes=True) is is_in
+    assert _is_let_in(load)
 
 
-def test_long_turn_of_the_event_loop_is_a_queue_too_and_ends_two_turns_later() -> None:
+async def test_long_turn_of_the_event_loop_is_a_queue_too_and_ends_two_turns_later() -> None:
     clock = Clock()
     load = Load(clock=clock)
-
-    async def step() -> None:
-        assert _is_let_in(load)
-        clock.now_s += 9.9
-        assert _is_let_in(load)
-        clock.now_s += 0.2
-        assert not _is_let_in(load)
-        await asyncio.sleep(0)
-        assert not _is_let_in(load), "who is looked at in this turn came in the last one"
-        await asyncio.sleep(0)
-        assert _is_let_in(load)
-
-    _run(step)
+    assert _is_let_in(load)
+    clock.now_s += 9.9
+    assert _is_let_in(load)
+    clock.now_s += 0.2
+    assert not _is_let_in(load)
+    await asyncio.sleep(0)
+    assert not _is_let_in(load), "who is looked at in this turn came in the last one"
+    await asyncio.sleep(0)
+    assert _is_let_in(load)
 
 
-def test_idle_hour_is_no_long_turn() -> None:
+async def test_idle_hour_is_no_long_turn() -> None:
     clock = Clock()
     load = Load(clock=clock)
-
-    async def step() -> None:
-        assert _is_let_in(load)
-        for _ in range(3):
-            await asyncio.sleep(0)
-        clock.now_s += 3600
-        assert _is_let_in(load)
-
-    _run(step)
+    assert _is_let_in(load)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    clock.now_s += 3600
+    assert _is_let_in(load)
 
 
-def test_what_was_waited_for_already_is_taken_off_the_time_that_is_left() -> None:
+async def test_what_was_waited_for_already_is_taken_off_the_time_that_is_left() -> None:
     clock = Clock()
     load = Load(clock=clock)
-
-    async def step() -> None:
-        began_s = clock.now_s
-        load.let_in(writes=False)
-        assert answer_by_s.get() == began_s + 10.0
-        clock.now_s += 4.0
-        load.let_in(writes=False)
-        assert answer_by_s.get() == began_s + 10.0
-        await asyncio.sleep(0)
-        clock.now_s += 1.0
-        load.let_in(writes=False)
-        assert answer_by_s.get() == began_s + 10.0
-
-    _run(step)
+    began_s = clock.now_s
+    load.let_in(writes=False)
+    assert answer_by_s.get() == began_s + 10.0
+    clock.now_s += 4.0
+    load.let_in(writes=False)
+    assert answer_by_s.get() == began_s + 10.0
+    await asyncio.sleep(0)
+    clock.now_s += 1.0
+    load.let_in(writes=False)
+    assert answer_by_s.get() == began_s + 10.0
 
 
 def test_busy_is_unavailable_and_says_when_to_come_again() -> None:
@@ -188,7 +166,7 @@ class _Hub:
 
 
 @pytest.mark.parametrize(("takes_all", "least", "most"), [(False, 0.9, 1.0), (True, 0.0, 0.3)])
-def test_hub_that_is_asked_for_three_times_what_it_can_do_still_does_what_it_can(
+async def test_hub_that_is_asked_for_three_times_what_it_can_do_still_does_what_it_can(
     takes_all: bool, least: float, most: float
 ) -> None:
     """Three thousand devices want an answer every 20 s of a hub that gives 50 a second, and give up after 15. So much
@@ -203,30 +181,25 @@ def test_hub_that_is_asked_for_three_times_what_it_can_do_still_does_what_it_can
     heapq.heapify(comes)
     waits_for = dict.fromkeys(range(len(backoffs)), 0)  # which of its requests a device still waits for
     useful = 0
-
-    async def step() -> None:
-        nonlocal useful
-        while clock.now_s < began_s + until_s:
-            if hub.next_s() <= comes[0][0]:
-                clock.now_s = hub.next_s()
-                device, waited_s = hub.answer()
-                if waited_s <= patience_s:
-                    backoffs[device].succeeded()
-                    waits_for[device] += 1
-                    heapq.heappush(comes, (clock.now_s + every_s, device, waits_for[device]))
-                    useful += clock.now_s > began_s + until_s / 2
-                continue
-            clock.now_s, device, number = heapq.heappop(comes)
-            if number != waits_for[device]:
-                continue  # it was answered in time, and does not ask again for now
-            await asyncio.sleep(0)  # a turn of the event loop for each
-            waits_for[device] += 1
-            try:
-                hub.come(device)
-                wait_s = patience_s + asked_wait_s(Unavailable("no answer"), backoffs[device])
-            except Busy as busy:
-                wait_s = asked_wait_s(busy, backoffs[device])
-            heapq.heappush(comes, (clock.now_s + wait_s, device, waits_for[device]))
-
-    _run(step)
+    while clock.now_s < began_s + until_s:
+        if hub.next_s() <= comes[0][0]:
+            clock.now_s = hub.next_s()
+            device, waited_s = hub.answer()
+            if waited_s <= patience_s:
+                backoffs[device].succeeded()
+                waits_for[device] += 1
+                heapq.heappush(comes, (clock.now_s + every_s, device, waits_for[device]))
+                useful += clock.now_s > began_s + until_s / 2
+            continue
+        clock.now_s, device, number = heapq.heappop(comes)
+        if number != waits_for[device]:
+            continue  # it was answered in time, and does not ask again for now
+        await asyncio.sleep(0)  # a turn of the event loop for each
+        waits_for[device] += 1
+        try:
+            hub.come(device)
+            wait_s = patience_s + asked_wait_s(Unavailable("no answer"), backoffs[device])
+        except Busy as busy:
+            wait_s = asked_wait_s(busy, backoffs[device])
+        heapq.heappush(comes, (clock.now_s + wait_s, device, waits_for[device]))
     assert least <= useful * service_s / (until_s / 2) <= most

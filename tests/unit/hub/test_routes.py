@@ -581,22 +581,25 @@ def test_stranger_whose_address_is_held_up_is_told_so_and_not_that_much_is_to_do
     assert asyncio.run(exchange()) == [403, 429, 429]
 
 
+class _Looking(FakeHub):
+    """Notes by when its answers are of use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+
+    def _note(self, device_id: str, what: Any) -> None:
+        self.seen.append(answer_by_s.get())
+
+
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/sync"), ("GET", "/v1/fetch/some")])
 def test_hub_is_told_by_when_its_answer_is_of_use(method: str, path: str) -> None:
-    class Looking(FakeHub):
-        def _note(self, device_id: str, what: Any) -> None:
-            seen.append(answer_by_s.get())
-
-    seen: list[float] = []
-    _ask(Looking(), method, path, SYNC if method == "POST" else b"", load=Load(clock=Clock(7.0)))
-    assert seen == [17.0]
+    hub = _Looking()
+    _ask(hub, method, path, SYNC if method == "POST" else b"", load=Load(clock=Clock(7.0)))
+    assert hub.seen == [17.0]
 
 
 def test_body_that_takes_a_minute_takes_nothing_off_the_time_for_its_answer() -> None:
-    class Looking(FakeHub):
-        def _note(self, device_id: str, what: Any) -> None:
-            seen.append(answer_by_s.get())
-
     async def slowly(body: bytes) -> AsyncIterator[bytes]:
         yield body[:5]
         for _ in range(3):  # turns of the event loop, in which nobody comes
@@ -604,10 +607,9 @@ def test_body_that_takes_a_minute_takes_nothing_off_the_time_for_its_answer() ->
         clock.now_s += 60.0
         yield body[5:]
 
-    seen: list[float] = []
-    clock = Clock(0.0)
-    response = _ask(Looking(), "POST", "/v1/sync", SYNC, load=Load(clock=clock), comes=slowly)
-    assert (response.status_code, seen) == (200, [70.0])
+    hub, clock = _Looking(), Clock(0.0)
+    response = _ask(hub, "POST", "/v1/sync", SYNC, load=Load(clock=clock), comes=slowly)
+    assert (response.status_code, hub.seen) == (200, [70.0])
 
 
 def test_time_that_the_hub_above_asks_for_is_passed_on() -> None:

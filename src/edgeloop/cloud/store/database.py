@@ -125,8 +125,8 @@ class Database:
         """
         if time.monotonic() + self.queue_s() > until_s:
             raise _too_late()
-        waiting = _Awaited(until_s)
-        self._writer.put(_Task(operation, alone, waiting))
+        waiting = _Awaited()
+        self._writer.put(_Task(operation, alone, waiting, until_s=until_s))
         result: T = await waiting.future
         return result
 
@@ -158,8 +158,7 @@ class Database:
 class _Awaited:
     """Where a task of this event loop waits for the writer."""
 
-    def __init__(self, until_s: float) -> None:
-        self.until_s = until_s
+    def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
@@ -175,16 +174,13 @@ class _Awaited:
 
 @dataclass(frozen=True)
 class _Task:
-    """put_s: when it was queued, by the monotonic clock."""
+    """By the monotonic clock, put_s: when it was queued; until_s: when it is of use to nobody any more."""
 
     operation: Operation[Any]
     alone: bool
     waiting: "_Awaited | Future[Any]"
     put_s: float = field(default_factory=time.monotonic)
-
-    def is_late(self, now_s: float) -> bool:
-        """Whether it is of use to nobody any more."""
-        return isinstance(self.waiting, _Awaited) and now_s > self.waiting.until_s
+    until_s: float = math.inf
 
 
 class Writer:
@@ -236,9 +232,9 @@ class Writer:
             # Whoever gave up waiting before its turn is left out; from here on nobody can give up.
             group = [task for task in group if task.waiting.set_running_or_notify_cancel()]
             now_s = time.monotonic()
-            late = [task for task in group if task.is_late(now_s)]
+            late = [task for task in group if task.until_s < now_s]
             _tell(late, [_too_late()] * len(late))
-            wanted = [task for task in group if not task.is_late(now_s)]
+            wanted = [task for task in group if task.until_s >= now_s]
             if wanted:
                 self._oldest_s = wanted[0].put_s
                 _tell(wanted, self._commit(wanted))
